@@ -1,0 +1,36 @@
+"""Packaging of lvis_tde. Detectron2 is installed beside it, see README.md, Install."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+?)"', (ROOT / "lvis_tde/__init__.py").read_text("utf-8"))
+
+setup(
+    name="lvis-tde",
+    version=VERSION.group(1),
+    description="Long-tailed instance segmentation for Detectron2: total direct effect (TDE) heads",
+    long_description=(ROOT / "README.md").read_text("utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["lvis_tde", "lvis_tde.*"]),
+    python_requires=">=3.9",
+    # detectron2 is absent on purpose: the registry has no official release under that name.
+    install_requires=[
+        "torch>=2.0",
+        "torchvision>=0.15",
+        "numpy>=1.22",
+        "pycocotools>=2.0.6",
+        "lvis>=0.5.3",
+        "fvcore>=0.1.5.post20210812",
+        "opencv-python>=4.5",
+        "matplotlib>=3.5",
+        "Pillow>=8.3",
+    ],
+    extras_require={
+        "test": ["pytest>=7", "hypothesis>=6"],
+        "dev": ["pytest>=7", "hypothesis>=6", "black>=24", "isort>=5", "ruff>=0.6"],
+    },
+)
