@@ -13,7 +13,6 @@ long enough.
 """
 
 import logging
-from typing import List, Tuple
 
 import torch
 from detectron2.layers import batched_nms, nms
@@ -50,13 +49,13 @@ _MIN_SIDE = 1e-2
 
 
 def large_vocabulary_inference(
-    boxes: List[torch.Tensor],
-    scores: List[torch.Tensor],
-    image_shapes: List[Tuple[int, int]],
+    boxes: list[torch.Tensor],
+    scores: list[torch.Tensor],
+    image_shapes: list[tuple[int, int]],
     score_thresh: float,
     nms_thresh: float,
     topk_per_image: int,
-) -> Tuple[List[Instances], List[torch.Tensor]]:
+) -> tuple[list[Instances], list[torch.Tensor]]:
     """Threshold, suppress and rank detections exactly as Detectron2's ``fast_rcnn_inference``.
 
     Boxes, scores, classes and kept indices are bit for bit those of upstream. Candidates of equal
@@ -100,7 +99,7 @@ class LargeVocabularyInference:
 
     fast_nms: bool = True
 
-    def inference(self, predictions, proposals: List[Instances]):
+    def inference(self, predictions, proposals: list[Instances]):
         """Turn ``predictions`` into detections, as ``FastRCNNOutputLayers.inference`` does."""
         if not self.fast_nms:
             return super().inference(predictions, proposals)

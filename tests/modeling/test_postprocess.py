@@ -99,9 +99,7 @@ def test_ties_keep_the_multiset_of_scores_and_the_order_of_positions(
     scores = random_scores(rows, classes, "ties", generator)
     (want, _), (got, got_rows) = both([boxes], [scores], topk=topk)
     assert torch.equal(want[0].scores, got[0].scores)
-    keys = list(
-        zip((-got[0].scores).tolist(), got_rows[0].tolist(), got[0].pred_classes.tolist())
-    )
+    keys = list(zip((-got[0].scores).tolist(), got_rows[0].tolist(), got[0].pred_classes.tolist()))
     assert keys == sorted(keys)
 
 
@@ -196,3 +194,11 @@ def test_plain_predictor_gives_upstreams_detections(fast):
     assert_identical(
         upstream.inference(predictions, [proposal]), predictor.inference(predictions, [proposal])
     )
+
+
+@pytest.mark.parametrize("nms_thresh", [0.3, 0.5, 0.6, 0.7, 0.9])
+def test_overlap_at_the_threshold_is_rounded_as_upstream_rounds_it(nms_thresh):
+    # In float32 the IoU comes out above, at or below the threshold, depending on its digits.
+    boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10 * nms_thresh, 10]])
+    scores = random_scores(2, 700, "distinct", torch.Generator().manual_seed(10))
+    assert_identical(*both([boxes], [scores], nms_thresh=nms_thresh))
