@@ -1,0 +1,119 @@
+"""The classifier that replaces the softmax box classifier. Needs torch alone."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .functional import (
+    check_norm,
+    check_num_heads,
+    cosine_to_mean,
+    counterfactual,
+    normalize_features,
+    normalize_weight,
+    project_on_mean,
+)
+
+
+def _autocast_off(x: Tensor):
+    # Norms and cosines in half precision would cost the differences between rare classes.
+    return torch.autocast(device_type=x.device.type, enabled=False)
+
+
+class CosineMultiHeadClassifier(nn.Module):
+    """Multi-head classifier on normalised features and weights (paper sections 3.3 and 4.1).
+
+    ``y_i = tau / K * sum_k xh_k . wh_{i,k}``, without bias. Always factual: the running mean is
+    an argument of :func:`~lvis_tde.tde_logits`, so the classifier has no state but its weight.
+
+    Attributes:
+        weight (Parameter): (out_features, in_features). In detection the last row is background.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        num_heads: int = 2,
+        tau: float = 16.0,
+        gamma: float = 1 / 32,
+        norm: str = "deconfound",
+    ):
+        """
+        Args:
+            in_features: D, size of the classifier input.
+            out_features: number of classes, background included where there is one.
+            num_heads: K, a divisor of ``in_features`` (2 for LVIS).
+            tau: inverse temperature of the logits, > 0 (16 for LVIS).
+            gamma: offset of the weights' norm under "deconfound", >= 0 (1/32 for LVIS).
+            norm: "cosine", "capsule" or "deconfound" (paper section 3.3).
+
+        Raises:
+            ValueError: if an argument is out of its range.
+        """
+        super().__init__()
+        if in_features < 1 or out_features < 1:
+            raise ValueError(f"Sizes must be positive, got {in_features} and {out_features}.")
+        if not tau > 0 or not math.isfinite(tau):
+            raise ValueError(f"tau={tau} must be positive and finite.")
+        if not gamma >= 0 or not math.isfinite(gamma):
+            raise ValueError(f"gamma={gamma} must be finite and not negative.")
+        self.in_features = in_features
+        self.out_features = out_features
+        self.num_heads = check_num_heads(in_features, num_heads)
+        self.tau = float(tau)
+        self.gamma = float(gamma)
+        self.norm = check_norm(norm)
+        self.weight = nn.Parameter(torch.empty(out_features, in_features))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Uniform in +-1/sqrt(D), so that gamma is small beside the norm of a head's weights."""
+        bound = 1 / math.sqrt(self.in_features)
+        nn.init.uniform_(self.weight, -bound, bound)
+
+    @property
+    def scale(self) -> float:
+        """tau / K."""
+        return self.tau / self.num_heads
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Factual logits.
+
+        Args:
+            features: (R, in_features), any floating type.
+
+        Returns:
+            Tensor: (R, out_features), fp32 at least, also under autocast.
+        """
+        with _autocast_off(features):
+            xh = normalize_features(features, self.num_heads, self.norm)
+            return F.linear(xh, self._normalized_weight().to(xh.dtype)) * self.scale
+
+    def indirect_effect(self, features: Tensor, feature_mean: Tensor, alpha: float) -> Tensor:
+        """Counterfactual logits, see :func:`~lvis_tde.modeling.functional.counterfactual`.
+
+        Args:
+            features: (R, in_features), any floating type.
+            feature_mean: (in_features,); zero gives zeros.
+            alpha: strength of the removal, >= 0.
+
+        Returns:
+            Tensor: (R, out_features), fp32 at least, also under autocast.
+        """
+        with _autocast_off(features):
+            cosine = cosine_to_mean(features, feature_mean, self.num_heads, self.norm)
+            pull = project_on_mean(self._normalized_weight(), feature_mean, self.num_heads)
+            return counterfactual(cosine, pull.to(cosine.dtype), scale=self.scale, alpha=alpha)
+
+    def _normalized_weight(self) -> Tensor:
+        return normalize_weight(self.weight, self.num_heads, self.norm, self.gamma)
+
+    def extra_repr(self) -> str:
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, "
+            f"num_heads={self.num_heads}, tau={self.tau:g}, gamma={self.gamma:g}, "
+            f"norm={self.norm!r}"
+        )

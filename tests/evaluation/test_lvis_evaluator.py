@@ -1,0 +1,140 @@
+"""``LVISEvaluator`` against Detectron2's own, which runs the official package."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.evaluation import LVISEvaluator as Upstream
+from detectron2.structures import Boxes, Instances
+
+from lvis_tde.evaluation import LVISEvaluator
+
+NUM_CLASSES, HEIGHT, WIDTH = 6, 48, 64
+
+
+def box_masks(boxes):
+    masks = torch.zeros(len(boxes), HEIGHT, WIDTH, dtype=torch.bool)
+    for mask, (x0, y0, x1, y1) in zip(masks, boxes.round().long().tolist()):
+        mask[y0:y1, x0:x1] = True
+    return masks
+
+
+def random_boxes(rng, n):
+    corner = rng.integers(0, 30, (n, 2))
+    return torch.tensor(np.hstack([corner, corner + rng.integers(4, 18, (n, 2))]).astype("float32"))
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    rng = np.random.default_rng(0)
+    images, annotations, truth = [], [], {}
+    for image_id in range(1, 13):
+        boxes, classes = random_boxes(rng, 5), rng.integers(0, NUM_CLASSES, 5).tolist()
+        truth[image_id] = boxes, classes
+        free = sorted(set(range(NUM_CLASSES)) - set(classes))
+        images.append(
+            dict(id=image_id, height=HEIGHT, width=WIDTH)
+            | dict(neg_category_ids=[c + 1 for c in free[:2]], not_exhaustive_category_ids=[])
+        )
+        for (x0, y0, x1, y1), c in zip(boxes.tolist(), classes):
+            annotations.append(
+                dict(id=len(annotations) + 1, image_id=image_id, category_id=c + 1)
+                | dict(area=(x1 - x0) * (y1 - y0), bbox=[x0, y0, x1 - x0, y1 - y0])
+                | dict(segmentation=[[x0, y0, x0, y1, x1, y1, x1, y0]])
+            )
+    categories = [
+        dict(id=i + 1, name=f"c{i}", frequency="rcf"[i % 3], image_count=i + 1)
+        for i in range(NUM_CLASSES)
+    ]
+    path = tmp_path / "gt.json"
+    path.write_text(json.dumps(dict(images=images, annotations=annotations, categories=categories)))
+    name = "lvis_evaluator_test"
+    MetadataCatalog.get(name).json_file = str(path)
+    yield name, truth
+    MetadataCatalog.pop(name)
+    assert name not in DatasetCatalog.list()
+
+
+def predictions(truth, seed, noise=2.0):
+    rng = np.random.default_rng(seed)
+    for image_id, (boxes, classes) in truth.items():
+        moved = boxes + torch.tensor(rng.normal(0, noise, boxes.shape), dtype=torch.float32)
+        moved = torch.cat([moved, random_boxes(rng, 4)]).clamp(0, HEIGHT)
+        out = Instances((HEIGHT, WIDTH))
+        out.pred_boxes = Boxes(moved)
+        out.scores = torch.tensor(rng.random(len(moved)), dtype=torch.float32)
+        out.pred_classes = torch.tensor(classes + rng.integers(0, NUM_CLASSES, 4).tolist())
+        out.pred_masks = box_masks(moved)
+        yield [{"image_id": image_id}], [{"instances": out}]
+
+
+def run(evaluator, batches):
+    evaluator.reset()
+    for inputs, outputs in batches:
+        evaluator.process(inputs, outputs)
+    return evaluator.evaluate()
+
+
+@pytest.fixture
+def upstream(monkeypatch):
+    # The official release needs the alias that NumPy 1.24 removed.
+    monkeypatch.setattr(np, "float", float, raising=False)
+    return Upstream
+
+
+@pytest.mark.parametrize("limit", [None, 3])
+def test_same_results_as_upstream(dataset, upstream, tmp_path, limit):
+    name, truth = dataset
+    ours = run(
+        LVISEvaluator(name, output_dir=str(tmp_path / "a"), max_dets_per_image=limit),
+        predictions(truth, 1),
+    )
+    theirs = run(
+        upstream(name, output_dir=str(tmp_path / "b"), max_dets_per_image=limit),
+        predictions(truth, 1),
+    )
+    assert list(ours) == list(theirs) == ["bbox", "segm"]
+    for task in ours:
+        assert list(ours[task]) == list(theirs[task])
+        assert ours[task] == pytest.approx(theirs[task], abs=1e-10, rel=0)
+    assert 0 < ours["segm"]["AP"] < 100
+    saved = [tmp_path / d / "lvis_instances_results.json" for d in "ab"]
+    assert json.loads(saved[0].read_text()) == json.loads(saved[1].read_text())
+
+
+def test_category_mapping_of_the_metadata_is_used(dataset, upstream):
+    name, truth = dataset
+    reverse = {NUM_CLASSES - i: i for i in range(NUM_CLASSES)}
+    MetadataCatalog.get(name).thing_dataset_id_to_contiguous_id = reverse
+    ours = run(LVISEvaluator(name), predictions(truth, 1))
+    theirs = run(upstream(name), predictions(truth, 1))
+    assert ours["bbox"] == pytest.approx(theirs["bbox"], abs=1e-10, rel=0)
+
+
+def test_nothing_processed_and_no_annotations(dataset, tmp_path):
+    name, truth = dataset
+    assert run(LVISEvaluator(name), []) == {}
+    path = MetadataCatalog.get(name).json_file
+    content = json.load(open(path))
+    content["annotations"] = []
+    with open(path, "w") as f:
+        json.dump(content, f)
+    assert run(LVISEvaluator(name, output_dir=str(tmp_path / "o")), predictions(truth, 1)) == {}
+    assert (tmp_path / "o" / "lvis_instances_results.json").stat().st_size > 1000
+
+
+def test_box_proposals(dataset, upstream):
+    name, truth = dataset
+
+    def proposals():
+        for image_id, (boxes, _) in truth.items():
+            p = Instances((HEIGHT, WIDTH))
+            p.proposal_boxes = Boxes(boxes + 1.0)
+            p.objectness_logits = torch.arange(len(boxes)).float()
+            yield [{"image_id": image_id}], [{"proposals": p}]
+
+    ours, theirs = run(LVISEvaluator(name), proposals()), run(upstream(name), proposals())
+    # Proposal recall without ground truth of a size is NaN.
+    assert ours["box_proposals"] == pytest.approx(theirs["box_proposals"], nan_ok=True)
