@@ -1,0 +1,210 @@
+"""Training and evaluation behind ``tools/train_net.py``: Detectron2's trainer plus what TDE needs."""
+
+import itertools
+import logging
+import os
+from collections import OrderedDict
+from typing import Iterator
+
+import torch
+from detectron2.config import CfgNode, get_cfg
+from detectron2.data import (
+    DatasetCatalog,
+    MetadataCatalog,
+    build_detection_train_loader,
+    get_detection_dataset_dicts,
+)
+from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSampler
+from detectron2.engine import DefaultTrainer, HookBase, default_setup, hooks
+from detectron2.evaluation import COCOEvaluator, DatasetEvaluator
+from detectron2.utils import comm
+from detectron2.utils.env import seed_all_rng
+from detectron2.utils.logger import setup_logger
+from torch.utils.data.sampler import Sampler
+
+from .config import add_tde_config
+from .evaluation import LVISEvaluator
+from .modeling.feature_mean import RunningFeatureMean
+
+__all__ = ["FeatureMeanLR", "Trainer", "build_evaluator", "check_inputs", "setup"]
+
+logger = logging.getLogger(__name__)
+
+
+class FeatureMeanLR(HookBase):
+    """Tells every running mean the learning rate of the step that is about to run."""
+
+    def before_train(self):
+        modules = self.trainer.model.modules()
+        self._means = [m for m in modules if isinstance(m, RunningFeatureMean)]
+        self._group = hooks.LRScheduler.get_best_param_group_id(self.trainer.optimizer)
+
+    def before_step(self):
+        for mean in self._means:
+            mean.lr = self.trainer.optimizer.param_groups[self._group]["lr"]
+
+
+class SeedEveryIteration(HookBase):
+    """Makes the random numbers of an iteration a function of seed, rank and iteration.
+
+    A resumed run then repeats the uninterrupted one, on every rank, with no state to save.
+    """
+
+    def __init__(self, seed: int):
+        self._seed = seed
+
+    def before_step(self):
+        iteration = self.trainer.iter * comm.get_world_size() + comm.get_rank()
+        seed_all_rng((self._seed * 1_000_003 + iteration) % 2**31)
+
+
+class _ResumableSampler(Sampler):
+    """An infinite sampler that can leave out the indices used before a resume."""
+
+    def __init__(self, sampler: Sampler):
+        self.sampler = sampler
+        self.skip = 0
+
+    def __iter__(self) -> Iterator[int]:
+        return itertools.islice(iter(self.sampler), self.skip, None)
+
+
+def _training_sampler(cfg: CfgNode, dataset: list) -> Sampler:
+    if cfg.DATALOADER.SAMPLER_TRAIN == "RepeatFactorTrainingSampler":
+        repeat_factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
+            dataset, cfg.DATALOADER.REPEAT_THRESHOLD
+        )
+        return RepeatFactorTrainingSampler(repeat_factors)
+    return TrainingSampler(len(dataset))
+
+
+def build_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
+    """LVIS metrics for a dataset with ``evaluator_type`` "lvis", COCO's for "coco".
+
+    Raises:
+        ValueError: for any other type.
+    """
+    folder = os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
+    kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
+    if kind == "lvis":
+        return LVISEvaluator(
+            dataset_name, output_dir=folder, max_dets_per_image=cfg.TEST.DETECTIONS_PER_IMAGE
+        )
+    if kind == "coco":
+        # The fast implementation is a compiled operator, which not every installation has.
+        return COCOEvaluator(dataset_name, output_dir=folder, use_fast_impl=False)
+    raise ValueError(
+        f"Dataset {dataset_name!r} has evaluator_type {kind!r}; this tool evaluates 'lvis' and "
+        "'coco'. Set it in the dataset's metadata, or override Trainer.build_evaluator."
+    )
+
+
+class Trainer(DefaultTrainer):
+    """:class:`DefaultTrainer` with LVIS evaluation, the mean's learning rate and exact resumption.
+
+    With ``SEED`` >= 0 and ``DATALOADER.NUM_WORKERS`` 0 a resumed run gives the losses of an
+    uninterrupted one; with workers it sees the same images under other augmentations.
+    """
+
+    def resume_or_load(self, resume=True):
+        super().resume_or_load(resume)
+        sampler = getattr(self.data_loader, "resumable_sampler", None)
+        if sampler is not None:
+            per_rank = self.cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size()
+            sampler.skip = self.start_iter * per_rank
+
+    def build_hooks(self):
+        first = [FeatureMeanLR()]
+        if self.cfg.SEED >= 0:
+            first.append(SeedEveryIteration(self.cfg.SEED))
+        return first + super().build_hooks()
+
+    @classmethod
+    def build_train_loader(cls, cfg):
+        samplers = ("TrainingSampler", "RepeatFactorTrainingSampler")
+        if cfg.DATALOADER.SAMPLER_TRAIN not in samplers:
+            return super().build_train_loader(cfg)
+        keypoints = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE
+        dataset = get_detection_dataset_dicts(
+            cfg.DATASETS.TRAIN,
+            filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
+            min_keypoints=keypoints if cfg.MODEL.KEYPOINT_ON else 0,
+            proposal_files=cfg.DATASETS.PROPOSAL_FILES_TRAIN if cfg.MODEL.LOAD_PROPOSALS else None,
+        )
+        sampler = _ResumableSampler(_training_sampler(cfg, dataset))
+        loader = build_detection_train_loader(cfg, dataset=dataset, sampler=sampler)
+        loader.resumable_sampler = sampler
+        return loader
+
+    @classmethod
+    def build_evaluator(cls, cfg, dataset_name):
+        return build_evaluator(cfg, dataset_name)
+
+    @classmethod
+    def test(cls, cfg, model, evaluators=None):
+        results = super().test(cfg, model, evaluators)
+        return results if results is not None else OrderedDict()
+
+
+def check_inputs(cfg: CfgNode, *, training: bool = True) -> None:
+    """Fails before anything is built if a dataset or weight file is not there.
+
+    Raises:
+        FileNotFoundError: naming the missing path and where to read about it.
+    """
+    names = (tuple(cfg.DATASETS.TRAIN) if training else ()) + tuple(cfg.DATASETS.TEST)
+    for name in names:
+        if name not in DatasetCatalog.list():
+            raise FileNotFoundError(
+                f"Dataset {name!r} is not registered. Builtin LVIS names are lvis_v1_train and "
+                "lvis_v1_val; for your own data see datasets/README.md."
+            )
+        metadata = MetadataCatalog.get(name)
+        for path in (metadata.get("json_file"), metadata.get("image_root")):
+            if path is not None and not os.path.exists(path):
+                raise FileNotFoundError(
+                    f"Dataset {name!r} needs {path}, which does not exist. datasets/README.md says "
+                    "what goes where; DETECTRON2_DATASETS names the root folder (now "
+                    f"{os.environ.get('DETECTRON2_DATASETS', 'datasets')!r})."
+                )
+    weights = cfg.MODEL.WEIGHTS
+    if weights and "://" not in weights and not os.path.isfile(weights):
+        raise FileNotFoundError(
+            f"MODEL.WEIGHTS names {weights}, which does not exist. Give the path of a checkpoint, "
+            'or MODEL.WEIGHTS "" to train from scratch (see datasets/README.md).'
+        )
+
+
+def use_cpu_without_gpu(cfg: CfgNode) -> None:
+    """Turns ``MODEL.DEVICE`` to "cpu" where no GPU can be used, and says so."""
+    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        logger.warning("No GPU found: running on the CPU (MODEL.DEVICE cpu).")
+        cfg.MODEL.DEVICE = "cpu"
+
+
+def load_config(config_file: str = "", opts=()) -> CfgNode:
+    """Detectron2's defaults, ``MODEL.TDE``, the file and the "KEY VALUE" overrides, in this order.
+
+    Raises:
+        FileNotFoundError: if the file does not exist.
+    """
+    cfg = get_cfg()
+    add_tde_config(cfg)
+    if config_file:
+        if not os.path.isfile(config_file):
+            raise FileNotFoundError(f"--config-file {config_file} does not exist.")
+        cfg.merge_from_file(config_file)
+    cfg.merge_from_list(list(opts))
+    return cfg
+
+
+def setup(args) -> CfgNode:
+    """Loads the config of the command line ``args`` and sets up logging, folders and seeds."""
+    setup_logger(name="lvis_tde", distributed_rank=comm.get_rank())
+    cfg = load_config(args.config_file, args.opts)
+    use_cpu_without_gpu(cfg)
+    cfg.freeze()
+    check_inputs(cfg, training=not args.eval_only)
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="lvis_tde")
+    default_setup(cfg, args)
+    return cfg
