@@ -5,6 +5,7 @@ The meaning of an output never depends on ``self.training``: ``forward`` gives f
 """
 
 import logging
+from typing import Dict, List, Tuple
 
 import torch
 from detectron2.config import configurable
@@ -24,7 +25,7 @@ __all__ = ["TDEFastRCNNOutputLayers"]
 logger = logging.getLogger(__name__)
 
 # (R, C + 1) factual logits, (R, 4) or (R, 4 C) box deltas, (R, D) classifier input
-Predictions = tuple[Tensor, Tensor, Tensor]
+Predictions = Tuple[Tensor, Tensor, Tensor]
 
 
 class TDEFastRCNNOutputLayers(FastRCNNOutputLayers):
@@ -107,20 +108,20 @@ class TDEFastRCNNOutputLayers(FastRCNNOutputLayers):
             x = torch.flatten(x, start_dim=1)
         return self.cls_score(x), self.bbox_pred(x), x
 
-    def losses(self, predictions: Predictions, proposals: list[Instances]) -> dict[str, Tensor]:
+    def losses(self, predictions: Predictions, proposals: List[Instances]) -> Dict[str, Tensor]:
         """Upstream's losses on the factual logits; also moves the running mean."""
         self._update_mean(predictions[2], proposals)
         return super().losses(predictions[:2], proposals)
 
-    def predict_boxes(self, predictions: Predictions, proposals: list[Instances]):
+    def predict_boxes(self, predictions: Predictions, proposals: List[Instances]):
         return super().predict_boxes(predictions[:2], proposals)
 
-    def predict_boxes_for_gt_classes(self, predictions: Predictions, proposals: list[Instances]):
+    def predict_boxes_for_gt_classes(self, predictions: Predictions, proposals: List[Instances]):
         return super().predict_boxes_for_gt_classes(predictions[:2], proposals)
 
     def predict_probs(
-        self, predictions: Predictions, proposals: list[Instances]
-    ) -> tuple[Tensor, ...]:
+        self, predictions: Predictions, proposals: List[Instances]
+    ) -> Tuple[Tensor, ...]:
         """Probabilities after TDE and background exemption.
 
         Args:
@@ -152,7 +153,7 @@ class TDEFastRCNNOutputLayers(FastRCNNOutputLayers):
         return False
 
     @torch.no_grad()
-    def _update_mean(self, features: Tensor, proposals: list[Instances]) -> None:
+    def _update_mean(self, features: Tensor, proposals: List[Instances]) -> None:
         labels = [p.gt_classes for p in proposals]
         gt_classes = torch.cat(labels) if labels else features.new_empty(0, dtype=torch.long)
         foreground = (gt_classes >= 0) & (gt_classes < self.num_classes)

@@ -1,5 +1,7 @@
 """The running mean of the foreground features, whose direction is the pull of the head classes."""
 
+from typing import Optional
+
 import torch
 from torch import Tensor, distributed, nn
 
@@ -42,11 +44,11 @@ class RunningFeatureMean(nn.Module):
             raise ValueError(f"momentum={momentum} must lie in [0, 1).")
         self.num_features = num_features
         self.momentum = float(momentum)
-        self.lr: float | None = None
+        self.lr: Optional[float] = None
         self.register_buffer("mean", torch.zeros(num_features, dtype=torch.float32))
 
     @torch.no_grad()
-    def update(self, features: Tensor, mask: Tensor, lr: float | None = None) -> Tensor:
+    def update(self, features: Tensor, mask: Tensor, lr: Optional[float] = None) -> Tensor:
         """Moves the mean towards that of the selected features.
 
         Nothing changes where no process has a selected feature, or where a selected feature of
