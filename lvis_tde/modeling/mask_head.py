@@ -31,6 +31,10 @@ __all__ = [
     "select_class_logits",
 ]
 
+# Without the masks of all classes the upsampled features are the largest tensors, and in inference
+# they are used up at once: a part of the instances at a time bounds their memory, and fits caches.
+INSTANCES_AT_A_TIME = 32
+
 
 def add_mask_config(cfg: CfgNode) -> None:
     """Add the keys of the cosine mask head, ``MODEL.TDE_MASK``, to ``cfg``."""
@@ -70,17 +74,22 @@ class SelectedClassMaskRCNNConvUpsampleHead(MaskRCNNConvUpsampleHead):
 
     def forward(self, x, instances):
         """See ``BaseMaskRCNNHead.forward``; ``x`` is (N, channels, M / 2, M / 2)."""
+        if self.training:
+            logits = self._own_logits(x, self._own_classes(x, instances, "gt_classes"))
+            loss = mask_rcnn_loss(logits, instances, self.vis_period)
+            return {"loss_mask": loss * self.loss_weight}
+        classes = self._own_classes(x, instances, "pred_classes")
+        # In inference no instance depends on another. A trace would fix the number of parts.
+        part = max(len(x), 1) if torch.jit.is_tracing() else INSTANCES_AT_A_TIME
+        logits = [self._own_logits(*both) for both in zip(x.split(part), classes.split(part))]
+        mask_rcnn_inference(torch.cat(logits), instances)
+        return instances
+
+    def _own_logits(self, x, classes):
         for layer in self:
             if layer is not self.predictor:
                 x = layer(x)
-        field = "gt_classes" if self.training else "pred_classes"
-        logits = self.select_logits(x, self._own_classes(x, instances, field))
-        if self.training:
-            return {
-                "loss_mask": mask_rcnn_loss(logits, instances, self.vis_period) * self.loss_weight
-            }
-        mask_rcnn_inference(logits, instances)
-        return instances
+        return self.select_logits(x, classes)
 
     def select_logits(self, x: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
         """Logits (N, 1, M, M) of the given classes from the predictor's input (N, D, M, M)."""

@@ -96,7 +96,7 @@ def test_selected_class_training_shows_the_same_pictures():
 
 
 @pytest.mark.parametrize("num_classes", [CLASSES, 1])
-@pytest.mark.parametrize("counts", [(5,), (3, 0, 4), (0,)])
+@pytest.mark.parametrize("counts", [(5,), (3, 0, 4), (0,), (40, 60)])
 def test_selected_class_masks_equal_upstream(num_classes, counts):
     upstream = randomised(MaskRCNNConvUpsampleHead(**arguments(num_classes))).eval()
     ours = SelectedClassMaskRCNNConvUpsampleHead(**arguments(num_classes)).eval()
