@@ -138,7 +138,7 @@ class TDEFastRCNNOutputLayers(FastRCNNOutputLayers):
         if self.alpha == 0 or not self._has_mean():
             return F.softmax(logits, dim=-1)
         mean = self.feature_mean.mean
-        direct = logits - self.cls_score.indirect_effect(features, mean, self.alpha)
+        direct = self.cls_score.direct_effect(logits, features, mean, self.alpha)
         return exempt_background(logits, direct) if self.background_exempt else direct.softmax(-1)
 
     def _has_mean(self) -> bool:
