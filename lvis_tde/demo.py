@@ -8,7 +8,7 @@ import json
 import logging
 import os
 from pathlib import Path
-from typing import Dict, Sequence
+from typing import Dict, Mapping, Optional, Sequence
 
 import torch
 from detectron2.data import (
@@ -37,12 +37,13 @@ METRICS = ("AP", "AP50", "AP75", "APr", "APc", "APf")
 ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5)
 
 
-def _config(run: str, configs: Path, output: Path, seed: int, names: Dict[str, str]):
+def _config(run: str, configs: Path, output: Path, seed: int, names: Dict[str, str], overrides):
     options = [
         "SEED", seed,
         "OUTPUT_DIR", str(output / f"seed{seed}" / run),
         "DATASETS.TRAIN", (names["train"],),
         "DATASETS.TEST", (),
+        *overrides,
     ]  # fmt: skip
     return load_config(str(configs / f"demo_{run}.yaml"), options)
 
@@ -85,6 +86,8 @@ def run_demo(
     seed: int = 0,
     configs: "str | os.PathLike" = "configs",
     num_pictures: int = 4,
+    dataset: Optional[Mapping] = None,
+    overrides: Sequence = (),
 ) -> dict:
     """Generates the set, trains, calibrates, evaluates and draws.
 
@@ -96,6 +99,8 @@ def run_demo(
         seed: of the generated set, the weights and the order of training.
         configs: folder with ``demo_softmax.yaml`` and ``demo_deconfound.yaml``.
         num_pictures: val images to draw.
+        dataset: further arguments of :func:`make_synthetic_lvis`.
+        overrides: "KEY VALUE" changes of the configs.
 
     Returns:
         dict: ``{"seed", "alpha", "runs": {run: {task: {metric: percent}}}, "calibration": {alpha:
@@ -108,13 +113,13 @@ def run_demo(
     output.mkdir(parents=True, exist_ok=True)
     for name in ("detectron2", "fvcore", "lvis_tde"):
         setup_logger(str(output), name=name)
-    make_synthetic_lvis(output / "datasets", seed=seed)
+    make_synthetic_lvis(output / "datasets", seed=seed, **(dataset or {}))
     names = register_synthetic_lvis(output / "datasets", seed=seed)
 
-    cfg = _config("softmax", Path(configs), output, seed, names)
+    cfg = _config("softmax", Path(configs), output, seed, names, overrides)
     runs = {"softmax": _evaluate(cfg, _train(cfg), names["val"])}
 
-    cfg = _config("deconfound", Path(configs), output, seed, names)
+    cfg = _config("deconfound", Path(configs), output, seed, names, overrides)
     model = _train(cfg)
     logger.info("Choosing alpha on the calibration split.")
     calibration = _evaluate(cfg, model, names["calib"], ALPHAS)
