@@ -102,16 +102,18 @@ class LVISEvaluator(_UpstreamEvaluator):
 
         Args:
             inputs: dicts with ``image_id``.
-            outputs: dicts with ``instances`` (``pred_boxes``, ``scores``, ``pred_classes`` and
-                perhaps ``pred_masks``: bool (N, H, W), or N compressed RLE dicts) or
-                ``proposals``.
+            outputs: dicts with ``proposals``, or with ``instances``: ``pred_boxes``, ``scores``,
+                ``pred_classes`` and perhaps ``pred_masks``, bool (N, H, W), or ``pred_masks_rle``,
+                N compressed RLE dicts, for masks that were never pasted into an image.
         """
         for one_input, output in zip(inputs, outputs):
             self._seen["images"] += 1
             if "instances" in output:
                 instances = output["instances"].to(self._cpu_device)
                 self._seen["instances"] += 1
-                self._seen["masks"] += instances.has("pred_masks")
+                self._seen["masks"] += instances.has("pred_masks") or instances.has(
+                    "pred_masks_rle"
+                )
                 self._parts.append(_columns(instances, one_input["image_id"]))
             if "proposals" in output:
                 proposals = output["proposals"].to(self._cpu_device)
@@ -203,19 +205,18 @@ def _columns(instances: Instances, image_id: Any) -> Detections:
     boxes[:, 2:] -= boxes[:, :2]
     counts, lengths = np.zeros(0, dtype=np.uint8), np.zeros(n, dtype=np.int32)
     size = (0, 0)
-    if n and instances.has("pred_masks"):
+    if n and instances.has("pred_masks_rle"):
+        rles = instances.pred_masks_rle
+        texts = [r["counts"] for r in rles]
+        texts = [t.encode("ascii") if isinstance(t, str) else t for t in texts]
+        counts = np.frombuffer(b"".join(texts), dtype=np.uint8)
+        lengths = np.array([len(t) for t in texts], dtype=np.int32)
+        size = tuple(rles[0]["size"])
+    elif n and instances.has("pred_masks"):
         masks = instances.pred_masks
-        if isinstance(masks, (list, tuple)):
-            # Masks that were never more than their run lengths.
-            texts = [m["counts"] for m in masks]
-            texts = [t.encode("ascii") if isinstance(t, str) else t for t in texts]
-            counts = np.frombuffer(b"".join(texts), dtype=np.uint8)
-            lengths = np.array([len(t) for t in texts], dtype=np.int32)
-            size = tuple(masks[0]["size"])
-        else:
-            masks = getattr(masks, "tensor", masks).bool().numpy()
-            counts, lengths = encode_masks(masks, corners)
-            size = masks.shape[1:]
+        masks = getattr(masks, "tensor", masks).bool().numpy()
+        counts, lengths = encode_masks(masks, corners)
+        size = masks.shape[1:]
     return Detections(
         image_ids=id_column([image_id] * n),
         category_ids=instances.pred_classes.numpy().astype(np.int64),

@@ -169,8 +169,10 @@ def _mask_areas(
     detections: Detections, index: np.ndarray, truth: GroundTruth, images: np.ndarray
 ) -> np.ndarray:
     areas = np.zeros(len(index))
-    for start in range(0, len(index), 1 << 16):
-        part = slice(start, start + (1 << 16))
+    # Releases of pycocotools hold the number of masks in a uint8, which NumPy 2 does not let
+    # overflow.
+    for start in range(0, len(index), 255):
+        part = slice(start, start + 255)
         areas[part] = mask_utils.area(detection_rles(detections, index[part], truth, images[part]))
     return areas
 
