@@ -1,4 +1,4 @@
-"""Training and evaluation behind ``tools/train_net.py``: Detectron2's trainer plus what TDE needs."""
+"""Training and evaluation behind ``tools/train_net.py``: Detectron2's, plus what TDE needs."""
 
 import itertools
 import logging
@@ -53,9 +53,17 @@ class SeedEveryIteration(HookBase):
     def __init__(self, seed: int):
         self._seed = seed
 
+    def before_train(self):
+        # Once more after the data were fetched: a fresh data loader draws numbers for itself,
+        # and it is fresh in the first iteration after a resume alone.
+        self._handle = self.trainer.model.register_forward_pre_hook(lambda *_: self.before_step())
+
+    def after_train(self):
+        self._handle.remove()
+
     def before_step(self):
-        iteration = self.trainer.iter * comm.get_world_size() + comm.get_rank()
-        seed_all_rng((self._seed * 1_000_003 + iteration) % 2**31)
+        step = self.trainer.iter * comm.get_world_size() + comm.get_rank()
+        seed_all_rng((self._seed * 1_000_003 + step) % 2**31)
 
 
 class _ResumableSampler(Sampler):
@@ -112,6 +120,19 @@ class Trainer(DefaultTrainer):
         if sampler is not None:
             per_rank = self.cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size()
             sampler.skip = self.start_iter * per_rank
+
+    def state_dict(self):
+        state = super().state_dict()
+        # Release 0.6 leaves out the optimizer and its momentum; main saves them under this key.
+        state.setdefault("_trainer", self._trainer.state_dict())
+        return state
+
+    def load_state_dict(self, state_dict):
+        super().load_state_dict(state_dict)
+        if "_trainer" not in state_dict:
+            logger.warning("The checkpoint has no optimizer state: resuming with zero momentum.")
+        elif "_trainer" not in super().state_dict():
+            self._trainer.load_state_dict(state_dict["_trainer"])
 
     def build_hooks(self):
         first = [FeatureMeanLR()]

@@ -27,15 +27,15 @@ BASE_HUES: dict[str, float] = {"red": 0.0, "green": 120.0, "blue": 240.0}
 # What the same three hues are called after HUE_SHIFT.
 SHIFTED_HUES: dict[str, str] = {"red": "orange", "green": "mint", "blue": "violet"}
 HUE_SHIFT = 35.0
-VARIANTS: tuple[str, ...] = ("shifted", "striped", "rimmed")
+VARIANTS: tuple[str, ...] = ("plain", "shifted", "striped", "rimmed")
 
 
 class Appearance(NamedTuple):
-    """What makes a class: a shape, a base hue, and "plain" or one of :data:`VARIANTS`."""
+    """What makes a class: one of :data:`SHAPES`, :data:`BASE_HUES` and :data:`VARIANTS`."""
 
     shape: str
     colour: str
-    variant: str = "plain"
+    variant: str
 
     @property
     def name(self) -> str:

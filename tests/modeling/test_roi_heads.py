@@ -1,0 +1,83 @@
+import pytest
+import torch
+from detectron2.config import get_cfg
+from detectron2.engine import DefaultTrainer
+from detectron2.modeling import build_model
+from detectron2.utils.events import EventStorage
+
+from lvis_tde import TDEFastRCNNOutputLayers
+from lvis_tde.config import tde_options
+
+
+def test_one_training_step_and_one_inference(tiny_model, make_batch):
+    model = tiny_model().train()
+    assert isinstance(model.roi_heads.box_predictor, TDEFastRCNNOutputLayers)
+    with EventStorage() as storage:
+        losses = model(make_batch())
+        assert storage.latest()["tde/num_fg"][0] > 0
+    assert {"loss_cls", "loss_box_reg", "loss_mask"} <= set(losses)
+    sum(losses.values()).backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+    model.eval()
+    with torch.no_grad():
+        outputs = model(make_batch())
+    for output in outputs:
+        instances = output["instances"]
+        assert torch.isfinite(instances.scores).all() and instances.pred_masks.shape[1:] == (64, 64)
+
+
+def test_images_without_objects(tiny_model, make_batch):
+    model = tiny_model().train()
+    with EventStorage():
+        losses = model(make_batch(objects=0))
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    assert (model.roi_heads.box_predictor.feature_mean.mean == 0).all()
+
+
+def test_the_name_is_all_that_a_config_needs(tiny_cfg):
+    # A config of a project that has never heard of MODEL.TDE.
+    cfg = tiny_cfg("softmax", "MODEL.ROI_HEADS.NAME", "TDEROIHeads")
+    foreign = get_cfg()
+    del cfg.MODEL["TDE"]
+    foreign.merge_from_other_cfg(cfg)
+    predictor = build_model(foreign).roi_heads.box_predictor
+    assert predictor.alpha == 1.5 and predictor.cls_score.norm == "deconfound"
+
+
+def test_config_reaches_the_predictor(tiny_cfg):
+    changed = dict(
+        NORM="capsule",
+        NUM_HEADS=4,
+        TAU=20.0,
+        GAMMA=0.5,
+        ALPHA=3.0,
+        BACKGROUND_EXEMPT=False,
+        MEAN_MOMENTUM=0.5,
+        MEAN_MOMENTUM_LR_SCALED=False,
+    )
+    overrides = [x for key, value in changed.items() for x in (f"MODEL.TDE.{key}", value)]
+    cfg = tiny_cfg("deconfound", *overrides)
+    predictor = build_model(cfg).roi_heads.box_predictor
+    classifier = predictor.cls_score
+    assert (classifier.norm, classifier.num_heads) == ("capsule", 4)
+    assert (classifier.tau, classifier.gamma, predictor.alpha) == (20.0, 0.5, 3.0)
+    assert predictor.feature_mean.momentum == 0.5
+    assert not predictor.background_exempt and not predictor.mean_momentum_lr_scaled
+    assert set(key.upper() for key in tde_options(cfg)) == set(changed)
+
+
+def test_heads_must_divide_the_features(tiny_cfg):
+    with pytest.raises(ValueError, match="num_heads=5 does not divide the feature size 32"):
+        build_model(tiny_cfg("deconfound", "MODEL.TDE.NUM_HEADS", 5))
+
+
+def test_trains_under_the_plain_default_trainer(tiny_cfg, tiny_set):
+    # A user's own trainer knows nothing of the running mean.
+    cfg = tiny_cfg(
+        "deconfound", "DATASETS.TRAIN", (tiny_set["train"],), "DATASETS.TEST", (),
+        "SOLVER.MAX_ITER", 3, "INPUT.MIN_SIZE_TRAIN", (64,),
+    )  # fmt: skip
+    trainer = DefaultTrainer(cfg)
+    trainer.train()
+    mean = trainer.model.roi_heads.box_predictor.feature_mean.mean
+    assert torch.isfinite(mean).all() and mean.norm() > 0
