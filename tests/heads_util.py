@@ -1,7 +1,8 @@
-"""Shrunken Detectron2 models, one image of training data and one step, for the tests of the heads."""
+"""Shrunken Detectron2 models, an image with labels and a training step, for tests of the heads."""
 
 import torch
-from detectron2.config import CfgNode
+from detectron2 import model_zoo
+from detectron2.config import CfgNode, get_cfg
 from detectron2.layers import FrozenBatchNorm2d
 from detectron2.modeling import build_model
 from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
@@ -9,13 +10,21 @@ from detectron2.solver import build_optimizer
 from detectron2.structures import BitMasks, Boxes, Instances, Keypoints, PolygonMasks
 from detectron2.utils.events import EventStorage
 
-from lvis_tde import TDEFastRCNNOutputLayers
+from lvis_tde import TDEFastRCNNOutputLayers, add_tde_config
 
 TDE_NAMES = {
     "StandardROIHeads": "TDEROIHeads",
     "CascadeROIHeads": "TDECascadeROIHeads",
     "Res5ROIHeads": "TDERes5ROIHeads",
 }
+
+
+def zoo_config(name: str) -> CfgNode:
+    """Detectron2's config with ``MODEL.TDE`` at its defaults, made thin."""
+    cfg = get_cfg()
+    add_tde_config(cfg)
+    cfg.merge_from_file(model_zoo.get_config_file(name))
+    return shrink(cfg)
 
 
 def shrink(cfg: CfgNode) -> CfgNode:
