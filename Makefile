@@ -29,7 +29,7 @@ endif
 	touch $@
 
 demo: install
-	$(BIN)/python tools/demo_long_tail.py --seed $(SEED)
+	$(BIN)/python tools/run_demo.py --seed $(SEED)
 
 test: install
 	$(BIN)/python -m pytest

@@ -185,7 +185,9 @@ def sweep_alpha(
             if now - logged > 10:
                 logged = now
                 left = (now - start) / i * (total - i)
-                logger.info("%d of %d batches for %d alphas, ETA %.0f s", i, total, len(alphas), left)
+                logger.info(
+                    "%d of %d batches for %d alphas, ETA %.0f s", i, total, len(alphas), left
+                )
     finally:
         model.train(training)
     return {alpha: evaluator.evaluate() for alpha, evaluator in evaluators.items()}

@@ -1,0 +1,191 @@
+"""The demo: softmax against de-confound against TDE on the generated long-tailed set.
+
+Trains two small models that differ in the box classifier alone, chooses alpha on the calibration
+split and evaluates on val. Everything random follows from one seed.
+"""
+
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Dict, Sequence
+
+import torch
+from detectron2.data import (
+    DatasetCatalog,
+    DatasetMapper,
+    MetadataCatalog,
+    build_detection_test_loader,
+)
+from detectron2.data.detection_utils import read_image
+from detectron2.evaluation import inference_on_dataset
+from detectron2.utils.env import seed_all_rng
+from detectron2.utils.logger import setup_logger
+from PIL import Image
+
+from .alpha import predict_for_alphas, sweep_alpha
+from .charts import RUN_NAMES, plot_ap_over_alpha, plot_group_ap
+from .data.synthetic import make_synthetic_lvis, register_synthetic_lvis
+from .engine import Trainer, build_evaluator, load_config
+from .visualization import draw_comparison
+
+__all__ = ["METRICS", "format_table", "run_demo"]
+
+logger = logging.getLogger(__name__)
+
+METRICS = ("AP", "AP50", "AP75", "APr", "APc", "APf")
+ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5)
+
+
+def _config(run: str, configs: Path, output: Path, seed: int, names: Dict[str, str]):
+    options = [
+        "SEED", seed,
+        "OUTPUT_DIR", str(output / f"seed{seed}" / run),
+        "DATASETS.TRAIN", (names["train"],),
+        "DATASETS.TEST", (),
+    ]  # fmt: skip
+    return load_config(str(configs / f"demo_{run}.yaml"), options)
+
+
+def _train(cfg) -> torch.nn.Module:
+    """The trained model: from its checkpoint if it is finished, resumed if it was interrupted."""
+    output = Path(cfg.OUTPUT_DIR)
+    output.mkdir(parents=True, exist_ok=True)
+    saved = output / "config.yaml"
+    if saved.is_file() and saved.read_text("utf-8") != cfg.dump():
+        raise ValueError(
+            f"{output} holds a run with another configuration. Remove that folder, or choose "
+            "another output."
+        )
+    saved.write_text(cfg.dump(), "utf-8")
+    seed_all_rng(cfg.SEED)
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=True)
+    trainer.train()
+    return trainer.model.eval()
+
+
+def _evaluate(cfg, model, dataset: str, alphas: Sequence[float] = ()) -> dict:
+    loader = build_detection_test_loader(cfg, dataset)
+    if not alphas:
+        return inference_on_dataset(model, loader, build_evaluator(cfg, dataset))
+    return sweep_alpha(model, loader, alphas, lambda: build_evaluator(cfg, dataset))
+
+
+def _rounded(results: dict) -> dict:
+    return {
+        task: {name: round(float(values[name]), 4) for name in METRICS}
+        for task, values in results.items()
+    }
+
+
+def run_demo(
+    output: "str | os.PathLike",
+    *,
+    seed: int = 0,
+    configs: "str | os.PathLike" = "configs",
+    num_pictures: int = 4,
+) -> dict:
+    """Generates the set, trains, calibrates, evaluates and draws.
+
+    A second call finds what is finished; an interrupted one is resumed.
+
+    Args:
+        output: folder for ``results.json`` and pictures of the latest call; below it
+            ``datasets/`` and, for each seed, checkpoints, logs and its own ``results.json``.
+        seed: of the generated set, the weights and the order of training.
+        configs: folder with ``demo_softmax.yaml`` and ``demo_deconfound.yaml``.
+        num_pictures: val images to draw.
+
+    Returns:
+        dict: ``{"seed", "alpha", "runs": {run: {task: {metric: percent}}}, "calibration": {alpha:
+        {task: {metric: percent}}}}``, as in ``results.json``.
+
+    Raises:
+        ValueError: if the folder holds a run with another configuration.
+    """
+    output = Path(output)
+    output.mkdir(parents=True, exist_ok=True)
+    for name in ("detectron2", "fvcore", "lvis_tde"):
+        setup_logger(str(output), name=name)
+    make_synthetic_lvis(output / "datasets", seed=seed)
+    names = register_synthetic_lvis(output / "datasets", seed=seed)
+
+    cfg = _config("softmax", Path(configs), output, seed, names)
+    runs = {"softmax": _evaluate(cfg, _train(cfg), names["val"])}
+
+    cfg = _config("deconfound", Path(configs), output, seed, names)
+    model = _train(cfg)
+    logger.info("Choosing alpha on the calibration split.")
+    calibration = _evaluate(cfg, model, names["calib"], ALPHAS)
+    alpha = max(ALPHAS, key=lambda a: calibration[a]["segm"]["AP"])
+    logger.info("alpha = %g has the best mask AP on the calibration split.", alpha)
+    on_val = _evaluate(cfg, model, names["val"], sorted({0.0, alpha}))
+    runs.update(deconfound=on_val[0.0], tde=on_val[alpha])
+
+    results = {
+        "seed": seed,
+        "alpha": alpha,
+        "runs": {run: _rounded(values) for run, values in runs.items()},
+        "calibration": {f"{a:g}": _rounded(values) for a, values in calibration.items()},
+    }
+    for folder in (output / f"seed{seed}", output):
+        _write_json(results, folder / "results.json")
+    _draw_charts(results, calibration, output)
+    _draw_images(cfg, model, names["val"], alpha, num_pictures, output)
+    return results
+
+
+def _write_json(content: dict, path: Path) -> None:
+    # Renamed when complete, so that a run that is killed leaves the file of the run before.
+    partial = path.with_suffix(".tmp")
+    partial.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+    partial.replace(path)
+
+
+def _draw_charts(results: dict, calibration: dict, output: Path) -> None:
+    plot_group_ap(results["runs"]).savefig(output / "group_ap.png", dpi=150)
+    curve = {alpha: values["segm"] for alpha, values in calibration.items()}
+    plot_ap_over_alpha(curve, chosen=results["alpha"]).savefig(
+        output / "ap_over_alpha.png", dpi=150
+    )
+
+
+def _draw_images(cfg, model, dataset: str, alpha: float, count: int, output: Path) -> None:
+    """Val images: ground truth, TDE off, TDE on. Those come first that hold most rare objects."""
+    metadata = MetadataCatalog.get(dataset)
+    frequency = metadata.class_frequency
+    rare = {i for i, group in enumerate(frequency) if group == "r"}
+    records = sorted(
+        DatasetCatalog.get(dataset),
+        key=lambda r: -sum(a["category_id"] in rare for a in r["annotations"]),
+    )[:count]
+    loader = build_detection_test_loader(records, mapper=DatasetMapper(cfg, is_train=False))
+    for record, inputs in zip(records, loader):
+        (off,), (on,) = predict_for_alphas(model, inputs, [0.0, alpha])
+        truth = {"annotations": record["annotations"]}
+        picture = draw_comparison(
+            read_image(record["file_name"], "RGB"),
+            [
+                ("ground truth", truth),
+                ("TDE off", off["instances"].to("cpu")),
+                (f"TDE, alpha {alpha:g}", on["instances"].to("cpu")),
+            ],
+            class_names=metadata.thing_classes,
+            class_frequency=frequency,
+            truth=truth,
+        )
+        Image.fromarray(picture).save(output / f"val_{record['image_id']}.png")
+
+
+def format_table(results: dict) -> str:
+    """The results as one table in Markdown, which also reads well in a terminal."""
+    lines = [
+        f"{'run':<22} | {'task':<4} | " + " | ".join(f"{m:>5}" for m in METRICS),
+        f"{'-' * 22} | {'-' * 4} | " + " | ".join("-" * 4 + ":" for _ in METRICS),
+    ]
+    for run, tasks in results["runs"].items():
+        for task, values in tasks.items():
+            numbers = " | ".join(f"{values[m]:5.1f}" for m in METRICS)
+            lines.append(f"{RUN_NAMES[run]:<22} | {task:<4} | {numbers}")
+    return "\n".join(f"| {line} |" for line in lines)
