@@ -8,6 +8,7 @@ import logging
 import os
 from collections import OrderedDict
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -167,6 +168,28 @@ class LVISEvaluator(_UpstreamEvaluator):
             self.lvis_results[task] = result
             self._results[task] = {name: result.metrics[name] for name in _REPORTED}
             logger.info("LVIS %s:\n%s", task, create_small_table(self._results[task]))
+
+    def write_report(self, output_dir: str) -> list[Path]:
+        """Write a page and pictures about each task that ``evaluate`` evaluated, on rank 0.
+
+        Args:
+            output_dir: folder; each task has one of its own in it.
+
+        Returns:
+            The pages.
+        """
+        # Matplotlib is needed here only.
+        from .confusion import rare_confusions
+        from .report import write_report
+
+        if not self.lvis_results:
+            return []
+        limit = self._limits["max_dets"]
+        confusions = rare_confusions(self._truth, self.detections(), limit)
+        return [
+            write_report(os.path.join(output_dir, task), {task: result}, {task: confusions})
+            for task, result in self.lvis_results.items()
+        ]
 
     def detections(self) -> Detections:
         """What was processed, with the category ids of the annotation file.
