@@ -1,5 +1,7 @@
 """Training and evaluation behind ``tools/train_net.py``: Detectron2's, plus what TDE needs."""
 
+import contextlib
+import functools
 import itertools
 import logging
 import os
@@ -15,7 +17,7 @@ from detectron2.data import (
     get_detection_dataset_dicts,
 )
 from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSampler
-from detectron2.engine import DefaultTrainer, HookBase, default_setup, hooks
+from detectron2.engine import DefaultTrainer, HookBase, default_setup, defaults, hooks
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluator
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
@@ -107,12 +109,32 @@ def build_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
     )
 
 
+@contextlib.contextmanager
+def _ddp_on(device: str):
+    """Lets ``DefaultTrainer`` train on several CPU processes.
+
+    It gives every process the GPU of its rank, which DistributedDataParallel refuses for a model
+    on the CPU, and offers no argument or method to say otherwise.
+    """
+    create = defaults.create_ddp_model
+    if device == "cpu":
+        defaults.create_ddp_model = functools.partial(create, device_ids=None)
+    try:
+        yield
+    finally:
+        defaults.create_ddp_model = create
+
+
 class Trainer(DefaultTrainer):
     """:class:`DefaultTrainer` with LVIS evaluation, the mean's learning rate and exact resumption.
 
     With ``SEED`` >= 0 and ``DATALOADER.NUM_WORKERS`` 0 a resumed run gives the losses of an
     uninterrupted one; with workers it sees the same images under other augmentations.
     """
+
+    def __init__(self, cfg):
+        with _ddp_on(cfg.MODEL.DEVICE):
+            super().__init__(cfg)
 
     def resume_or_load(self, resume=True):
         super().resume_or_load(resume)
