@@ -4,11 +4,15 @@ Trains two small models that differ in the box classifier alone, chooses alpha o
 split and evaluates on val. Everything random follows from one seed.
 """
 
+import itertools
 import json
 import logging
+import multiprocessing
 import os
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, Sequence
+from typing import Dict, Mapping, Optional, Sequence
 
 import torch
 from detectron2.data import (
@@ -37,14 +41,32 @@ METRICS = ("AP", "AP50", "AP75", "APr", "APc", "APf")
 ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5)
 
 
-def _config(run: str, configs: Path, output: Path, seed: int, names: Dict[str, str]):
-    options = [
-        "SEED", seed,
-        "OUTPUT_DIR", str(output / f"seed{seed}" / run),
-        "DATASETS.TRAIN", (names["train"],),
-        "DATASETS.TEST", (),
-    ]  # fmt: skip
-    return load_config(str(configs / f"demo_{run}.yaml"), options)
+@dataclass(frozen=True)
+class _Plan:
+    """What the processes of one demo share."""
+
+    output: Path
+    seed: int
+    configs: Path
+    num_pictures: int
+    overrides: Sequence
+
+    @property
+    def folder(self) -> Path:
+        return self.output / f"seed{self.seed}"
+
+    def names(self) -> Dict[str, str]:
+        return register_synthetic_lvis(self.output / "datasets", seed=self.seed)
+
+    def config(self, run: str):
+        options = [
+            "SEED", self.seed,
+            "OUTPUT_DIR", str(self.folder / run),
+            "DATASETS.TRAIN", (self.names()["train"],),
+            "DATASETS.TEST", (),
+            *self.overrides,
+        ]  # fmt: skip
+        return load_config(str(self.configs / f"demo_{run}.yaml"), options)
 
 
 def _train(cfg) -> torch.nn.Module:
@@ -79,12 +101,50 @@ def _rounded(results: dict) -> dict:
     }
 
 
+def _softmax(plan: _Plan) -> dict:
+    cfg = plan.config("softmax")
+    results = _evaluate(cfg, _train(cfg), plan.names()["val"])
+    return {"runs": {"softmax": _rounded(results)}}
+
+
+def _deconfound(plan: _Plan) -> dict:
+    cfg, names = plan.config("deconfound"), plan.names()
+    model = _train(cfg)
+    logger.info("Choosing alpha on the calibration split.")
+    calibration = _evaluate(cfg, model, names["calib"], ALPHAS)
+    alpha = max(ALPHAS, key=lambda a: calibration[a]["segm"]["AP"])
+    logger.info("alpha = %g has the best mask AP on the calibration split.", alpha)
+    on_val = _evaluate(cfg, model, names["val"], sorted({0.0, alpha}))
+    _draw_images(cfg, model, names["val"], alpha, plan.num_pictures, plan.output)
+    return {
+        "alpha": alpha,
+        "runs": {"deconfound": _rounded(on_val[0.0]), "tde": _rounded(on_val[alpha])},
+        "calibration": {f"{a:g}": _rounded(values) for a, values in calibration.items()},
+    }
+
+
+_PARTS = {"softmax": _softmax, "deconfound": _deconfound}
+
+
+def _run_part(name: str, plan: _Plan) -> dict:
+    # One thread a process, also where there are more cores: two processes with two threads each
+    # are far slower on two cores, and the figures must not depend on the number of cores.
+    torch.set_num_threads(1)
+    for logged in ("detectron2", "fvcore", "lvis_tde"):
+        # The part's name instead of the package's: the lines of both parts reach one terminal.
+        setup_logger(str(plan.folder / name), name=logged, abbrev_name=name)
+    return _PARTS[name](plan)
+
+
 def run_demo(
     output: "str | os.PathLike",
     *,
     seed: int = 0,
     configs: "str | os.PathLike" = "configs",
     num_pictures: int = 4,
+    jobs: int = 2,
+    dataset: Optional[Mapping] = None,
+    overrides: Sequence = (),
 ) -> dict:
     """Generates the set, trains, calibrates, evaluates and draws.
 
@@ -96,6 +156,10 @@ def run_demo(
         seed: of the generated set, the weights and the order of training.
         configs: folder with ``demo_softmax.yaml`` and ``demo_deconfound.yaml``.
         num_pictures: val images to draw.
+        jobs: processes of one thread each, to train both models side by side; 1 runs all in this
+            process. The figures do not depend on it.
+        dataset: further arguments of :func:`make_synthetic_lvis`.
+        overrides: "KEY VALUE" changes of the configs.
 
     Returns:
         dict: ``{"seed", "alpha", "runs": {run: {task: {metric: percent}}}, "calibration": {alpha:
@@ -104,35 +168,22 @@ def run_demo(
     Raises:
         ValueError: if the folder holds a run with another configuration.
     """
-    output = Path(output)
-    output.mkdir(parents=True, exist_ok=True)
-    for name in ("detectron2", "fvcore", "lvis_tde"):
-        setup_logger(str(output), name=name)
-    make_synthetic_lvis(output / "datasets", seed=seed)
-    names = register_synthetic_lvis(output / "datasets", seed=seed)
-
-    cfg = _config("softmax", Path(configs), output, seed, names)
-    runs = {"softmax": _evaluate(cfg, _train(cfg), names["val"])}
-
-    cfg = _config("deconfound", Path(configs), output, seed, names)
-    model = _train(cfg)
-    logger.info("Choosing alpha on the calibration split.")
-    calibration = _evaluate(cfg, model, names["calib"], ALPHAS)
-    alpha = max(ALPHAS, key=lambda a: calibration[a]["segm"]["AP"])
-    logger.info("alpha = %g has the best mask AP on the calibration split.", alpha)
-    on_val = _evaluate(cfg, model, names["val"], sorted({0.0, alpha}))
-    runs.update(deconfound=on_val[0.0], tde=on_val[alpha])
-
-    results = {
-        "seed": seed,
-        "alpha": alpha,
-        "runs": {run: _rounded(values) for run, values in runs.items()},
-        "calibration": {f"{a:g}": _rounded(values) for a, values in calibration.items()},
-    }
-    for folder in (output / f"seed{seed}", output):
+    plan = _Plan(Path(output), seed, Path(configs), num_pictures, tuple(overrides))
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    make_synthetic_lvis(plan.output / "datasets", seed=seed, **(dataset or {}))
+    if jobs == 1:
+        parts = [_run_part(name, plan) for name in _PARTS]
+    else:
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(jobs, mp_context=context) as pool:
+            parts = list(pool.map(_run_part, _PARTS, itertools.repeat(plan)))
+    results = {"seed": seed}
+    for part in parts:
+        runs = {**results.get("runs", {}), **part["runs"]}
+        results.update(part, runs=runs)
+    for folder in (plan.folder, plan.output):
         _write_json(results, folder / "results.json")
-    _draw_charts(results, calibration, output)
-    _draw_images(cfg, model, names["val"], alpha, num_pictures, output)
+    _draw_charts(results, plan.output)
     return results
 
 
@@ -143,9 +194,9 @@ def _write_json(content: dict, path: Path) -> None:
     partial.replace(path)
 
 
-def _draw_charts(results: dict, calibration: dict, output: Path) -> None:
+def _draw_charts(results: dict, output: Path) -> None:
     plot_group_ap(results["runs"]).savefig(output / "group_ap.png", dpi=150)
-    curve = {alpha: values["segm"] for alpha, values in calibration.items()}
+    curve = {float(a): values["segm"] for a, values in results["calibration"].items()}
     plot_ap_over_alpha(curve, chosen=results["alpha"]).savefig(
         output / "ap_over_alpha.png", dpi=150
     )

@@ -201,7 +201,7 @@ def draw_scene(seed: Sequence[int], looks: Sequence[Appearance], size: int) -> S
     Raises:
         ValueError: if the objects do not fit into the image.
     """
-    for attempt in range(100):
+    for attempt in range(20):
         rng = np.random.default_rng([*seed, attempt])
         scene = _try_scene(rng, looks, size)
         if scene is not None:
