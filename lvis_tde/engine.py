@@ -208,8 +208,8 @@ class Trainer(DefaultTrainer):
         return results if results is not None else OrderedDict()
 
 
-def check_dataset(name: str, num_classes: int) -> None:
-    """Fails if a registered dataset's files are not there or its classes are not the model's.
+def check_dataset(name: str, num_classes: int, key: str = "MODEL.ROI_HEADS.NUM_CLASSES") -> None:
+    """Fails if a dataset's files are not there or it has not the classes of the config's ``key``.
 
     Raises:
         FileNotFoundError: naming the missing path and where to read about it.
@@ -231,8 +231,8 @@ def check_dataset(name: str, num_classes: int) -> None:
     classes = metadata.get("thing_classes")
     if classes is not None and len(classes) != num_classes:
         raise ValueError(
-            f"Dataset {name!r} has {len(classes)} classes, but MODEL.ROI_HEADS.NUM_CLASSES is "
-            f"{num_classes}: set it to {len(classes)}."
+            f"Dataset {name!r} has {len(classes)} classes, but {key} is {num_classes}: set it to "
+            f"{len(classes)}."
         )
 
 

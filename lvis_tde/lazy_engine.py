@@ -31,6 +31,7 @@ def setup(args) -> DictConfig:
 
     Raises:
         FileNotFoundError: if a dataset or the initial checkpoint is not there.
+        ValueError: if a dataset has another number of classes than the model.
     """
     setup_logger(name="lvis_tde", distributed_rank=comm.get_rank())
     cfg = LazyConfig.apply_overrides(LazyConfig.load(args.config_file), args.opts)
@@ -40,7 +41,7 @@ def setup(args) -> DictConfig:
     for split in ("test",) if args.eval_only else ("train", "test"):
         names = cfg.dataloader[split].dataset.names
         for name in [names] if isinstance(names, str) else names:
-            check_dataset(name, cfg.model.roi_heads.num_classes)
+            check_dataset(name, cfg.model.roi_heads.num_classes, "model.roi_heads.num_classes")
     check_weights(cfg.train.init_checkpoint, "train.init_checkpoint")
     default_setup(cfg, args)
     return cfg
