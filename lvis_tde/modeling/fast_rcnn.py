@@ -19,6 +19,7 @@ from ..config import tde_options
 from .classifier import CosineMultiHeadClassifier
 from .feature_mean import RunningFeatureMean
 from .functional import at_least_fp32, cosine_to_mean, exempt_background
+from .postprocess import LargeVocabularyInference
 
 __all__ = ["TDEFastRCNNOutputLayers"]
 
@@ -28,7 +29,7 @@ logger = logging.getLogger(__name__)
 Predictions = Tuple[Tensor, Tensor, Tensor]
 
 
-class TDEFastRCNNOutputLayers(FastRCNNOutputLayers):
+class TDEFastRCNNOutputLayers(LargeVocabularyInference, FastRCNNOutputLayers):
     """Predicts boxes as upstream does and classes with the total direct effect.
 
     A drop-in for :class:`FastRCNNOutputLayers` in the forward code of Standard, Cascade and Res5
@@ -55,6 +56,7 @@ class TDEFastRCNNOutputLayers(FastRCNNOutputLayers):
         background_exempt: bool = True,
         mean_momentum: float = 0.9,
         mean_momentum_lr_scaled: bool = True,
+        fast_nms: bool = True,
         **kwargs,
     ):
         """
@@ -66,6 +68,8 @@ class TDEFastRCNNOutputLayers(FastRCNNOutputLayers):
                 (paper section 4.3). Detection needs it.
             mean_momentum: mu of the running mean, in [0, 1).
             mean_momentum_lr_scaled: weight every step of the mean by the learning rate.
+            fast_nms: same detections as upstream's, faster with many classes; False runs upstream's
+                code.
             **kwargs: those of :class:`FastRCNNOutputLayers`, whichever release is installed.
 
         Raises:
@@ -90,6 +94,7 @@ class TDEFastRCNNOutputLayers(FastRCNNOutputLayers):
         self.alpha = float(alpha)
         self.background_exempt = background_exempt
         self.mean_momentum_lr_scaled = mean_momentum_lr_scaled
+        self.fast_nms = fast_nms
         self._warned_zero_mean = False
 
     @classmethod
@@ -138,7 +143,7 @@ class TDEFastRCNNOutputLayers(FastRCNNOutputLayers):
         if self.alpha == 0 or not self._has_mean():
             return F.softmax(logits, dim=-1)
         mean = self.feature_mean.mean
-        direct = logits - self.cls_score.indirect_effect(features, mean, self.alpha)
+        direct = self.cls_score.direct_effect(logits, features, mean, self.alpha)
         return exempt_background(logits, direct) if self.background_exempt else direct.softmax(-1)
 
     def _has_mean(self) -> bool:
