@@ -8,7 +8,8 @@ __all__ = ["add_tde_config"]
 def add_tde_config(cfg: CfgNode) -> None:
     """Adds the node ``MODEL.TDE`` with the defaults for LVIS (paper section 5.1)."""
     cfg.MODEL.TDE = node = CfgNode()
-    # Normalisation of features and weights: "cosine", "capsule" or "deconfound".
+    # Normalisation of features and weights: "cosine", "capsule" or "deconfound"; "none" keeps the
+    # linear classifier of a trained softmax model.
     node.NORM = "deconfound"
     # Number of heads K; it must divide the size of the box head's output.
     node.NUM_HEADS = 2
