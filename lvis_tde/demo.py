@@ -1,7 +1,8 @@
 """The demo: softmax against de-confound against TDE on the generated long-tailed set.
 
 Trains two small models that differ in the box classifier alone, chooses alpha on the calibration
-split and evaluates on val. Everything random follows from one seed.
+split and evaluates on val, and puts TDE on the trained softmax model too. Everything random
+follows from one seed.
 """
 
 import json
@@ -23,10 +24,13 @@ from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 from PIL import Image
 
-from .alpha import predict_for_alphas, sweep_alpha
+from .alpha import predict_for_alphas, sweep_alpha, tde_predictors
 from .charts import RUN_NAMES, plot_ap_over_alpha, plot_group_ap
+from .config import use_tde_on_softmax
 from .data.synthetic import make_synthetic_lvis, register_synthetic_lvis
 from .engine import Trainer, build_evaluator, load_config
+from .estimate import angle_between, estimate_feature_mean
+from .trained import load_trained
 from .visualization import draw_comparison
 
 __all__ = ["METRICS", "format_table", "run_demo"]
@@ -35,6 +39,7 @@ logger = logging.getLogger(__name__)
 
 METRICS = ("AP", "AP50", "AP75", "APr", "APc", "APf")
 ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5)
+MEAN_BATCHES = 60
 
 
 def _config(run: str, configs: Path, output: Path, seed: int, names: Dict[str, str]):
@@ -72,6 +77,35 @@ def _evaluate(cfg, model, dataset: str, alphas: Sequence[float] = ()) -> dict:
     return sweep_alpha(model, loader, alphas, lambda: build_evaluator(cfg, dataset))
 
 
+def _calibrate(cfg, model, names: Dict[str, str]) -> "tuple[float, dict]":
+    """The alpha with the best mask AP on the calibration split, and the results of all."""
+    logger.info("Choosing alpha on the calibration split.")
+    calibration = _evaluate(cfg, model, names["calib"], ALPHAS)
+    alpha = max(ALPHAS, key=lambda a: calibration[a]["segm"]["AP"])
+    logger.info("alpha = %g has the best mask AP on the calibration split.", alpha)
+    return alpha, calibration
+
+
+def _estimate(cfg, model) -> dict:
+    """Replaces the model's mean by an estimate and tells how sure it is, and how far from before."""
+    (predictor,) = tde_predictors(model)
+    tracked = predictor.feature_mean.mean.clone()
+    seed_all_rng(cfg.SEED)
+    found = estimate_feature_mean(
+        model, Trainer.build_train_loader(cfg), max_batches=MEAN_BATCHES, tolerance=0
+    )
+    report = {
+        "batches": found.num_batches,
+        "foreground": sum(found.num_foreground),
+        "degrees_between_halves": round(found.angle, 2),
+    }
+    if tracked.any():
+        apart = angle_between(tracked, found.means[0], predictor.cls_score.num_heads)
+        report["degrees_to_tracked"] = [round(angle, 2) for angle in apart.tolist()]
+    logger.info("Feature mean estimated: %s", report)
+    return report
+
+
 def _rounded(results: dict) -> dict:
     return {
         task: {name: round(float(values[name]), 4) for name in METRICS}
@@ -98,8 +132,10 @@ def run_demo(
         num_pictures: val images to draw.
 
     Returns:
-        dict: ``{"seed", "alpha", "runs": {run: {task: {metric: percent}}}, "calibration": {alpha:
-        {task: {metric: percent}}}}``, as in ``results.json``.
+        dict: as in ``results.json``: ``{"seed", "alpha", "alphas": {run: alpha}, "runs": {run:
+        {task: {metric: percent}}}, "calibration": {alpha: {task: {metric: percent}}}, ...}``,
+        where "softmax_calibration" is the calibration of the softmax model and "feature_mean" says
+        how sure the estimated means are and how far from the tracked one.
 
     Raises:
         ValueError: if the folder holds a run with another configuration.
@@ -114,25 +150,38 @@ def run_demo(
     cfg = _config("softmax", Path(configs), output, seed, names)
     runs = {"softmax": _evaluate(cfg, _train(cfg), names["val"])}
 
+    logger.info("TDE on the trained softmax model.")
+    cfg.MODEL.WEIGHTS = os.path.join(cfg.OUTPUT_DIR, "model_final.pth")
+    use_tde_on_softmax(cfg)
+    model = load_trained(cfg)
+    feature_mean = {"softmax_tde": _estimate(cfg, model)}
+    softmax_alpha, softmax_calibration = _calibrate(cfg, model, names)
+    runs["softmax_tde"] = _evaluate(cfg, model, names["val"], [softmax_alpha])[softmax_alpha]
+
     cfg = _config("deconfound", Path(configs), output, seed, names)
     model = _train(cfg)
-    logger.info("Choosing alpha on the calibration split.")
-    calibration = _evaluate(cfg, model, names["calib"], ALPHAS)
-    alpha = max(ALPHAS, key=lambda a: calibration[a]["segm"]["AP"])
-    logger.info("alpha = %g has the best mask AP on the calibration split.", alpha)
+    alpha, calibration = _calibrate(cfg, model, names)
     on_val = _evaluate(cfg, model, names["val"], sorted({0.0, alpha}))
     runs.update(deconfound=on_val[0.0], tde=on_val[alpha])
+
+    _draw_images(cfg, model, names["val"], alpha, num_pictures, output)
+    # Last, since it replaces the mean that training tracked.
+    feature_mean["tde"] = _estimate(cfg, model)
 
     results = {
         "seed": seed,
         "alpha": alpha,
+        "alphas": {"softmax_tde": softmax_alpha, "tde": alpha},
         "runs": {run: _rounded(values) for run, values in runs.items()},
         "calibration": {f"{a:g}": _rounded(values) for a, values in calibration.items()},
+        "softmax_calibration": {
+            f"{a:g}": _rounded(values) for a, values in softmax_calibration.items()
+        },
+        "feature_mean": feature_mean,
     }
     for folder in (output / f"seed{seed}", output):
         _write_json(results, folder / "results.json")
     _draw_charts(results, calibration, output)
-    _draw_images(cfg, model, names["val"], alpha, num_pictures, output)
     return results
 
 

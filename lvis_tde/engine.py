@@ -167,13 +167,14 @@ class Trainer(DefaultTrainer):
         return results if results is not None else OrderedDict()
 
 
-def check_inputs(cfg: CfgNode, *, training: bool = True) -> None:
+def check_inputs(cfg: CfgNode, *, training: bool = True, testing: bool = True) -> None:
     """Fails before anything is built if a dataset or weight file is not there.
 
     Raises:
         FileNotFoundError: naming the missing path and where to read about it.
     """
-    names = (tuple(cfg.DATASETS.TRAIN) if training else ()) + tuple(cfg.DATASETS.TEST)
+    names = tuple(cfg.DATASETS.TRAIN) if training else ()
+    names += tuple(cfg.DATASETS.TEST) if testing else ()
     for name in names:
         if name not in DatasetCatalog.list():
             raise FileNotFoundError(
@@ -219,13 +220,16 @@ def load_config(config_file: str = "", opts=()) -> CfgNode:
     return cfg
 
 
-def setup(args) -> CfgNode:
-    """Loads the config of the command line ``args`` and sets up logging, folders and seeds."""
+def setup(args, *, testing: bool = True) -> CfgNode:
+    """Loads the config of the command line ``args`` and sets up logging, folders and seeds.
+
+    ``testing`` False is for what needs no test set.
+    """
     setup_logger(name="lvis_tde", distributed_rank=comm.get_rank())
     cfg = load_config(args.config_file, args.opts)
     use_cpu_without_gpu(cfg)
     cfg.freeze()
-    check_inputs(cfg, training=not args.eval_only)
+    check_inputs(cfg, training=not args.eval_only, testing=testing)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="lvis_tde")
     default_setup(cfg, args)
     return cfg

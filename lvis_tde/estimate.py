@@ -9,7 +9,6 @@ import contextlib
 import itertools
 import logging
 import math
-import os
 import time
 from dataclasses import dataclass
 from typing import Iterable, List, Tuple
@@ -22,7 +21,7 @@ from torch import Tensor, distributed, nn
 from .alpha import box_branch_only, tde_predictors
 from .modeling.functional import multi_head_normalize
 
-__all__ = ["MeanEstimate", "angle_between", "estimate_feature_mean", "save_checkpoint"]
+__all__ = ["MeanEstimate", "angle_between", "estimate_feature_mean"]
 
 logger = logging.getLogger(__name__)
 
@@ -126,7 +125,7 @@ def estimate_feature_mean(
     loader: Iterable[List[dict]],
     *,
     max_batches: int = 500,
-    tolerance: float = 1.0,
+    tolerance: float = 2.0,
     min_batches: int = 20,
 ) -> MeanEstimate:
     """Sets the running means of a trained model from training batches.
@@ -212,20 +211,3 @@ def _log_progress(count: int, most: int, angle: float, tolerance: float, seconds
         angle,
         seconds / count * (needed - count),
     )
-
-
-def save_checkpoint(model: nn.Module, path: "str | os.PathLike", **extra) -> None:
-    """Writes a checkpoint that Detectron2 loads, under its final name only when it is complete.
-
-    Args:
-        model: its weights are stored under "model".
-        path: the file to write; its folder must exist.
-        **extra: further entries.
-    """
-    partial = f"{os.fspath(path)}.partial"
-    try:
-        torch.save({"model": model.state_dict(), **extra}, partial)
-        os.replace(partial, path)
-    finally:
-        if os.path.exists(partial):
-            os.remove(partial)
