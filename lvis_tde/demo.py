@@ -5,11 +5,15 @@ split and evaluates on val, and puts TDE on the trained softmax model too. Every
 follows from one seed.
 """
 
+import itertools
 import json
 import logging
+import multiprocessing
 import os
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, Sequence
+from typing import Dict, Mapping, Optional, Sequence
 
 import torch
 from detectron2.data import (
@@ -39,17 +43,36 @@ logger = logging.getLogger(__name__)
 
 METRICS = ("AP", "AP50", "AP75", "APr", "APc", "APf")
 ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5)
+# Training batches for the mean of a model that is already trained.
 MEAN_BATCHES = 60
 
 
-def _config(run: str, configs: Path, output: Path, seed: int, names: Dict[str, str]):
-    options = [
-        "SEED", seed,
-        "OUTPUT_DIR", str(output / f"seed{seed}" / run),
-        "DATASETS.TRAIN", (names["train"],),
-        "DATASETS.TEST", (),
-    ]  # fmt: skip
-    return load_config(str(configs / f"demo_{run}.yaml"), options)
+@dataclass(frozen=True)
+class _Plan:
+    """What the processes of one demo share."""
+
+    output: Path
+    seed: int
+    configs: Path
+    num_pictures: int
+    overrides: Sequence
+
+    @property
+    def folder(self) -> Path:
+        return self.output / f"seed{self.seed}"
+
+    def names(self) -> Dict[str, str]:
+        return register_synthetic_lvis(self.output / "datasets", seed=self.seed)
+
+    def config(self, run: str):
+        options = [
+            "SEED", self.seed,
+            "OUTPUT_DIR", str(self.folder / run),
+            "DATASETS.TRAIN", (self.names()["train"],),
+            "DATASETS.TEST", (),
+            *self.overrides,
+        ]  # fmt: skip
+        return load_config(str(self.configs / f"demo_{run}.yaml"), options)
 
 
 def _train(cfg) -> torch.nn.Module:
@@ -77,17 +100,17 @@ def _evaluate(cfg, model, dataset: str, alphas: Sequence[float] = ()) -> dict:
     return sweep_alpha(model, loader, alphas, lambda: build_evaluator(cfg, dataset))
 
 
-def _calibrate(cfg, model, names: Dict[str, str]) -> "tuple[float, dict]":
-    """The alpha with the best mask AP on the calibration split, and the results of all."""
+def _calibrate(cfg, model, dataset: str) -> "tuple[float, dict]":
+    """The alpha with the best mask AP, and the results of all."""
     logger.info("Choosing alpha on the calibration split.")
-    calibration = _evaluate(cfg, model, names["calib"], ALPHAS)
+    calibration = _evaluate(cfg, model, dataset, ALPHAS)
     alpha = max(ALPHAS, key=lambda a: calibration[a]["segm"]["AP"])
     logger.info("alpha = %g has the best mask AP on the calibration split.", alpha)
-    return alpha, calibration
+    return alpha, {f"{a:g}": _rounded(values) for a, values in calibration.items()}
 
 
 def _estimate(cfg, model) -> dict:
-    """Replaces the model's mean by an estimate and tells how sure it is, and how far from before."""
+    """Estimates the mean anew; tells how sure it is and how far from the one before."""
     (predictor,) = tde_predictors(model)
     tracked = predictor.feature_mean.mean.clone()
     seed_all_rng(cfg.SEED)
@@ -113,12 +136,62 @@ def _rounded(results: dict) -> dict:
     }
 
 
+def _softmax(plan: _Plan) -> dict:
+    cfg, names = plan.config("softmax"), plan.names()
+    runs = {"softmax": _rounded(_evaluate(cfg, _train(cfg), names["val"]))}
+    logger.info("TDE on the trained softmax model.")
+    cfg.MODEL.WEIGHTS = os.path.join(cfg.OUTPUT_DIR, "model_final.pth")
+    use_tde_on_softmax(cfg)
+    model = load_trained(cfg)
+    estimated = _estimate(cfg, model)
+    alpha, calibration = _calibrate(cfg, model, names["calib"])
+    runs["softmax_tde"] = _rounded(_evaluate(cfg, model, names["val"], [alpha])[alpha])
+    return {
+        "runs": runs,
+        "alphas": {"softmax_tde": alpha},
+        "calibrations": {"softmax_tde": calibration},
+        "feature_mean": {"softmax_tde": estimated},
+    }
+
+
+def _deconfound(plan: _Plan) -> dict:
+    cfg, names = plan.config("deconfound"), plan.names()
+    model = _train(cfg)
+    alpha, calibration = _calibrate(cfg, model, names["calib"])
+    on_val = _evaluate(cfg, model, names["val"], sorted({0.0, alpha}))
+    _draw_images(cfg, model, names["val"], alpha, plan.num_pictures, plan.output)
+    return {
+        "alpha": alpha,
+        "runs": {"deconfound": _rounded(on_val[0.0]), "tde": _rounded(on_val[alpha])},
+        "alphas": {"tde": alpha},
+        "calibrations": {"tde": calibration},
+        # Last, since it replaces the mean that training tracked.
+        "feature_mean": {"tde": _estimate(cfg, model)},
+    }
+
+
+_PARTS = {"softmax": _softmax, "deconfound": _deconfound}
+
+
+def _run_part(name: str, plan: _Plan) -> dict:
+    # One thread a process, also where there are more cores: two processes with two threads each
+    # are far slower on two cores, and the figures must not depend on the number of cores.
+    torch.set_num_threads(1)
+    for logged in ("detectron2", "fvcore", "lvis_tde"):
+        # The part's name instead of the package's: the lines of both parts reach one terminal.
+        setup_logger(str(plan.folder / name), name=logged, abbrev_name=name)
+    return _PARTS[name](plan)
+
+
 def run_demo(
     output: "str | os.PathLike",
     *,
     seed: int = 0,
     configs: "str | os.PathLike" = "configs",
     num_pictures: int = 4,
+    jobs: int = 2,
+    dataset: Optional[Mapping] = None,
+    overrides: Sequence = (),
 ) -> dict:
     """Generates the set, trains, calibrates, evaluates and draws.
 
@@ -130,58 +203,38 @@ def run_demo(
         seed: of the generated set, the weights and the order of training.
         configs: folder with ``demo_softmax.yaml`` and ``demo_deconfound.yaml``.
         num_pictures: val images to draw.
+        jobs: processes of one thread each, to train both models side by side; 1 runs all in this
+            process. The figures do not depend on it.
+        dataset: further arguments of :func:`make_synthetic_lvis`.
+        overrides: "KEY VALUE" changes of the configs.
 
     Returns:
-        dict: as in ``results.json``: ``{"seed", "alpha", "alphas": {run: alpha}, "runs": {run:
-        {task: {metric: percent}}}, "calibration": {alpha: {task: {metric: percent}}}, ...}``,
-        where "softmax_calibration" is the calibration of the softmax model and "feature_mean" says
-        how sure the estimated means are and how far from the tracked one.
+        dict: ``{"seed", "alpha", "runs": {run: {task: {metric: percent}}}, "alphas": {run: alpha},
+        "calibrations": {run: {alpha: {task: {metric: percent}}}}, "feature_mean": {run: {...}}}``,
+        as in ``results.json``. ``alpha`` is that of the run "tde"; ``feature_mean`` says how sure
+        the estimated means are and how far from the tracked one.
 
     Raises:
         ValueError: if the folder holds a run with another configuration.
     """
-    output = Path(output)
-    output.mkdir(parents=True, exist_ok=True)
-    for name in ("detectron2", "fvcore", "lvis_tde"):
-        setup_logger(str(output), name=name)
-    make_synthetic_lvis(output / "datasets", seed=seed)
-    names = register_synthetic_lvis(output / "datasets", seed=seed)
-
-    cfg = _config("softmax", Path(configs), output, seed, names)
-    runs = {"softmax": _evaluate(cfg, _train(cfg), names["val"])}
-
-    logger.info("TDE on the trained softmax model.")
-    cfg.MODEL.WEIGHTS = os.path.join(cfg.OUTPUT_DIR, "model_final.pth")
-    use_tde_on_softmax(cfg)
-    model = load_trained(cfg)
-    feature_mean = {"softmax_tde": _estimate(cfg, model)}
-    softmax_alpha, softmax_calibration = _calibrate(cfg, model, names)
-    runs["softmax_tde"] = _evaluate(cfg, model, names["val"], [softmax_alpha])[softmax_alpha]
-
-    cfg = _config("deconfound", Path(configs), output, seed, names)
-    model = _train(cfg)
-    alpha, calibration = _calibrate(cfg, model, names)
-    on_val = _evaluate(cfg, model, names["val"], sorted({0.0, alpha}))
-    runs.update(deconfound=on_val[0.0], tde=on_val[alpha])
-
-    _draw_images(cfg, model, names["val"], alpha, num_pictures, output)
-    # Last, since it replaces the mean that training tracked.
-    feature_mean["tde"] = _estimate(cfg, model)
-
-    results = {
-        "seed": seed,
-        "alpha": alpha,
-        "alphas": {"softmax_tde": softmax_alpha, "tde": alpha},
-        "runs": {run: _rounded(values) for run, values in runs.items()},
-        "calibration": {f"{a:g}": _rounded(values) for a, values in calibration.items()},
-        "softmax_calibration": {
-            f"{a:g}": _rounded(values) for a, values in softmax_calibration.items()
-        },
-        "feature_mean": feature_mean,
-    }
-    for folder in (output / f"seed{seed}", output):
+    plan = _Plan(Path(output), seed, Path(configs), num_pictures, tuple(overrides))
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    make_synthetic_lvis(plan.output / "datasets", seed=seed, **(dataset or {}))
+    if jobs == 1:
+        parts = [_run_part(name, plan) for name in _PARTS]
+    else:
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(jobs, mp_context=context) as pool:
+            parts = list(pool.map(_run_part, _PARTS, itertools.repeat(plan)))
+    results = {"seed": seed, "alpha": None}
+    for part in parts:
+        for key, value in part.items():
+            if isinstance(value, dict):
+                value = {**results.get(key, {}), **value}
+            results[key] = value
+    for folder in (plan.folder, plan.output):
         _write_json(results, folder / "results.json")
-    _draw_charts(results, calibration, output)
+    _draw_charts(results, plan.output)
     return results
 
 
@@ -192,12 +245,15 @@ def _write_json(content: dict, path: Path) -> None:
     partial.replace(path)
 
 
-def _draw_charts(results: dict, calibration: dict, output: Path) -> None:
+def _draw_charts(results: dict, output: Path) -> None:
     plot_group_ap(results["runs"]).savefig(output / "group_ap.png", dpi=150)
-    curve = {alpha: values["segm"] for alpha, values in calibration.items()}
-    plot_ap_over_alpha(curve, chosen=results["alpha"]).savefig(
-        output / "ap_over_alpha.png", dpi=150
-    )
+    for run, file in (("tde", "ap_over_alpha.png"), ("softmax_tde", "ap_over_alpha_softmax.png")):
+        curve = {float(a): values["segm"] for a, values in results["calibrations"][run].items()}
+        plot_ap_over_alpha(
+            curve,
+            chosen=results["alphas"][run],
+            title=f"{RUN_NAMES[run]}: mask AP on the calibration split over alpha (%)",
+        ).savefig(output / file, dpi=150)
 
 
 def _draw_images(cfg, model, dataset: str, alpha: float, count: int, output: Path) -> None:

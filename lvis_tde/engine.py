@@ -1,9 +1,11 @@
 """Training and evaluation behind ``tools/train_net.py``: Detectron2's, plus what TDE needs."""
 
+import argparse
 import itertools
 import logging
 import os
 from collections import OrderedDict
+from pathlib import Path
 from typing import Iterator
 
 import torch
@@ -15,7 +17,13 @@ from detectron2.data import (
     get_detection_dataset_dicts,
 )
 from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSampler
-from detectron2.engine import DefaultTrainer, HookBase, default_setup, hooks
+from detectron2.engine import (
+    DefaultTrainer,
+    HookBase,
+    default_argument_parser,
+    default_setup,
+    hooks,
+)
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluator
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
@@ -23,10 +31,20 @@ from detectron2.utils.logger import setup_logger
 from torch.utils.data.sampler import Sampler
 
 from .config import add_tde_config
+from .data.long_tailed import register_long_tailed
 from .evaluation import LVISEvaluator
 from .modeling.feature_mean import RunningFeatureMean
 
-__all__ = ["FeatureMeanLR", "Trainer", "build_evaluator", "check_inputs", "setup"]
+__all__ = [
+    "FeatureMeanLR",
+    "Trainer",
+    "argument_parser",
+    "build_evaluator",
+    "check_inputs",
+    "load_config",
+    "setup",
+    "use_data",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -172,6 +190,7 @@ def check_inputs(cfg: CfgNode, *, training: bool = True, testing: bool = True) -
 
     Raises:
         FileNotFoundError: naming the missing path and where to read about it.
+        ValueError: if a dataset has another number of classes than the model.
     """
     names = tuple(cfg.DATASETS.TRAIN) if training else ()
     names += tuple(cfg.DATASETS.TEST) if testing else ()
@@ -189,12 +208,43 @@ def check_inputs(cfg: CfgNode, *, training: bool = True, testing: bool = True) -
                     "what goes where; DETECTRON2_DATASETS names the root folder (now "
                     f"{os.environ.get('DETECTRON2_DATASETS', 'datasets')!r})."
                 )
+        classes, expected = metadata.get("thing_classes"), cfg.MODEL.ROI_HEADS.NUM_CLASSES
+        if classes is not None and len(classes) != expected:
+            raise ValueError(
+                f"Dataset {name!r} has {len(classes)} classes, but MODEL.ROI_HEADS.NUM_CLASSES is "
+                f"{expected}: set it to {len(classes)}."
+            )
     weights = cfg.MODEL.WEIGHTS
     if weights and "://" not in weights and not os.path.isfile(weights):
         raise FileNotFoundError(
             f"MODEL.WEIGHTS names {weights}, which does not exist. Give the path of a checkpoint, "
             'or MODEL.WEIGHTS "" to train from scratch (see datasets/README.md).'
         )
+
+
+def use_data(cfg: CfgNode, train=None, test=None, bounds=None) -> None:
+    """Registers a user's files and points ``cfg`` at them: ``DATASETS`` and ``NUM_CLASSES``.
+
+    Args:
+        cfg: changed in place.
+        train, test: (annotation file, image folder) in LVIS or COCO format, or None to leave the
+            config's own. The groups of ``test`` are those of ``train`` where both are given.
+        bounds: most images of a rare and of a common class; None for LVIS's 10 and 100.
+
+    Raises:
+        FileNotFoundError: if a file or folder does not exist.
+        ValueError: if a file is not consistent, see :func:`register_long_tailed`.
+    """
+    for path in (*(train or ()), *(test or ())):
+        if not os.path.exists(path):
+            raise FileNotFoundError(f"{path} does not exist (see datasets/README.md).")
+    for key, data, train_json in (("TRAIN", train, None), ("TEST", test, train and train[0])):
+        if data is None:
+            continue
+        name = f"{Path(data[0]).stem}_{key.lower()}"
+        register_long_tailed(name, *data, train_json=train_json, bounds=bounds)
+        cfg.DATASETS[key] = (name,)
+        cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(MetadataCatalog.get(name).thing_classes)
 
 
 def use_cpu_without_gpu(cfg: CfgNode) -> None:
@@ -220,6 +270,23 @@ def load_config(config_file: str = "", opts=()) -> CfgNode:
     return cfg
 
 
+def argument_parser(**options) -> argparse.ArgumentParser:
+    """Detectron2's command line, and that of :func:`use_data`; :func:`setup` takes its result."""
+    parser = default_argument_parser(**options)
+    group = parser.add_argument_group("your own data, in LVIS or COCO format")
+    pair = dict(nargs=2, metavar=("JSON", "IMAGES"))
+    group.add_argument("--train-data", help="annotation file and image folder", **pair)
+    group.add_argument("--test-data", help="annotation file and image folder", **pair)
+    group.add_argument(
+        "--bounds",
+        type=int,
+        nargs=2,
+        metavar=("RARE", "COMMON"),
+        help="most training images of a rare and of a common class (LVIS: 10 100)",
+    )
+    return parser
+
+
 def setup(args, *, testing: bool = True) -> CfgNode:
     """Loads the config of the command line ``args`` and sets up logging, folders and seeds.
 
@@ -227,6 +294,7 @@ def setup(args, *, testing: bool = True) -> CfgNode:
     """
     setup_logger(name="lvis_tde", distributed_rank=comm.get_rank())
     cfg = load_config(args.config_file, args.opts)
+    use_data(cfg, args.train_data, args.test_data, args.bounds)
     use_cpu_without_gpu(cfg)
     cfg.freeze()
     check_inputs(cfg, training=not args.eval_only, testing=testing)

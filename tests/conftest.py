@@ -1,5 +1,6 @@
 """One tiny model and one tiny generated set, shared by all tests."""
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,13 @@ TINY = [
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread():
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _logs_reach_caplog(monkeypatch):
+    # Detectron2's setup_logger, once called in a test, would hide messages from all later ones.
+    for name in ("lvis_tde", "detectron2", "fvcore"):
+        monkeypatch.setattr(logging.getLogger(name), "propagate", True)
 
 
 @pytest.fixture

@@ -2,15 +2,22 @@
 
 import json
 import shutil
-from argparse import Namespace
 from pathlib import Path
 
 import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.data import MetadataCatalog
 from detectron2.utils.env import seed_all_rng
 
-from lvis_tde.engine import Trainer, check_inputs, setup, use_cpu_without_gpu
+from lvis_tde.engine import (
+    Trainer,
+    argument_parser,
+    check_inputs,
+    setup,
+    use_cpu_without_gpu,
+    use_data,
+)
 
 
 @pytest.fixture
@@ -101,11 +108,10 @@ def test_missing_inputs_name_path_and_cure(tiny_cfg, tiny_set, tmp_path, monkeyp
 
 def test_setup_from_the_command_line(tiny_set, tmp_path):
     config = Path(__file__).parent.parent / "configs" / "demo_deconfound.yaml"
-    args = Namespace(
-        config_file=str(config),
-        eval_only=False,
-        opts=["OUTPUT_DIR", str(tmp_path), "MODEL.TDE.ALPHA", "0.5", "DATASETS.TEST", "()"]
-        + ["DATASETS.TRAIN", f"('{tiny_set['train']}',)"],
+    args = argument_parser().parse_args(
+        ["--config-file", str(config), "OUTPUT_DIR", str(tmp_path), "MODEL.TDE.ALPHA", "0.5"]
+        + ["DATASETS.TRAIN", f"('{tiny_set['train']}',)", "DATASETS.TEST", "()"]
+        + ["MODEL.ROI_HEADS.NUM_CLASSES", "7"]
     )
     assert setup(args).MODEL.TDE.ALPHA == 0.5
     assert (tmp_path / "config.yaml").is_file()
@@ -119,3 +125,23 @@ def test_metrics_hold_the_scalars(train, tmp_path):
     lines = (tmp_path / "scalars" / "metrics.json").read_text().splitlines()
     last = json.loads(lines[-1])
     assert {"tde/mean_norm", "tde/num_fg", "tde/fg_cosine_to_mean", "lr"} <= set(last)
+
+
+def test_a_users_own_files(tiny_cfg, tiny_set):
+    train, val = (MetadataCatalog.get(tiny_set[split]) for split in ("train", "val"))
+    cfg = tiny_cfg("deconfound", "MODEL.ROI_HEADS.NUM_CLASSES", 3)
+    use_data(
+        cfg, (train.json_file, train.image_root), (val.json_file, val.image_root), bounds=(2, 5)
+    )
+    check_inputs(cfg)
+    assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == 7
+    frequency = MetadataCatalog.get(cfg.DATASETS.TEST[0]).class_frequency
+    counts = [
+        c["image_count"] for c in MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).class_image_count
+    ]
+    assert frequency == ["r" if n <= 2 else "c" if n <= 5 else "f" for n in counts]
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = 3
+    with pytest.raises(ValueError, match="has 7 classes.*NUM_CLASSES is 3"):
+        check_inputs(cfg)
+    with pytest.raises(FileNotFoundError, match="no_such.json"):
+        use_data(cfg, ("no_such.json", train.image_root))

@@ -5,9 +5,9 @@ Without a GPU it runs on the CPU and says so.
 """
 
 from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.engine import default_argument_parser, launch
+from detectron2.engine import launch
 
-from lvis_tde.engine import Trainer, setup
+from lvis_tde.engine import Trainer, argument_parser, setup
 
 
 def main(args):
@@ -24,7 +24,7 @@ def main(args):
 
 
 if __name__ == "__main__":
-    args = default_argument_parser().parse_args()
+    args = argument_parser().parse_args()
     launch(
         main,
         args.num_gpus,

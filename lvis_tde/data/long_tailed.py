@@ -172,6 +172,12 @@ def _read(path: Path) -> dict[str, Any]:
                 f"{str(path)!r}: annotation {annotation['id']} has bbox={box!r}, "
                 "expected [x, y, width, height]"
             )
+    for image in data["images"]:
+        missing = [key for key in ("height", "width") if key not in image]
+        if "file_name" not in image and "coco_url" not in image:
+            missing.append("file_name")
+        if missing:
+            raise ValueError(f"{str(path)!r}: image {image['id']} lacks {missing}")
     federated = [image["id"] for image in data["images"] if _FEDERATED[0] in image]
     if federated and len(federated) != len(data["images"]):
         missing = next(i["id"] for i in data["images"] if _FEDERATED[0] not in i)

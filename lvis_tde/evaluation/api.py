@@ -1,97 +1,143 @@
 """The one call: annotations and detections in, :class:`LVISResult` out."""
 
+from __future__ import annotations
+
 import copy
 import json
 import logging
 import os
 import time
-from typing import Any, Dict, List, Union
+from typing import Any, Union
 
 import numpy as np
 
+from . import native
+from .detections import Detections
+from .ground_truth import GroundTruth
 from .official import load_official
 from .result import LVISResult, category_table, summarize
+from .selection import check, within_limits
 
 logger = logging.getLogger(__name__)
 
-Annotations = Union[str, "os.PathLike[str]", Dict[str, Any]]
+Annotations = Union[str, "os.PathLike[str]", dict, GroundTruth]
+Results = Union[str, "os.PathLike[str]", list, Detections]
 
 
 def evaluate_lvis(
     annotations: Annotations,
-    detections: Union[str, "os.PathLike[str]", List[Dict[str, Any]]],
+    detections: Results,
     iou_type: str = "segm",
     max_dets: int = 300,
-    engine: str = "lvis",
+    engine: str = "native",
+    *,
+    per_category: int | None = None,
+    mask_area: bool | None = None,
 ) -> LVISResult:
     """Evaluate detections by the rules of LVIS (Gupta et al. 2019).
 
     Args:
-        annotations: path or content of an annotation file in LVIS format. Never modified.
-        detections: path of a result file or its content: dicts with ``image_id, category_id, score`` and
-            ``bbox`` (x, y, width, height) or ``segmentation`` (RLE). Never modified.
-        iou_type: ``bbox`` or ``segm``.
-        max_dets: most detections an image, by score; -1 for no limit.
-        engine: ``lvis``, the official package.
+        annotations: path or content of an annotation file in LVIS format, or a
+            :class:`GroundTruth` that was loaded from one (engine ``native`` only). Never modified.
+        detections: path or content of a result file, dicts with ``image_id, category_id, score``
+            and ``bbox`` (x, y, width, height) or ``segmentation`` (RLE); or :class:`Detections`.
+            Never modified.
+        iou_type: ``bbox``, ``segm``, or ``boundary`` for the lesser of mask IoU and Boundary IoU
+            (Cheng et al. 2021).
+        max_dets: most detections an image over all categories, by score; -1 for no limit.
+        engine: ``native``, or ``lvis`` for the official package, which gives the same numbers.
+        per_category: most detections a category over all images, chosen before any other rule but
+            ``max_dets``. AP_fixed (Dave et al. 2021) is ``max_dets=-1, per_category=10000``.
+        mask_area: in mask evaluation the mask decides whether a detection is small, medium or
+            large, even if it has a box. Detectron2 does so; ``lvis`` itself takes the box. By
+            default True for :class:`Detections` of Detectron2's evaluator, else False.
 
     Returns:
         Metrics in percent and a table by category.
 
     Raises:
-        ValueError: an unknown engine or IoU type.
+        ValueError: an unknown engine or IoU type, or an input that would give a wrong number: NaN
+            scores, unknown ids, annotation id 0, missing keys.
     """
-    if engine != "lvis":
-        raise ValueError(f"engine must be 'lvis', got {engine!r}")
-    if iou_type not in ("bbox", "segm"):
-        raise ValueError(f"engine 'lvis' evaluates 'bbox' and 'segm', got {iou_type!r}")
-    return _official(annotations, detections, iou_type, max_dets)
+    if engine not in ("native", "lvis"):
+        raise ValueError(f"engine must be 'native' or 'lvis', got {engine!r}")
+    types = ("bbox", "segm", "boundary")[: 3 if engine == "native" else 2]
+    if iou_type not in types:
+        raise ValueError(f"engine {engine!r} evaluates {types}, got iou_type={iou_type!r}")
+    if engine == "lvis" and isinstance(annotations, GroundTruth):
+        raise ValueError("engine 'lvis' needs the annotations' path or content, not a GroundTruth")
+    if per_category is not None and per_category < 1:
+        raise ValueError(
+            f"per_category must be at least 1, or None for no limit, got {per_category}"
+        )
+
+    start = time.process_time()
+    content = annotations
+    if engine == "lvis" and not isinstance(annotations, dict):
+        with open(annotations, encoding="utf-8") as f:
+            content = json.load(f)
+    truth = content if isinstance(content, GroundTruth) else GroundTruth.load(content)
+    if isinstance(detections, list):
+        detections = Detections.from_results(detections)
+    elif not isinstance(detections, Detections):
+        detections = Detections.from_file(detections)
+    if mask_area is not None:
+        detections = copy.copy(detections)
+        detections.mask_area = mask_area
+    read = time.process_time() - start
+
+    empty = not len(detections) or max_dets == 0
+    if engine == "lvis" and not empty:
+        result = _official(content, truth, detections, iou_type, max_dets, per_category)
+    else:
+        result = native.evaluate(truth, detections, iou_type, max_dets, per_category)
+    metrics = summarize(result.precision, result.recall, [c["frequency"] for c in truth.categories])
+    if empty:
+        logger.warning("No detections: every metric is zero.")
+        metrics = dict.fromkeys(metrics, 0.0)
+    table = category_table(
+        truth.categories, result.precision, result.recall, result.num_gt, result.num_dt
+    )
+    return LVISResult(metrics, table, iou_type, engine, {"read": read, **result.timings})
 
 
-def _official(annotations, detections, iou_type, max_dets) -> LVISResult:
+def _official(
+    annotations: dict[str, Any],
+    truth: GroundTruth,
+    detections: Detections,
+    iou_type: str,
+    max_dets: int,
+    per_category: int | None,
+) -> native.Evaluation:
     official = load_official()
 
     class FromMemory(official.LVIS):
         def _load_json(self, source):
             # LVISEval writes into the annotations it is given.
-            return (
-                copy.deepcopy(source)
-                if isinstance(source, dict)
-                else super()._load_json(os.fspath(source))
-            )
+            return copy.deepcopy(source)
 
     start = time.process_time()
+    images, labels = check(truth, detections)
+    results = list(detections.results(boxes=iou_type == "bbox" or not detections.mask_area))
+    if per_category is not None:
+        keep = within_limits(images, labels, detections.scores, max_dets, per_category)
+        results, max_dets = [r for r, k in zip(results, keep.tolist()) if k], -1
     lvis_gt = FromMemory(annotations)
-    if isinstance(detections, (str, os.PathLike)):
-        with open(detections) as f:
-            detections = json.load(f)
-    else:
-        detections = copy.deepcopy(detections)
-    cats = [lvis_gt.cats[i] for i in sorted(lvis_gt.cats)]
-    frequencies = [c["frequency"] for c in cats]
-    if not detections or max_dets == 0:
-        logger.warning("No detections: every metric is zero.")
-        table = category_table(
-            cats,
-            np.zeros((10, 101, len(cats), 4)),
-            np.zeros((10, len(cats), 4)),
-            np.zeros(len(cats)),
-            np.zeros(len(cats)),
-        )
-        metrics = dict.fromkeys(
-            summarize(np.zeros((10, 101, 1, 4)), np.zeros((10, 1, 4)), "r"), 0.0
-        )
-        return LVISResult(metrics, table, iou_type, "lvis")
     evaluation = official.LVISEval(
-        lvis_gt, official.LVISResults(lvis_gt, detections, max_dets=max_dets), iou_type
+        lvis_gt, official.LVISResults(lvis_gt, copy.deepcopy(results), max_dets=max_dets), iou_type
     )
-    evaluation.run()
-    metrics = {k: float(v) * 100 for k, v in evaluation.get_results().items()}
-    gt, dt = np.zeros(len(cats), int), np.zeros(len(cats), int)
-    index = {c["id"]: i for i, c in enumerate(cats)}
-    for counts, cells in ((gt, evaluation._gts), (dt, evaluation._dts)):
-        for (_, category_id), cell in cells.items():
-            counts[index[category_id]] += sum(not ann.get("ignore", 0) for ann in cell)
-    precision, recall = evaluation.eval["precision"], evaluation.eval["recall"]
-    table = category_table(cats, precision, recall, gt, dt)
-    del frequencies
-    return LVISResult(metrics, table, iou_type, "lvis", {"total": time.process_time() - start})
+    evaluation.evaluate()
+    evaluation.accumulate()
+    position = {i: n for n, i in enumerate(truth.category_ids)}
+    num_gt, num_dt = np.zeros(len(position), int), np.zeros(len(position), int)
+    for (_, category), cell in evaluation._gts.items():
+        num_gt[position[category]] += sum(not a["ignore"] and a["area"] <= 1e10 for a in cell)
+    for (_, category), cell in evaluation._dts.items():
+        num_dt[position[category]] += len(cell)
+    return native.Evaluation(
+        evaluation.eval["precision"],
+        evaluation.eval["recall"],
+        num_gt,
+        num_dt,
+        {"total": time.process_time() - start},
+    )

@@ -1,7 +1,8 @@
 """What an evaluation returns: the thirteen LVIS metrics and a table with one row a category."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -16,22 +17,23 @@ class LVISResult:
     """Result of :func:`lvis_tde.evaluation.evaluate_lvis`.
 
     Attributes:
-        metrics: AP AP50 AP75 APs APm APl APr APc APf AR@300 ARs@300 ARm@300 ARl@300, in percent. A metric
-            without any ground truth is -100, which is -1 in ``lvis``. The AR keys say 300 whatever the
-            limit was, as those of ``lvis`` do.
-        per_category: one dict a category, in ascending order of id: ``id, name, frequency, image_count, AP,
-            AP50, AR`` (percent, NaN without ground truth), ``num_gt`` (ground truths to be found) and
-            ``num_dt`` (detections that count: after the limits and the federated rule).
+        metrics: AP AP50 AP75 APs APm APl APr APc APf AR@300 ARs@300 ARm@300 ARl@300, in percent. A
+            metric without any ground truth is -100, which is -1 in ``lvis``. The AR keys say 300
+            whatever the limit was, as those of ``lvis`` do.
+        per_category: one dict a category, in ascending order of id: ``id, name, frequency,
+            image_count, AP, AP50, AR`` (percent, NaN without ground truth), ``num_gt`` (ground
+            truths to be found) and ``num_dt`` (detections that count: after the limits and the
+            federated rule).
         iou_type: ``bbox``, ``segm`` or ``boundary``.
         engine: ``native`` or ``lvis``.
         timings: CPU seconds of the stages.
     """
 
-    metrics: Dict[str, float]
-    per_category: List[Dict[str, Any]]
+    metrics: dict[str, float]
+    per_category: list[dict[str, Any]]
     iou_type: str
     engine: str
-    timings: Dict[str, float] = field(default_factory=dict)
+    timings: dict[str, float] = field(default_factory=dict)
 
 
 def _mean(values: np.ndarray) -> float:
@@ -42,7 +44,7 @@ def _mean(values: np.ndarray) -> float:
 
 def summarize(
     precision: np.ndarray, recall: np.ndarray, frequencies: Sequence[str]
-) -> Dict[str, float]:
+) -> dict[str, float]:
     """The thirteen metrics of ``lvis``, in percent.
 
     Args:
@@ -69,12 +71,12 @@ def summarize(
 
 
 def category_table(
-    categories: Sequence[Dict[str, Any]],
+    categories: Sequence[dict[str, Any]],
     precision: np.ndarray,
     recall: np.ndarray,
     num_gt: np.ndarray,
     num_dt: np.ndarray,
-) -> List[Dict[str, Any]]:
+) -> list[dict[str, Any]]:
     """One row a category, see :class:`LVISResult`.
 
     Args:

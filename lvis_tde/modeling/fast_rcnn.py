@@ -172,6 +172,24 @@ class TDEFastRCNNOutputLayers(FastRCNNOutputLayers):
         if fg_cosine == fg_cosine:  # NaN where only other processes have foreground
             storage.put_scalar("tde/fg_cosine_to_mean", fg_cosine)
 
+    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
+        # Says what the names of missing and unexpected keys do not: what follows from them.
+        bias, mean = f"{prefix}cls_score.bias", f"{prefix}feature_mean.mean"
+        if bias in state_dict:
+            logger.warning(
+                "The checkpoint has %s: its classifier is a softmax. Its weight is loaded as the "
+                "start of the TDE classifier and its bias is dropped: train before relying on "
+                "the scores.",
+                bias,
+            )
+        elif f"{prefix}cls_score.weight" in state_dict and mean not in state_dict:
+            logger.warning(
+                "The checkpoint has a classifier but no %s: without that mean there is no TDE. "
+                "Load a checkpoint that was trained with TDE, or train.",
+                mean,
+            )
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
     def _current_lr(self):
         if self.feature_mean.lr is not None:
             return self.feature_mean.lr

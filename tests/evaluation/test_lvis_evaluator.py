@@ -1,13 +1,16 @@
 """``LVISEvaluator`` against Detectron2's own, which runs the official package."""
 
 import json
+import pickle
 
 import numpy as np
+import pycocotools.mask as mask_utils
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import LVISEvaluator as Upstream
 from detectron2.structures import Boxes, Instances
+from detectron2.utils import comm
 
 from lvis_tde.evaluation import LVISEvaluator
 
@@ -138,3 +141,53 @@ def test_box_proposals(dataset, upstream):
     ours, theirs = run(LVISEvaluator(name), proposals()), run(upstream(name), proposals())
     # Proposal recall without ground truth of a size is NaN.
     assert ours["box_proposals"] == pytest.approx(theirs["box_proposals"], nan_ok=True)
+
+
+def test_ranks_are_gathered_in_compact_form(dataset, monkeypatch):
+    name, truth = dataset
+    whole = run(LVISEvaluator(name), predictions(truth, 1))
+    batches = list(predictions(truth, 1))
+    sent = []
+
+    def gather(data, dst):
+        sent.append(pickle.dumps(data))
+        return [pickle.loads(item) for item in sent]
+
+    monkeypatch.setattr(comm, "gather", gather)
+    monkeypatch.setattr(comm, "is_main_process", lambda: len(sent) == 2)
+    assert run(LVISEvaluator(name), batches[:5]) is None
+    assert run(LVISEvaluator(name), batches[5:]) == whole
+    # Upstream's dicts take about a kilobyte each.
+    assert sum(len(item) for item in sent) < 250 * sum(len(b[1][0]["instances"]) for b in batches)
+
+
+def test_masks_that_come_as_run_lengths(dataset):
+    name, truth = dataset
+    expected = run(LVISEvaluator(name), predictions(truth, 1))
+    batches = list(predictions(truth, 1))
+    for _, (output,) in batches:
+        instances = output["instances"]
+        masks = instances.pred_masks.numpy().astype("uint8")
+        instances.remove("pred_masks")
+        instances.pred_masks_rle = [mask_utils.encode(np.asfortranarray(m)) for m in masks]
+    assert run(LVISEvaluator(name), batches) == expected
+
+
+def test_other_tasks_and_limits(dataset):
+    name, truth = dataset
+    evaluator = LVISEvaluator(
+        name, ("boundary", "bbox"), max_dets_per_image=-1, per_category=5, engine="native"
+    )
+    results = run(evaluator, predictions(truth, 1))
+    assert list(results) == ["bbox", "boundary"]
+    assert evaluator.lvis_results["bbox"].metrics["AP"] == results["bbox"]["AP"]
+    assert max(row["num_dt"] for row in evaluator.lvis_results["bbox"].per_category) <= 5
+    official = LVISEvaluator(name, ("bbox",), max_dets_per_image=-1, per_category=5, engine="lvis")
+    assert run(official, predictions(truth, 1))["bbox"] == pytest.approx(results["bbox"], abs=1e-10)
+
+
+def test_a_class_without_a_category_is_refused(dataset):
+    name, truth = dataset
+    MetadataCatalog.get(name).thing_dataset_id_to_contiguous_id = {7: 0}
+    with pytest.raises(ValueError, match="predicted classes without a category"):
+        run(LVISEvaluator(name), predictions(truth, 1))

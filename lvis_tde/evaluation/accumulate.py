@@ -1,0 +1,114 @@
+"""Precision and recall from matches, by the arithmetic of ``LVISEval.accumulate``.
+
+Precision is highest where a true positive has just been added, so its envelope needs to be known
+at true positives only: at most one a ground truth, however many detections there are.
+
+Names: D detections, K those of them that can match (candidates), C categories, T = 10 thresholds,
+A = 4 areas.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .result import RECALL_THRESHOLDS
+
+
+def accumulate(
+    labels: np.ndarray,
+    scores: np.ndarray,
+    exempt: np.ndarray,
+    candidates: np.ndarray,
+    matched: np.ndarray,
+    ignored: np.ndarray,
+    num_gt: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Precision at 101 recalls, and recall.
+
+    Args:
+        labels: (D,) int64, [0, C), ascending; within a category by image, then by descending
+            score.
+        scores: (D,) float.
+        exempt: (D, A) bool: does not count as a false positive if it matches nothing.
+        candidates: (K,) ascending, from :func:`lvis_tde.evaluation.matching.match`.
+        matched: (K, T, A) bool, likewise.
+        ignored: (K, T, A) bool, likewise.
+        num_gt: (C, A) int64, ground truths to be found.
+
+    Returns:
+        Precision (T, 101, C, A) and recall (T, C, A), float64; -1 where there is nothing to be
+        found.
+    """
+    num_cats, num_areas = num_gt.shape
+    num_thresholds = matched.shape[1]
+    order = np.lexsort((-scores, labels))
+    position = np.empty(len(order), dtype=np.int64)
+    position[order] = np.arange(len(order))
+    by_position = np.argsort(position[candidates])
+    candidates, position = candidates[by_position], position[candidates[by_position]]
+    matched, ignored = matched[by_position], ignored[by_position]
+    label = labels[candidates]
+    category_start = np.searchsorted(labels, np.arange(num_cats))
+    candidate_start = np.searchsorted(label, np.arange(num_cats))
+
+    shape = (num_thresholds, len(RECALL_THRESHOLDS), num_cats, num_areas)
+    precision, recall = np.full(shape, -1.0), np.full((num_thresholds, num_cats, num_areas), -1.0)
+    for area in range(num_areas):
+        present = np.flatnonzero(num_gt[:, area])
+        if not len(present):
+            continue
+        needed = _needed(num_gt[present, area])
+        # As if nothing matched; the candidates' matches are subtracted below.
+        unmatched = ~exempt[order, area]
+        false = np.concatenate([[0], np.cumsum(unmatched)])
+        base = false[position + 1] - false[category_start[label]]
+        would_be_false = unmatched[position]
+        for threshold in range(num_thresholds):
+            hit = matched[:, threshold, area]
+            cleared = np.concatenate([[0], np.cumsum(hit & would_be_false)])
+            tp = np.flatnonzero(hit & ~ignored[:, threshold, area])
+            tp_label = label[tp]
+            start = np.searchsorted(tp_label, np.arange(num_cats + 1))
+            true = np.arange(len(tp)) - start[tp_label] + 1
+            fp = base[tp] - (cleared[tp + 1] - cleared[candidate_start[tp_label]])
+            curve = _envelope(true / (fp + true + np.spacing(1)), tp_label)
+            found = np.diff(start)[present]
+            recall[threshold, present, area] = found / num_gt[present, area]
+            at = start[present][:, None] + needed - 1
+            reached = needed <= found[:, None]
+            values = curve[at[reached]]
+            lane = np.zeros(reached.shape)
+            lane[reached] = values
+            precision[threshold, :, present, area] = lane
+    return precision, recall
+
+
+def _needed(num_gt: np.ndarray) -> np.ndarray:
+    """True positives needed to reach each recall threshold: (C,) to (C, 101)."""
+    unique, inverse = np.unique(num_gt, return_inverse=True)
+    rows = [
+        np.searchsorted(np.arange(n + 1) / n, RECALL_THRESHOLDS, side="left")
+        for n in unique.tolist()
+    ]
+    # Recall 0 is reached by the first detection, whose envelope is that of the first true
+    # positive.
+    return np.maximum(np.stack(rows)[inverse], 1)
+
+
+def _envelope(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Maximum of each value and those after it within its category.
+
+    Args:
+        values: (N,) float64.
+        labels: (N,) ascending.
+
+    Returns:
+        (N,) float64.
+    """
+    # Ranks offset by category make one running maximum stop at the borders, without rounding.
+    order = np.argsort(values, kind="stable")
+    rank = np.empty(len(order), dtype=np.int64)
+    rank[order] = np.arange(len(order))
+    offset = -labels * (len(order) + 1)
+    best = np.maximum.accumulate((rank + offset)[::-1])[::-1] - offset
+    return values[order[best]]

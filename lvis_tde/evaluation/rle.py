@@ -1,0 +1,129 @@
+"""Run-length encoding of instance masks from their box crops.
+
+``pycocotools.mask.encode`` walks over every pixel of the image for every mask, and needs a
+transposed copy of it first. An instance mask is empty outside its box, so only the crop is read
+here; the strings are byte for byte those of ``pycocotools`` (``rleEncode`` and ``rleToString`` in
+its ``maskApi.c``).
+
+Names: N masks, H x W the image. Runs go down the columns, as everywhere in COCO's format.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def encode_masks(masks: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Encode full-image masks, reading little more than their boxes.
+
+    Args:
+        masks: (N, H, W) bool. A mask may leave its box: that is noticed, and costs time, not
+            exactness.
+        boxes: (N, 4) float, (x0, y0, x1, y1) in pixels; need not be finite or inside the image.
+
+    Returns:
+        ``(counts, lengths)``: the compressed counts of all masks behind each other as uint8, and
+        how many bytes each takes, (N,) int32.
+
+    Raises:
+        ValueError: the shapes do not fit, or the masks are not bool.
+    """
+    masks, boxes = np.asarray(masks), np.asarray(boxes, dtype=np.float64)
+    if masks.ndim != 3 or masks.dtype != np.bool_ or boxes.shape != (len(masks), 4):
+        raise ValueError(
+            f"masks must be bool of shape (N, H, W) with (N, 4) boxes, got {masks.dtype} "
+            f"{masks.shape} and boxes {boxes.shape}"
+        )
+    n, height, width = masks.shape
+    # One pixel of margin: pasting interpolates, which reaches across the border of the box.
+    low = np.floor(np.nan_to_num(boxes[:, :2])) - 1
+    high = np.ceil(np.nan_to_num(boxes[:, 2:])) + 1
+    limit = (width, height)
+    low, high = np.clip(low, 0, limit).astype(np.int64), np.clip(high, 0, limit).astype(np.int64)
+    bounds, sizes = _crop_runs(masks, low, high)
+    inside = _segment_sum(bounds[1::2] - bounds[::2], sizes // 2)
+    outside = [i for i, mask in enumerate(masks) if np.count_nonzero(mask) != inside[i]]
+    if outside:
+        for i in outside:
+            rows, columns = masks[i].any(axis=1).nonzero()[0], masks[i].any(axis=0).nonzero()[0]
+            low[i], high[i] = (columns[0], rows[0]), (columns[-1] + 1, rows[-1] + 1)
+        bounds, sizes = _crop_runs(masks, low, high)
+    return _compress(*_counts(bounds, sizes, height * width))
+
+
+def _crop_runs(
+    masks: np.ndarray, low: np.ndarray, high: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Start and end of every run, as positions in the whole image, and the number of both a
+    mask."""
+    changes = []
+    for mask, (x0, y0), (x1, y1) in zip(masks, low.tolist(), high.tolist()):
+        rows, columns = max(y1 - y0, 0), max(x1 - x0, 0)
+        # A zero before the first pixel and below every column ends each run within its column.
+        flat = np.zeros(columns * (rows + 1) + 1, dtype=np.bool_)
+        flat[1:].reshape(columns, rows + 1)[:, :rows] = mask[y0:y1, x0:x1].T
+        changes.append(np.flatnonzero(flat[1:] != flat[:-1]))
+    sizes = np.array([len(c) for c in changes], dtype=np.int64)
+    position = np.concatenate(changes) if changes else np.zeros(0, dtype=np.int64)
+    stride = np.repeat(np.maximum(high[:, 1] - low[:, 1], 0) + 1, sizes)
+    column, row = np.divmod(position, stride)
+    origin = np.repeat(low[:, 0] * masks.shape[1] + low[:, 1], sizes)
+    return origin + column * masks.shape[1] + row, sizes
+
+
+def _segment_sum(values: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    total = np.concatenate([[0], np.cumsum(values)])
+    ends = np.cumsum(sizes)
+    return total[ends] - total[ends - sizes]
+
+
+def _counts(bounds: np.ndarray, sizes: np.ndarray, area: int) -> tuple[np.ndarray, np.ndarray]:
+    """Run lengths, background first, from alternating starts and ends.
+
+    Args:
+        bounds: (B,) ascending within a mask.
+        sizes: (N,) bounds a mask, even.
+        area: pixels of the image.
+
+    Returns:
+        All run lengths and how many each mask has.
+    """
+    owner = np.repeat(np.arange(len(sizes)), sizes)
+    # In a crop as tall as the image a run can go on at the top of the next column.
+    joined = np.zeros(len(bounds), dtype=np.bool_)
+    same = (bounds[1:-1:2] == bounds[2::2]) & (owner[1:-1:2] == owner[2::2])
+    joined[1:-1:2], joined[2::2] = same, same
+    bounds, sizes = bounds[~joined], np.bincount(owner[~joined], minlength=len(sizes))
+
+    ends = np.cumsum(sizes + 2)
+    points = np.zeros(len(bounds) + 2 * len(sizes), dtype=np.int64)
+    points[ends - 1] = area
+    points[np.arange(len(bounds)) + 2 * np.repeat(np.arange(len(sizes)), sizes) + 1] = bounds
+    keep = np.ones(len(points), dtype=np.bool_)
+    keep[ends - 1] = False
+    counts = np.diff(points, append=0)
+    # A foreground run that reaches the last pixel is the last count: no empty background follows.
+    reaches = (counts[ends - 2] == 0) & (sizes > 0)
+    keep[ends[reaches] - 2] = False
+    return counts[keep], sizes + 1 - reaches
+
+
+def _compress(counts: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """COCO's string: from the fourth on differences to the last but one, five bits a character."""
+    ends = np.cumsum(sizes)
+    late = np.flatnonzero(np.arange(len(counts)) - np.repeat(ends - sizes, sizes) > 2)
+    value = counts.copy()
+    value[late] -= counts[late - 2]
+    characters = np.ones(len(value), dtype=np.int64)
+    for bits in range(4, 60, 5):
+        longer = (value >= 1 << bits) | (value < -(1 << bits))
+        if not longer.any():
+            break
+        characters += longer
+    offsets = np.cumsum(characters) - characters
+    out = np.empty(int(characters.sum()), dtype=np.uint8)
+    for i in range(int(characters.max(initial=0))):
+        some = np.flatnonzero(characters > i)
+        more = (characters[some] > i + 1) << 5
+        out[offsets[some] + i] = ((value[some] >> 5 * i) & 31 | more) + 48
+    return out, _segment_sum(characters, sizes).astype(np.int32)

@@ -1,0 +1,201 @@
+"""Which detections count: limits, the federated rule and areas, as ``lvis`` has them.
+
+Names: D detections given, K detections that count.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pycocotools.mask as mask_utils
+
+from .detections import Detections, index_of
+from .errors import complain
+from .ground_truth import GroundTruth, to_rle
+
+
+@dataclass
+class Counted:
+    """Detections that count, by category, image and descending score.
+
+    Attributes:
+        index: (K,) int64, positions in the given :class:`Detections`.
+        images: (K,) int64, positions in the ground truth's image ids.
+        labels: (K,) int64, positions in its category ids.
+        scores: (K,) float64.
+        areas: (K,) float64, > 0.
+    """
+
+    index: np.ndarray
+    images: np.ndarray
+    labels: np.ndarray
+    scores: np.ndarray
+    areas: np.ndarray
+
+
+def select(
+    truth: GroundTruth,
+    detections: Detections,
+    iou_type: str,
+    max_dets: int,
+    per_category: int | None,
+) -> Counted:
+    """Detections that count, sorted.
+
+    Args:
+        truth: ground truth.
+        detections: D detections.
+        iou_type: ``bbox``, ``segm`` or ``boundary``.
+        max_dets: most detections an image, -1 for no limit.
+        per_category: most detections a category, None for no limit.
+
+    Returns:
+        K detections.
+
+    Raises:
+        ValueError: NaN scores, unknown ids, or missing boxes or masks.
+    """
+    images, labels = check(truth, detections)
+    keep = within_limits(images, labels, detections.scores, max_dets, per_category)
+    if not keep.any():
+        none = np.zeros(0, dtype=np.int64)
+        return Counted(none, none, none, np.zeros(0), np.zeros(0))
+    by_box = _areas_are_of_boxes(detections, keep, images, iou_type)
+
+    # A detection of a category that is neither annotated in the image nor verified to be absent
+    # from it is neither right nor wrong.
+    pairs = images * len(truth.category_ids) + labels
+    positives = truth.images * len(truth.category_ids) + truth.labels
+    index = np.flatnonzero(keep & np.isin(pairs, np.union1d(positives, truth.negatives)))
+    if by_box:
+        boxes = detections.boxes[index].astype(np.float64)
+        areas = boxes[:, 2] * boxes[:, 3]
+    else:
+        areas = _mask_areas(detections, index, truth, images[index])
+    valid = (areas > 0) & (areas < np.inf)
+    index, areas = index[valid], areas[valid]
+    scores = detections.scores[index].astype(np.float64)
+    order = np.lexsort((-scores, images[index], labels[index]))
+    index = index[order]
+    return Counted(index, images[index], labels[index], scores[order], areas[order])
+
+
+def check(truth: GroundTruth, detections: Detections) -> tuple[np.ndarray, np.ndarray]:
+    """Refuse detections that would give a wrong number.
+
+    Args:
+        truth: ground truth.
+        detections: D detections.
+
+    Returns:
+        Positions (D,) int64 of their images and of their categories.
+
+    Raises:
+        ValueError: NaN scores or unknown ids.
+    """
+    bad = np.flatnonzero(np.isnan(detections.scores))
+    complain(bad.tolist(), "detections with a NaN score (by position)", "a NaN cannot be ranked")
+    images = index_of(detections.image_ids, truth.image_ids)
+    complain(
+        detections.image_ids[images < 0].tolist(),
+        "detections with an unknown image_id",
+        "they belong to another annotation file",
+    )
+    labels = index_of(detections.category_ids, truth.category_ids)
+    complain(
+        detections.category_ids[labels < 0].tolist(),
+        "detections with an unknown category_id",
+        "use the ids of the annotation file, which in LVIS begin at 1",
+    )
+    return images, labels
+
+
+def within_limits(
+    images: np.ndarray,
+    labels: np.ndarray,
+    scores: np.ndarray,
+    max_dets: int,
+    per_category: int | None,
+) -> np.ndarray:
+    """Detections within the limit an image, and of those the ones within the limit a category.
+
+    Args:
+        images: (D,) int64, >= 0.
+        labels: (D,) int64, >= 0.
+        scores: (D,) float.
+        max_dets: most detections an image, -1 for no limit.
+        per_category: most detections a category, None for no limit.
+
+    Returns:
+        (D,) bool.
+    """
+    keep = np.ones(len(scores), dtype=np.bool_)
+    for groups, limit in ((images, max_dets), (labels, per_category)):
+        if limit is None or limit < 0:
+            continue
+        over = np.flatnonzero(keep & (np.bincount(groups[keep], minlength=1)[groups] > limit))
+        over = over[np.lexsort((-scores[over], groups[over]))]
+        begin = np.searchsorted(groups[over], groups[over])
+        keep[over[np.arange(len(over)) - begin >= limit]] = False
+    return keep
+
+
+def _areas_are_of_boxes(
+    detections: Detections, keep: np.ndarray, images: np.ndarray, iou_type: str
+) -> bool:
+    # lvis looks at the first detection after its limit, which sorts the images that exceed it.
+    of_first = np.flatnonzero(images == images[0])
+    if not keep[of_first].all():
+        of_first = of_first[np.argmax(detections.scores[of_first]) :]
+    first = of_first[0] if keep[of_first[0]] else np.flatnonzero(keep)[0]
+    by_box = bool(detections.has_box[first])
+    if detections.mask_area and iou_type != "bbox":
+        by_box = False
+    has_mask = detections.lengths > 0
+    if detections.others:
+        has_mask[list(detections.others)] = True
+    lacking = keep & ~(detections.has_box if by_box else has_mask)
+    complain(
+        np.flatnonzero(lacking).tolist(),
+        f"detections without {'bbox' if by_box else 'segmentation'} (by position)",
+        "every detection needs what the first one has",
+    )
+    return by_box
+
+
+def _mask_areas(
+    detections: Detections, index: np.ndarray, truth: GroundTruth, images: np.ndarray
+) -> np.ndarray:
+    areas = np.zeros(len(index))
+    # Releases of pycocotools hold the number of masks in a uint8, which NumPy 2 does not let
+    # overflow.
+    for start in range(0, len(index), 255):
+        part = slice(start, start + 255)
+        areas[part] = mask_utils.area(detection_rles(detections, index[part], truth, images[part]))
+    return areas
+
+
+def detection_rles(
+    detections: Detections, index: np.ndarray, truth: GroundTruth, images: np.ndarray
+) -> list[dict[str, Any]]:
+    """Masks of some detections; a detection without one is its box, as in ``lvis``.
+
+    Args:
+        detections: all detections.
+        index: (K,) int64, which.
+        truth: ground truth, for the sizes of images.
+        images: (K,) int64, their images.
+
+    Returns:
+        K compressed RLEs.
+    """
+    out = detections.segmentations(index)
+    for i in np.flatnonzero(detections.lengths[index] == 0).tolist():
+        if out[i] is None:
+            x, y, w, h = detections.boxes[index[i]].astype(np.float64).tolist()
+            out[i] = [[x, y, x, y + h, x + w, y + h, x + w, y]]
+        height, width = truth.image_sizes[images[i]].tolist()
+        out[i] = to_rle(out[i], height, width, f"detection {index[i]}")
+    return out
