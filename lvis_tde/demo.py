@@ -24,6 +24,7 @@ from detectron2.data import (
 )
 from detectron2.data.detection_utils import read_image
 from detectron2.evaluation import inference_on_dataset
+from detectron2.structures import Boxes, BoxMode, pairwise_iou
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 from PIL import Image
@@ -256,28 +257,44 @@ def _draw_charts(results: dict, output: Path) -> None:
         ).savefig(output / file, dpi=150)
 
 
+def _named(instances, truth: list) -> set:
+    """The objects of ``truth`` whose best overlapping detection has their class."""
+    boxes = torch.tensor([a["bbox"] for a in truth]).reshape(-1, 4)
+    boxes = Boxes(BoxMode.convert(boxes, truth[0]["bbox_mode"], BoxMode.XYXY_ABS))
+    overlap = pairwise_iou(boxes, instances.pred_boxes) >= 0.5
+    best = torch.where(overlap, instances.scores, -1.0).argmax(1)
+    return {
+        i
+        for i, (annotation, row) in enumerate(zip(truth, best.tolist()))
+        if overlap[i, row] and instances.pred_classes[row] == annotation["category_id"]
+    }
+
+
 def _draw_images(cfg, model, dataset: str, alpha: float, count: int, output: Path) -> None:
-    """Val images: ground truth, TDE off, TDE on. Those come first that hold most rare objects."""
+    """Ground truth, TDE off and TDE on for the val images that show most of what TDE does.
+
+    Out of the first 100 these are the ones where it changes the naming of most objects, to the
+    better or to the worse.
+    """
     metadata = MetadataCatalog.get(dataset)
-    frequency = metadata.class_frequency
-    rare = {i for i, group in enumerate(frequency) if group == "r"}
-    records = sorted(
-        DatasetCatalog.get(dataset),
-        key=lambda r: -sum(a["category_id"] in rare for a in r["annotations"]),
-    )[:count]
+    records = [r for r in DatasetCatalog.get(dataset) if r["annotations"]][:100]
     loader = build_detection_test_loader(records, mapper=DatasetMapper(cfg, is_train=False))
+    found = []
     for record, inputs in zip(records, loader):
-        (off,), (on,) = predict_for_alphas(model, inputs, [0.0, alpha])
+        pair = predict_for_alphas(model, inputs, [0.0, alpha])
+        off, on = (outputs[0]["instances"].to("cpu") for outputs in pair)
+        changed = 0
+        if len(off) and len(on):
+            changed = len(_named(off, record["annotations"]) ^ _named(on, record["annotations"]))
+        found.append((changed, record, off, on))
+    found.sort(key=lambda item: -item[0])
+    for _, record, off, on in found[:count]:
         truth = {"annotations": record["annotations"]}
         picture = draw_comparison(
             read_image(record["file_name"], "RGB"),
-            [
-                ("ground truth", truth),
-                ("TDE off", off["instances"].to("cpu")),
-                (f"TDE, alpha {alpha:g}", on["instances"].to("cpu")),
-            ],
+            [("ground truth", truth), ("TDE off", off), (f"TDE, alpha {alpha:g}", on)],
             class_names=metadata.thing_classes,
-            class_frequency=frequency,
+            class_frequency=metadata.class_frequency,
             truth=truth,
         )
         Image.fromarray(picture).save(output / f"val_{record['image_id']}.png")
