@@ -65,8 +65,8 @@ def load_trained(cfg: CfgNode) -> nn.Module:
     if missing:
         raise ValueError(
             f"{weights} is no checkpoint of this model: it lacks {len(missing)} of its "
-            f"{len(parameters)} parameters, or has them in another shape: {sorted(missing)[0]}, ... "
-            "Is it the config that it was trained with?"
+            f"{len(parameters)} parameters, or has another shape of them: {sorted(missing)[0]}, "
+            "... Is it the config that it was trained with?"
         )
     return model
 
