@@ -59,7 +59,7 @@ REQUIREMENTS = (
     "packaging",
 )
 
-STAND_IN = f'''"""Stand-in for Detectron2's compiled operators, which this wheel does not contain."""
+STAND_IN = f'''"""Stand-in for the compiled operators, which this wheel does not contain."""
 import torch
 
 
@@ -175,7 +175,7 @@ def check_hash(archive: Path, expected: str = SHA256) -> None:
 
 
 def state(python: str) -> str:
-    """"absent", "ok", or the error with which an installed Detectron2 fails to import."""
+    """ "absent", "ok", or the error with which an installed Detectron2 fails to import."""
     code = (
         "import importlib.util as u, sys\n"
         "sys.exit(3) if u.find_spec('detectron2') is None else None\n"

@@ -1,0 +1,1 @@
+"""Classifier, running mean, box predictor and ROI heads."""

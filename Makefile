@@ -1,0 +1,41 @@
+# make install | demo | test | lint     Overrides: PYTHON=..., VENV=..., SEED=..., DETECTRON2=...
+PYTHON ?= python3
+SEED ?= 0
+# A folder or pip requirement to use instead of the registry's Detectron2 0.6; it gets an
+# environment of its own.
+DETECTRON2 ?=
+VENV ?= .venv$(if $(DETECTRON2),-$(shell echo '$(DETECTRON2)' | cksum | cut -d' ' -f1))
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.lvis-tde-installed
+# Two busy processes with two threads each on two cores are far slower than one thread each.
+export OMP_NUM_THREADS ?= 2
+
+.PHONY: install demo test lint
+
+install: $(STAMP)
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(STAMP): $(BIN)/python setup.py tools/install_detectron2.py
+	$(BIN)/python -c "import torch, torchvision" 2>/dev/null || $(BIN)/pip install torch torchvision
+ifneq ($(DETECTRON2),)
+	$(BIN)/pip install wheel && $(BIN)/pip install --no-build-isolation $(DETECTRON2)
+endif
+	$(BIN)/python tools/install_detectron2.py
+	$(BIN)/pip install -e ".[dev]"
+# opencv-python needs libGL, which a server may lack; the headless build has the same module.
+	$(BIN)/python -c "import cv2" 2>/dev/null || $(BIN)/pip install opencv-python-headless
+	touch $@
+
+demo: install
+	$(BIN)/python tools/run_demo.py --seed $(SEED)
+
+test: install
+	$(BIN)/python -m pytest
+
+lint: install
+	$(BIN)/black --check .
+	$(BIN)/isort --check .
+	$(BIN)/ruff check .

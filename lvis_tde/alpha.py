@@ -1,0 +1,207 @@
+"""Choosing alpha: one pass over the images serves all values.
+
+Alpha enters after the box head, so backbone, RPN and box head run once per image; for each alpha
+only the probabilities, NMS and the evaluation are repeated. Masks and keypoints are predicted once
+for every distinct (box, class) that any alpha keeps.
+"""
+
+import contextlib
+import logging
+import time
+from typing import Callable, Dict, Iterable, List, Sequence
+
+import torch
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.modeling.postprocessing import detector_postprocess
+from detectron2.modeling.roi_heads import ROIHeads
+from detectron2.modeling.roi_heads.fast_rcnn import fast_rcnn_inference
+from detectron2.structures import Instances
+from torch import nn
+
+from .modeling.fast_rcnn import TDEFastRCNNOutputLayers
+
+__all__ = ["box_branch_only", "predict_for_alphas", "sweep_alpha", "tde_predictors"]
+
+logger = logging.getLogger(__name__)
+
+
+def tde_predictors(model: nn.Module) -> List[TDEFastRCNNOutputLayers]:
+    """The TDE predictors of a model, one for every cascade stage.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    found = [m for m in model.modules() if isinstance(m, TDEFastRCNNOutputLayers)]
+    if not found:
+        raise ValueError(
+            "The model has no TDE predictor: set MODEL.ROI_HEADS.NAME to TDEROIHeads, "
+            "TDECascadeROIHeads or TDERes5ROIHeads."
+        )
+    return found
+
+
+@contextlib.contextmanager
+def box_branch_only(model: nn.Module):
+    """Leaves the mask and keypoint branches out while it is open."""
+    heads = [m for m in model.modules() if isinstance(m, ROIHeads)]
+    switched = [
+        (module, name)
+        for module in heads
+        for name in ("mask_on", "keypoint_on")
+        if getattr(module, name, False)
+    ]
+    try:
+        for module, name in switched:
+            setattr(module, name, False)
+        yield
+    finally:
+        for module, name in switched:
+            setattr(module, name, True)
+
+
+@contextlib.contextmanager
+def _recording(model: nn.Module):
+    """Runs the box branch alone and yields the calls of ``predict_probs``: one a stage."""
+    calls = []
+
+    def record(predictor):
+        def predict_probs(predictions, proposals):
+            calls.append((predictor, predictions, proposals))
+            return type(predictor).predict_probs(predictor, predictions, proposals)
+
+        return predict_probs
+
+    predictors = tde_predictors(model)
+    try:
+        for predictor in predictors:
+            predictor.predict_probs = record(predictor)
+        with box_branch_only(model):
+            yield calls
+    finally:
+        for predictor in predictors:
+            del predictor.predict_probs
+
+
+@contextlib.contextmanager
+def _alpha(predictors, alpha: float):
+    before = [p.alpha for p in predictors]
+    try:
+        for predictor in predictors:
+            predictor.alpha = float(alpha)
+        yield
+    finally:
+        for predictor, value in zip(predictors, before):
+            predictor.alpha = value
+
+
+def _box_results(calls) -> List[Instances]:
+    """What the box branch gives for the predictors' current alpha; stages are averaged."""
+    stages = [predictor.predict_probs(*arguments) for predictor, *arguments in calls]
+    scores = [sum(image) / len(stages) for image in zip(*stages)]
+    predictor, predictions, proposals = calls[-1]
+    return fast_rcnn_inference(
+        predictor.predict_boxes(predictions, proposals),
+        scores,
+        [p.image_size for p in proposals],
+        predictor.test_score_thresh,
+        predictor.test_nms_thresh,
+        predictor.test_topk_per_image,
+    )[0]
+
+
+def _distinct(per_alpha: Sequence[Instances]):
+    """The union of several results by (box, class), and where each result's rows lie in it."""
+    rows = [
+        torch.cat([r.pred_boxes.tensor.double(), r.pred_classes[:, None].double()], dim=1)
+        for r in per_alpha
+    ]
+    union, where = torch.unique(torch.cat(rows), dim=0, return_inverse=True)
+    first = torch.full((len(union),), len(where), device=where.device)
+    order = torch.arange(len(where), device=where.device)
+    first = first.scatter_reduce(0, where, order, "amin")
+    return Instances.cat(per_alpha)[first], where.split([len(r) for r in per_alpha])
+
+
+@torch.no_grad()
+def predict_for_alphas(
+    model: nn.Module, inputs: List[dict], alphas: Sequence[float]
+) -> List[List[dict]]:
+    """Predictions of a :class:`GeneralizedRCNN` for several alphas from one pass.
+
+    Args:
+        model: in eval mode, with a TDE predictor.
+        inputs: N images in Detectron2's format.
+        alphas: A values, each >= 0.
+
+    Returns:
+        list[list[dict]]: for each alpha what ``model(inputs)`` would return with it.
+
+    Raises:
+        ValueError: if the model has no TDE predictor or an alpha is negative.
+    """
+    if any(not alpha >= 0 for alpha in alphas):
+        raise ValueError(f"alphas={list(alphas)} must not be negative.")
+    predictors = tde_predictors(model)
+    images = model.preprocess_image(inputs)
+    features = model.backbone(images.tensor)
+    proposals, _ = model.proposal_generator(images, features, None)
+    with _recording(model) as calls:
+        model.roi_heads(images, features, proposals, None)
+    per_alpha = []
+    for alpha in alphas:
+        with _alpha(predictors, alpha):
+            per_alpha.append(_box_results(calls))
+    # From here on by image.
+    distinct = [_distinct(results) for results in zip(*per_alpha)]
+    unions = model.roi_heads.forward_with_given_boxes(features, [union for union, _ in distinct])
+    outputs = []
+    for results, index in zip(per_alpha, range(len(alphas))):
+        outputs.append([])
+        for image, result in enumerate(results):
+            rows = unions[image][distinct[image][1][index]]
+            rows.scores = result.scores
+            size = images.image_sizes[image]
+            height = inputs[image].get("height", size[0])
+            width = inputs[image].get("width", size[1])
+            outputs[-1].append({"instances": detector_postprocess(rows, height, width)})
+    return outputs
+
+
+def sweep_alpha(
+    model: nn.Module,
+    loader: Iterable[List[dict]],
+    alphas: Sequence[float],
+    make_evaluator: Callable[[], DatasetEvaluator],
+) -> Dict[float, dict]:
+    """Evaluates a model for several alphas in one pass over the images.
+
+    Args:
+        model: with a TDE predictor; its mode and alpha are restored at the end.
+        loader: batches of images, such as Detectron2's test loader.
+        alphas: values >= 0.
+        make_evaluator: a fresh evaluator for each alpha.
+
+    Returns:
+        dict: alpha to what its evaluator returned.
+    """
+    evaluators = {alpha: make_evaluator() for alpha in alphas}
+    for evaluator in evaluators.values():
+        evaluator.reset()
+    training, total = model.training, len(loader)
+    start = logged = time.monotonic()
+    model.eval()
+    try:
+        for i, inputs in enumerate(loader, 1):
+            outputs = predict_for_alphas(model, inputs, list(evaluators))
+            for evaluator, output in zip(evaluators.values(), outputs):
+                evaluator.process(inputs, output)
+            now = time.monotonic()
+            if now - logged > 10:
+                logged = now
+                left = (now - start) / i * (total - i)
+                logger.info(
+                    "%d of %d batches for %d alphas, ETA %.0f s", i, total, len(alphas), left
+                )
+    finally:
+        model.train(training)
+    return {alpha: evaluator.evaluate() for alpha, evaluator in evaluators.items()}

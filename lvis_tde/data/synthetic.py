@@ -1,0 +1,382 @@
+"""A generated long-tailed set in LVIS v1 format, small enough to train on a CPU.
+
+How it was chosen. Every number below stands for a property of LVIS and was fixed before any two
+methods were compared on this version of the set; none was tuned on a result.
+
+* **Classes.** 54, in 18 families (6 shapes x 3 hues) of up to four members: plain, with the hue
+  shifted by 35 degrees, with dark stripes, with a dark rim. One random member of each family takes
+  one of the first 18 ranks of frequency; the other ranks go to random other members. So each tail
+  class is a head class with a detail changed, and the confusion of tail with head that LVIS shows
+  (its rare classes are mostly finer or unusual kinds of frequent ones) exists here too. The heads
+  have all kinds of details, so that none of them betrays the tail. Hue, light, size, outline and
+  aspect ratio vary per object. A small network trained on balanced crops names 96 % of the objects
+  rightly: what the tail lacks is examples, not distinctness. (In a first version all heads were
+  plain. It was replaced because a small classifier of object crops confused tail classes with
+  each other rather than with heads; the detectors' results on it played no part.)
+* **Train frequencies.** Instance counts follow the Zipf-Mandelbrot law ``(rank + 8) ** -3``. With
+  1200 images of 2 to 6 objects this gives 37 / 44 / 19 % rare / common / frequent classes by LVIS's
+  rule (1-10, 11-100, more images), near LVIS v0.5's 37 / 37 / 26 %, and a ratio of more than 200
+  between the objects of the first and the last class. A pure Zipf law with as many rare classes
+  spends more than half of all objects on two classes.
+* **Calibration and val.** Classes are uniform, so that a rare class has as many objects to be
+  measured on as a frequent one (about 44 in val), and the noise of AP_r is that of AP_f. ``calib``
+  is a draw of its own, for choosing inference settings such as alpha without val. It holds more
+  objects of rare classes than train does, which a real project would not have; it must be used for
+  nothing but a few scalars.
+* **Federated annotation.** Each image lists 16 classes that are truly absent; detections of
+  classes neither annotated nor listed are not judged. Where a class has several objects in an
+  image, with probability 0.25 one of them stays unannotated and the class is listed as not
+  exhaustively annotated. All other objects are annotated: an object is placed such that at least
+  half of it is seen, so none has to be dropped.
+* ``frequency``, ``image_count`` and ``instance_count`` are those of train in every split, as in
+  LVIS.
+
+Layout: ``<root>/synthetic_lvis/seed<seed>/{train,calib,val}/<12 digits>.jpg`` and
+``annotations/<split>.json`` beside them.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from lvis_tde.data.long_tailed import frequency_group, register_long_tailed
+from lvis_tde.data.rendering import BASE_HUES, SHAPES, VARIANTS, Appearance, draw_scene
+
+logger = logging.getLogger(__name__)
+
+SPLITS = ("train", "calib", "val")
+# Raise it with every change of what is generated: sets of another version are not reused.
+VERSION = 2
+_MAX_FAMILIES = len(SHAPES) * len(BASE_HUES)
+_MAX_CLASSES = _MAX_FAMILIES * len(VARIANTS)
+
+
+def make_synthetic_lvis(
+    root: str | os.PathLike,
+    *,
+    seed: int = 0,
+    num_train: int = 1200,
+    num_calib: int = 240,
+    num_val: int = 600,
+    num_classes: int = 54,
+    image_size: int = 128,
+    objects_per_image: tuple[int, int] = (2, 6),
+    zipf_exponent: float = 3.0,
+    zipf_shift: float = 8.0,
+    num_negatives: int = 16,
+    not_exhaustive_prob: float = 0.25,
+    overwrite: bool = False,
+) -> Path:
+    """Generate the set, or find it already generated.
+
+    The set appears under its final name only when it is complete. A run that was killed leaves a
+    hidden folder ``.seed<seed>.*`` beside it, which may be deleted.
+
+    Args:
+        root: folder that will hold ``synthetic_lvis/``, as ``DETECTRON2_DATASETS`` does.
+        seed: everything random follows from it; equal arguments give equal files, bit for bit.
+        num_train: number of train images.
+        num_calib: number of calibration images.
+        num_val: number of val images.
+        num_classes: between 2 and 72.
+        image_size: height and width in pixels.
+        objects_per_image: smallest and largest number of objects in an image.
+        zipf_exponent: ``s`` of the train frequencies ``(rank + q) ** -s``.
+        zipf_shift: ``q``; 0 is the pure Zipf law.
+        num_negatives: classes listed as absent per image (fewer where fewer are absent).
+        not_exhaustive_prob: probability that a class with several objects in an image is not
+            exhaustively annotated.
+        overwrite: replace a set that was generated with other arguments.
+
+    Returns:
+        The folder ``<root>/synthetic_lvis/seed<seed>``.
+
+    Raises:
+        ValueError: if an argument is out of range, or if the folder holds a set generated with
+            other arguments and ``overwrite`` is False.
+    """
+    parameters = {
+        "version": VERSION,
+        "seed": int(seed),
+        "num_train": int(num_train),
+        "num_calib": int(num_calib),
+        "num_val": int(num_val),
+        "num_classes": int(num_classes),
+        "image_size": int(image_size),
+        "objects_per_image": [int(n) for n in objects_per_image],
+        "zipf_exponent": float(zipf_exponent),
+        "zipf_shift": float(zipf_shift),
+        "num_negatives": int(num_negatives),
+        "not_exhaustive_prob": float(not_exhaustive_prob),
+    }
+    _check(parameters)
+    target = Path(root) / "synthetic_lvis" / f"seed{seed}"
+    if _is_reusable(target, parameters, overwrite):
+        return target
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        logger.info("Generating the synthetic LVIS set %s", target)
+        fresh = work / "new"
+        _write_set(fresh, parameters)
+        # mkdtemp made `work` private; the set inside has the usual permissions.
+        if target.exists():
+            target.rename(work / "old")
+        try:
+            fresh.rename(target)
+        except OSError:
+            # Another process was faster; what it wrote is the same set or an error.
+            if not _is_reusable(target, parameters, overwrite=False):
+                raise
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return target
+
+
+def register_synthetic_lvis(
+    root: str | os.PathLike, *, seed: int = 0, prefix: str = "synthetic_lvis"
+) -> dict[str, str]:
+    """Register the splits of a generated set with Detectron2; calling it again changes nothing.
+
+    Args:
+        root: as given to :func:`make_synthetic_lvis`.
+        seed: as given to :func:`make_synthetic_lvis`.
+        prefix: beginning of the dataset names.
+
+    Returns:
+        The dataset name of each split: ``{"train": "synthetic_lvis_seed0_train", "calib": ...,
+        "val": ...}``.
+
+    Raises:
+        ValueError: if the set has not been generated.
+    """
+    folder = Path(root) / "synthetic_lvis" / f"seed{seed}"
+    names = {split: f"{prefix}_seed{seed}_{split}" for split in SPLITS}
+    for split, name in names.items():
+        json_file = folder / "annotations" / f"{split}.json"
+        if not json_file.is_file():
+            raise ValueError(
+                f"{str(json_file)!r} does not exist: call make_synthetic_lvis first, or run "
+                f"tools/make_synthetic_lvis.py --root {root} --seed {seed}"
+            )
+        register_long_tailed(name, json_file, folder)
+    return names
+
+
+def _check(parameters: dict[str, Any]) -> None:
+    low, high = parameters["objects_per_image"]
+    if not 1 <= low <= high:
+        raise ValueError(f"objects_per_image must be 1 <= low <= high, got {(low, high)}")
+    if not 2 <= parameters["num_classes"] <= _MAX_CLASSES:
+        raise ValueError(
+            f"num_classes must be in [2, {_MAX_CLASSES}], got {parameters['num_classes']}"
+        )
+    if parameters["seed"] < 0:
+        raise ValueError(f"seed must be >= 0, got {parameters['seed']}")
+    for split in SPLITS:
+        count = parameters[f"num_{split}"]
+        if count * low < parameters["num_classes"]:
+            raise ValueError(
+                f"num_{split}={count} images with {low} objects or more cannot show each of "
+                f"{parameters['num_classes']} classes: raise num_{split} or lower num_classes"
+            )
+    for key in ("zipf_exponent", "zipf_shift", "num_negatives"):
+        if not parameters[key] >= 0:
+            raise ValueError(f"{key} must be >= 0, got {parameters[key]}")
+    if not 0 <= parameters["not_exhaustive_prob"] <= 1:
+        value = parameters["not_exhaustive_prob"]
+        raise ValueError(f"not_exhaustive_prob must be in [0, 1], got {value}")
+
+
+def _is_reusable(target: Path, parameters: dict[str, Any], overwrite: bool) -> bool:
+    if not target.exists():
+        return False
+    try:
+        found = json.loads((target / "parameters.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        found = {}
+    if found == parameters:
+        return True
+    if overwrite:
+        return False
+    differ = {k: (found.get(k), v) for k, v in parameters.items() if found.get(k) != v}
+    raise ValueError(
+        f"{str(target)!r} holds a set generated with other arguments (found, asked for): {differ}. "
+        "Pass overwrite=True (--overwrite) to replace it, or use another root."
+    )
+
+
+def _choose_classes(rng: np.random.Generator, count: int) -> list[Appearance]:
+    """Appearances by rank of frequency: one of each family first, then others of the families."""
+    families = [(shape, hue) for shape in SHAPES for hue in BASE_HUES]
+    # A third of the classes lead a family, as long as that leaves members enough for the rest.
+    num_families = min(_MAX_FAMILIES, -(-count // 3))
+    heads, others = [], []
+    for index in rng.permutation(len(families))[:num_families]:
+        members = [Appearance(*families[index], variant) for variant in VARIANTS]
+        heads.append(members.pop(rng.integers(len(members))))
+        others += members
+    return heads + [others[i] for i in rng.permutation(len(others))[: count - num_families]]
+
+
+def _apportion(weights: np.ndarray, total: int) -> np.ndarray:
+    """Whole numbers >= 1 that sum to ``total`` and follow ``weights`` (largest remainders)."""
+    share = weights / weights.sum() * (total - len(weights))
+    counts = np.floor(share).astype(np.int64)
+    # A stable sort makes ties go to the more frequent rank on every platform.
+    order = np.argsort(counts - share, kind="stable")
+    counts[order[: total - len(weights) - counts.sum()]] += 1
+    return counts + 1
+
+
+def _deal(rng: np.random.Generator, weights: np.ndarray, num_images: int, low: int, high: int):
+    """Class ranks of the objects of each image; how often each rank occurs is exact, not drawn."""
+    sizes = rng.integers(low, high + 1, size=num_images)
+    counts = _apportion(weights, int(sizes.sum()))
+    ranks = rng.permutation(np.repeat(np.arange(len(weights)), counts))
+    return np.split(ranks, np.cumsum(sizes)[:-1])
+
+
+def _write_set(folder: Path, parameters: dict[str, Any]) -> None:
+    seed, low_high = parameters["seed"], parameters["objects_per_image"]
+    looks = _choose_classes(np.random.default_rng([seed, len(SPLITS)]), parameters["num_classes"])
+    # Ids follow the alphabet, as in LVIS, so that they tell nothing about frequency.
+    names = sorted(look.name for look in looks)
+    category_ids = np.array([names.index(look.name) + 1 for look in looks])
+    zipf = (1 + np.arange(len(looks)) + parameters["zipf_shift"]) ** -parameters["zipf_exponent"]
+
+    contents, first_image = {}, 1
+    for index, split in enumerate(SPLITS):
+        rng = np.random.default_rng([seed, index])
+        weights = zipf if split == "train" else np.ones(len(looks))
+        scenes = _deal(rng, weights, parameters[f"num_{split}"], *low_high)
+        (folder / split).mkdir(parents=True)
+        images, annotations = [], []
+        for offset, ranks in enumerate(scenes):
+            image_id = first_image + offset
+            scene = draw_scene(
+                [seed, index, offset], [looks[r] for r in ranks], parameters["image_size"]
+            )
+            # Full chroma resolution: hue is what tells some classes apart.
+            Image.fromarray(scene.image).save(
+                folder / split / f"{image_id:012d}.jpg", quality=92, subsampling=0
+            )
+            image, labels = _annotate(rng, category_ids[ranks], parameters)
+            images.append(_image_record(image_id, split, parameters["image_size"], **image))
+            for position in labels:
+                category_id = int(category_ids[ranks[position]])
+                record = _annotation_record(scene.polygons[position], image_id, category_id)
+                annotations.append({"id": len(annotations) + 1, **record})
+        contents[split] = images, annotations
+        first_image += len(images)
+
+    categories = _categories(looks, category_ids, contents["train"][1])
+    (folder / "annotations").mkdir()
+    for split, (images, annotations) in contents.items():
+        data = {
+            "info": {
+                "description": f"Synthetic long-tailed set in LVIS format, {split} split",
+                "version": f"{VERSION}",
+                "year": 2020,
+                "contributor": "lvis_tde",
+                "url": "",
+                "date_created": "2020-01-01",
+            },
+            "licenses": [
+                {
+                    "id": 1,
+                    "name": "CC0 1.0",
+                    "url": "https://creativecommons.org/publicdomain/zero/1.0/",
+                }
+            ],
+            "categories": categories,
+            "images": images,
+            "annotations": annotations,
+        }
+        with open(folder / "annotations" / f"{split}.json", "w", encoding="utf-8") as file:
+            json.dump(data, file, separators=(",", ":"))
+    with open(folder / "parameters.json", "w", encoding="utf-8") as file:
+        json.dump(parameters, file, indent=2)
+
+
+def _annotate(rng: np.random.Generator, categories: np.ndarray, parameters: dict[str, Any]):
+    """Federated annotation of an image: negatives, incomplete classes, annotated objects."""
+    absent = np.setdiff1d(np.arange(1, parameters["num_classes"] + 1), categories)
+    negatives = rng.permutation(absent)[: parameters["num_negatives"]]
+    kept, incomplete = set(range(len(categories))), []
+    for category in np.unique(categories):
+        positions = np.flatnonzero(categories == category)
+        if len(positions) > 1 and rng.random() < parameters["not_exhaustive_prob"]:
+            kept.remove(int(rng.choice(positions)))
+            incomplete.append(int(category))
+    image = {
+        "neg_category_ids": sorted(negatives.tolist()),
+        "not_exhaustive_category_ids": incomplete,
+    }
+    return image, sorted(kept)
+
+
+def _image_record(image_id: int, split: str, size: int, **federated: list[int]) -> dict[str, Any]:
+    return {
+        "id": image_id,
+        "height": size,
+        "width": size,
+        # Detectron2 finds the file by the last two parts; .invalid is a domain that never exists.
+        "coco_url": f"http://synthetic.invalid/{split}/{image_id:012d}.jpg",
+        "flickr_url": "",
+        "license": 1,
+        "date_captured": "2020-01-01 00:00:00",
+        **federated,
+    }
+
+
+def _annotation_record(
+    polygons: Sequence[np.ndarray], image_id: int, category_id: int
+) -> dict[str, Any]:
+    corners = np.concatenate(polygons)
+    low, high = corners.min(0), corners.max(0)
+    area = 0.0
+    for x, y in (p.T for p in polygons):
+        area += 0.5 * abs(float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))))
+    return {
+        "image_id": image_id,
+        "category_id": category_id,
+        "segmentation": [p.ravel().tolist() for p in polygons],
+        "area": round(area, 2),
+        "bbox": [*low.tolist(), *(high - low).tolist()],
+    }
+
+
+def _categories(looks, category_ids, train_annotations) -> list[dict[str, Any]]:
+    images: dict[int, set] = {int(c): set() for c in category_ids}
+    instances = dict.fromkeys(images, 0)
+    for annotation in train_annotations:
+        images[annotation["category_id"]].add(annotation["image_id"])
+        instances[annotation["category_id"]] += 1
+    records = []
+    for look, category_id in sorted(zip(looks, category_ids.tolist()), key=lambda pair: pair[1]):
+        words = look.name.replace("_", " ")
+        records.append(
+            {
+                "id": category_id,
+                "name": look.name,
+                "synset": f"{look.name}.n.01",
+                "synonyms": [look.name],
+                "def": f"a {words}, drawn by a random generator",
+                "frequency": frequency_group(len(images[category_id])),
+                "image_count": len(images[category_id]),
+                "instance_count": instances[category_id],
+            }
+        )
+    return records

@@ -1,0 +1,344 @@
+"""Training and evaluation behind ``tools/train_net.py``: Detectron2's, plus what TDE needs."""
+
+import argparse
+import contextlib
+import functools
+import itertools
+import logging
+import os
+from collections import OrderedDict
+from pathlib import Path
+from typing import Iterator
+
+import torch
+from detectron2.config import CfgNode, get_cfg
+from detectron2.data import (
+    DatasetCatalog,
+    MetadataCatalog,
+    build_detection_train_loader,
+    get_detection_dataset_dicts,
+)
+from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSampler
+from detectron2.engine import (
+    DefaultTrainer,
+    HookBase,
+    default_argument_parser,
+    default_setup,
+    defaults,
+    hooks,
+)
+from detectron2.evaluation import COCOEvaluator, DatasetEvaluator
+from detectron2.utils import comm
+from detectron2.utils.env import seed_all_rng
+from detectron2.utils.logger import setup_logger
+from torch.utils.data.sampler import Sampler
+
+from .config import add_tde_config
+from .data.long_tailed import register_long_tailed
+from .evaluation import LVISEvaluator
+from .modeling.feature_mean import RunningFeatureMean
+
+__all__ = [
+    "FeatureMeanLR",
+    "Trainer",
+    "argument_parser",
+    "build_evaluator",
+    "check_inputs",
+    "load_config",
+    "setup",
+    "use_data",
+]
+
+logger = logging.getLogger(__name__)
+
+
+class FeatureMeanLR(HookBase):
+    """Tells every running mean the learning rate of the step that is about to run."""
+
+    def before_train(self):
+        modules = self.trainer.model.modules()
+        self._means = [m for m in modules if isinstance(m, RunningFeatureMean)]
+        self._group = hooks.LRScheduler.get_best_param_group_id(self.trainer.optimizer)
+
+    def before_step(self):
+        for mean in self._means:
+            mean.lr = self.trainer.optimizer.param_groups[self._group]["lr"]
+
+
+class SeedEveryIteration(HookBase):
+    """Makes the random numbers of an iteration a function of seed, rank and iteration.
+
+    A resumed run then repeats the uninterrupted one, on every rank, with no state to save.
+    """
+
+    def __init__(self, seed: int):
+        self._seed = seed
+
+    def before_train(self):
+        # Once more after the data were fetched: a fresh data loader draws numbers for itself,
+        # and it is fresh in the first iteration after a resume alone.
+        self._handle = self.trainer.model.register_forward_pre_hook(lambda *_: self.before_step())
+
+    def after_train(self):
+        self._handle.remove()
+
+    def before_step(self):
+        step = self.trainer.iter * comm.get_world_size() + comm.get_rank()
+        seed_all_rng((self._seed * 1_000_003 + step) % 2**31)
+
+
+class _ResumableSampler(Sampler):
+    """An infinite sampler that can leave out the indices used before a resume."""
+
+    def __init__(self, sampler: Sampler):
+        self.sampler = sampler
+        self.skip = 0
+
+    def __iter__(self) -> Iterator[int]:
+        return itertools.islice(iter(self.sampler), self.skip, None)
+
+
+def _training_sampler(cfg: CfgNode, dataset: list) -> Sampler:
+    if cfg.DATALOADER.SAMPLER_TRAIN == "RepeatFactorTrainingSampler":
+        repeat_factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
+            dataset, cfg.DATALOADER.REPEAT_THRESHOLD
+        )
+        return RepeatFactorTrainingSampler(repeat_factors)
+    return TrainingSampler(len(dataset))
+
+
+def build_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
+    """LVIS metrics for a dataset with ``evaluator_type`` "lvis", COCO's for "coco".
+
+    Raises:
+        ValueError: for any other type.
+    """
+    folder = os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
+    kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
+    if kind == "lvis":
+        return LVISEvaluator(
+            dataset_name, output_dir=folder, max_dets_per_image=cfg.TEST.DETECTIONS_PER_IMAGE
+        )
+    if kind == "coco":
+        # The fast implementation is a compiled operator, which not every installation has.
+        return COCOEvaluator(dataset_name, output_dir=folder, use_fast_impl=False)
+    raise ValueError(
+        f"Dataset {dataset_name!r} has evaluator_type {kind!r}; this tool evaluates 'lvis' and "
+        "'coco'. Set it in the dataset's metadata, or override Trainer.build_evaluator."
+    )
+
+
+@contextlib.contextmanager
+def _ddp_on(device: str):
+    """Lets ``DefaultTrainer`` train on several CPU processes.
+
+    It gives every process the GPU of its rank, which DistributedDataParallel refuses for a model
+    on the CPU, and offers no argument or method to say otherwise.
+    """
+    create = defaults.create_ddp_model
+    if device == "cpu":
+        defaults.create_ddp_model = functools.partial(create, device_ids=None)
+    try:
+        yield
+    finally:
+        defaults.create_ddp_model = create
+
+
+class Trainer(DefaultTrainer):
+    """:class:`DefaultTrainer` with LVIS evaluation, the mean's learning rate and exact resumption.
+
+    With ``SEED`` >= 0 and ``DATALOADER.NUM_WORKERS`` 0 a resumed run gives the losses of an
+    uninterrupted one; with workers it sees the same images under other augmentations.
+    """
+
+    def __init__(self, cfg):
+        with _ddp_on(cfg.MODEL.DEVICE):
+            super().__init__(cfg)
+
+    def resume_or_load(self, resume=True):
+        super().resume_or_load(resume)
+        sampler = getattr(self.data_loader, "resumable_sampler", None)
+        if sampler is not None:
+            per_rank = self.cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size()
+            sampler.skip = self.start_iter * per_rank
+
+    def state_dict(self):
+        state = super().state_dict()
+        # Release 0.6 leaves out the optimizer and its momentum; main saves them under this key.
+        state.setdefault("_trainer", self._trainer.state_dict())
+        return state
+
+    def load_state_dict(self, state_dict):
+        super().load_state_dict(state_dict)
+        if "_trainer" not in state_dict:
+            logger.warning("The checkpoint has no optimizer state: resuming with zero momentum.")
+        elif "_trainer" not in super().state_dict():
+            self._trainer.load_state_dict(state_dict["_trainer"])
+
+    def build_hooks(self):
+        first = [FeatureMeanLR()]
+        if self.cfg.SEED >= 0:
+            first.append(SeedEveryIteration(self.cfg.SEED))
+        return first + super().build_hooks()
+
+    @classmethod
+    def build_train_loader(cls, cfg):
+        samplers = ("TrainingSampler", "RepeatFactorTrainingSampler")
+        if cfg.DATALOADER.SAMPLER_TRAIN not in samplers:
+            return super().build_train_loader(cfg)
+        keypoints = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE
+        dataset = get_detection_dataset_dicts(
+            cfg.DATASETS.TRAIN,
+            filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
+            min_keypoints=keypoints if cfg.MODEL.KEYPOINT_ON else 0,
+            proposal_files=cfg.DATASETS.PROPOSAL_FILES_TRAIN if cfg.MODEL.LOAD_PROPOSALS else None,
+        )
+        sampler = _ResumableSampler(_training_sampler(cfg, dataset))
+        loader = build_detection_train_loader(cfg, dataset=dataset, sampler=sampler)
+        loader.resumable_sampler = sampler
+        return loader
+
+    @classmethod
+    def build_evaluator(cls, cfg, dataset_name):
+        return build_evaluator(cfg, dataset_name)
+
+    @classmethod
+    def test(cls, cfg, model, evaluators=None):
+        results = super().test(cfg, model, evaluators)
+        return results if results is not None else OrderedDict()
+
+
+def check_dataset(name: str, num_classes: int, key: str = "MODEL.ROI_HEADS.NUM_CLASSES") -> None:
+    """Fails if a dataset's files are not there or it has not the classes of the config's ``key``.
+
+    Raises:
+        FileNotFoundError: naming the missing path and where to read about it.
+        ValueError: if the dataset has another number of classes than the model.
+    """
+    if name not in DatasetCatalog.list():
+        raise FileNotFoundError(
+            f"Dataset {name!r} is not registered. Builtin LVIS names are lvis_v1_train and "
+            "lvis_v1_val; for your own data see datasets/README.md."
+        )
+    metadata = MetadataCatalog.get(name)
+    for path in (metadata.get("json_file"), metadata.get("image_root")):
+        if path is not None and not os.path.exists(path):
+            raise FileNotFoundError(
+                f"Dataset {name!r} needs {path}, which does not exist. datasets/README.md says "
+                "what goes where; DETECTRON2_DATASETS names the root folder (now "
+                f"{os.environ.get('DETECTRON2_DATASETS', 'datasets')!r})."
+            )
+    classes = metadata.get("thing_classes")
+    if classes is not None and len(classes) != num_classes:
+        raise ValueError(
+            f"Dataset {name!r} has {len(classes)} classes, but {key} is {num_classes}: set it to "
+            f"{len(classes)}."
+        )
+
+
+def check_weights(path: str, key: str = "MODEL.WEIGHTS") -> None:
+    """Fails if the local checkpoint that the config names under ``key`` is not there.
+
+    Raises:
+        FileNotFoundError: naming the path and what to do.
+    """
+    if path and "://" not in path and not os.path.isfile(path):
+        raise FileNotFoundError(
+            f"{key} names {path}, which does not exist. Give the path of a checkpoint, "
+            f'or {key} "" to train from scratch (see datasets/README.md).'
+        )
+
+
+def check_inputs(cfg: CfgNode, *, training: bool = True, testing: bool = True) -> None:
+    """Fails before anything is built if a dataset or weight file is not there.
+
+    Raises:
+        FileNotFoundError: naming the missing path and where to read about it.
+        ValueError: if a dataset has another number of classes than the model.
+    """
+    names = tuple(cfg.DATASETS.TRAIN) if training else ()
+    names += tuple(cfg.DATASETS.TEST) if testing else ()
+    for name in names:
+        check_dataset(name, cfg.MODEL.ROI_HEADS.NUM_CLASSES)
+    check_weights(cfg.MODEL.WEIGHTS)
+
+
+def use_data(cfg: CfgNode, train=None, test=None, bounds=None) -> None:
+    """Registers a user's files and points ``cfg`` at them: ``DATASETS`` and ``NUM_CLASSES``.
+
+    Args:
+        cfg: changed in place.
+        train, test: (annotation file, image folder) in LVIS or COCO format, or None to leave the
+            config's own. The groups of ``test`` are those of ``train`` where both are given.
+        bounds: most images of a rare and of a common class; None for LVIS's 10 and 100.
+
+    Raises:
+        FileNotFoundError: if a file or folder does not exist.
+        ValueError: if a file is not consistent, see :func:`register_long_tailed`.
+    """
+    for path in (*(train or ()), *(test or ())):
+        if not os.path.exists(path):
+            raise FileNotFoundError(f"{path} does not exist (see datasets/README.md).")
+    for key, data, train_json in (("TRAIN", train, None), ("TEST", test, train and train[0])):
+        if data is None:
+            continue
+        name = f"{Path(data[0]).stem}_{key.lower()}"
+        register_long_tailed(name, *data, train_json=train_json, bounds=bounds)
+        cfg.DATASETS[key] = (name,)
+        cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(MetadataCatalog.get(name).thing_classes)
+
+
+def use_cpu_without_gpu(cfg: CfgNode) -> None:
+    """Turns ``MODEL.DEVICE`` to "cpu" where no GPU can be used, and says so."""
+    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        logger.warning("No GPU found: running on the CPU (MODEL.DEVICE cpu).")
+        cfg.MODEL.DEVICE = "cpu"
+
+
+def load_config(config_file: str = "", opts=()) -> CfgNode:
+    """Detectron2's defaults, ``MODEL.TDE``, the file and the "KEY VALUE" overrides, in this order.
+
+    Raises:
+        FileNotFoundError: if the file does not exist.
+    """
+    cfg = get_cfg()
+    add_tde_config(cfg)
+    if config_file:
+        if not os.path.isfile(config_file):
+            raise FileNotFoundError(f"--config-file {config_file} does not exist.")
+        cfg.merge_from_file(config_file)
+    cfg.merge_from_list(list(opts))
+    return cfg
+
+
+def argument_parser(**options) -> argparse.ArgumentParser:
+    """Detectron2's command line, and that of :func:`use_data`; :func:`setup` takes its result."""
+    parser = default_argument_parser(**options)
+    group = parser.add_argument_group("your own data, in LVIS or COCO format")
+    pair = dict(nargs=2, metavar=("JSON", "IMAGES"))
+    group.add_argument("--train-data", help="annotation file and image folder", **pair)
+    group.add_argument("--test-data", help="annotation file and image folder", **pair)
+    group.add_argument(
+        "--bounds",
+        type=int,
+        nargs=2,
+        metavar=("RARE", "COMMON"),
+        help="most training images of a rare and of a common class (LVIS: 10 100)",
+    )
+    return parser
+
+
+def setup(args, *, testing: bool = True) -> CfgNode:
+    """Loads the config of the command line ``args`` and sets up logging, folders and seeds.
+
+    ``testing`` False is for what needs no test set.
+    """
+    setup_logger(name="lvis_tde", distributed_rank=comm.get_rank())
+    cfg = load_config(args.config_file, args.opts)
+    use_data(cfg, args.train_data, args.test_data, args.bounds)
+    use_cpu_without_gpu(cfg)
+    cfg.freeze()
+    check_inputs(cfg, training=not args.eval_only, testing=testing)
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="lvis_tde")
+    default_setup(cfg, args)
+    return cfg

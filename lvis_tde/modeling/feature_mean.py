@@ -1,0 +1,94 @@
+"""The running mean of the foreground features, whose direction is the pull of the head classes."""
+
+from typing import Optional
+
+import torch
+from torch import Tensor, distributed, nn
+
+
+def _world_size() -> int:
+    ready = distributed.is_available() and distributed.is_initialized()
+    return distributed.get_world_size() if ready else 1
+
+
+class RunningFeatureMean(nn.Module):
+    """Exponential moving average of the raw features of foreground RoIs (paper section 3.4).
+
+    ``mean <- mean + w * (batch_mean - mean)`` with ``w = (1 - momentum) * lr``, so the mean
+    follows the same learning-rate-weighted path as the momentum of SGD (the authors' code), or
+    ``w = 1 - momentum`` where ``lr`` is not given. Only the direction is used, so a slow start
+    from zero does no harm.
+
+    Over several processes the batch mean is that of all of them, weighted by count, and equal
+    on all ranks: every rank must call :meth:`update` in every step, foreground or not.
+
+    Attributes:
+        mean (Tensor): buffer, (num_features,), fp32 on purpose; saved in checkpoints. Zero until
+            the first update with foreground.
+        lr (float or None): learning rate of the current step, where the training loop tells it.
+    """
+
+    def __init__(self, num_features: int, momentum: float = 0.9):
+        """
+        Args:
+            num_features: D.
+            momentum: mu in [0, 1), 0.9 in the paper.
+
+        Raises:
+            ValueError: if an argument is out of its range.
+        """
+        super().__init__()
+        if num_features < 1:
+            raise ValueError(f"num_features={num_features} must be positive.")
+        if not 0 <= momentum < 1:
+            raise ValueError(f"momentum={momentum} must lie in [0, 1).")
+        self.num_features = num_features
+        self.momentum = float(momentum)
+        self.lr: Optional[float] = None
+        self.register_buffer("mean", torch.zeros(num_features, dtype=torch.float32))
+
+    @torch.no_grad()
+    def update(self, features: Tensor, mask: Tensor, lr: Optional[float] = None) -> Tensor:
+        """Moves the mean towards that of the selected features.
+
+        Nothing changes where no process has a selected feature, or where a selected feature of
+        any process is not finite.
+
+        Args:
+            features: (R, num_features) raw classifier input, any floating type.
+            mask: (R,) bool, True for foreground: ``0 <= gt < C``.
+            lr: learning rate that weights the step, >= 0; None for an unweighted step.
+
+        Returns:
+            Tensor: scalar fp32, the number of selected features over all processes.
+
+        Raises:
+            ValueError: if the shapes do not fit, or ``lr`` is negative.
+        """
+        if features.dim() != 2 or features.shape[1] != self.num_features:
+            raise ValueError(
+                f"features have shape {tuple(features.shape)}, expected (R, {self.num_features})."
+            )
+        if mask.shape != features.shape[:1]:
+            raise ValueError(f"mask has shape {tuple(mask.shape)}, expected ({len(features)},).")
+        if lr is not None and not lr >= 0:
+            raise ValueError(f"lr={lr} must not be negative.")
+        # One buffer [sum, count], so that all ranks agree with a single collective. It is called
+        # by every rank in every step: leaving early without foreground would hang the others.
+        total = torch.zeros(self.num_features + 1, dtype=torch.float32, device=self.mean.device)
+        selected = features.detach()[mask].float()
+        total[:-1] = selected.sum(0)
+        total[-1] = mask.sum()
+        if _world_size() > 1:
+            distributed.all_reduce(total)
+        count = total[-1]
+        batch_mean = total[:-1] / count.clamp(min=1)
+        weight = (1 - self.momentum) * (1.0 if lr is None else lr)
+        moved = self.mean.lerp(batch_mean, min(weight, 1.0))
+        # `where` instead of `if`: no synchronisation with the device.
+        usable = (count > 0) & torch.isfinite(moved).all()
+        self.mean.copy_(torch.where(usable, moved, self.mean))
+        return count
+
+    def extra_repr(self) -> str:
+        return f"num_features={self.num_features}, momentum={self.momentum:g}"

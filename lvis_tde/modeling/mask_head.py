@@ -1,0 +1,207 @@
+"""Mask heads that predict the one mask an instance needs, and a cosine mask predictor.
+
+Shape shorthand in this module:
+
+    N: instances of the batch, C: foreground classes (1 if class-agnostic), D: mask features,
+    M: side of the predicted mask.
+
+Upstream's class-specific head computes N x C masks, then keeps the N of the ground-truth (training)
+or predicted (inference) classes. Here each instance is convolved with the 1x1 filter of its own
+class. Upstream's loss and inference take the result as they take class-agnostic masks: one per
+instance.
+"""
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec, cat
+from detectron2.modeling.roi_heads.mask_head import (
+    ROI_MASK_HEAD_REGISTRY,
+    MaskRCNNConvUpsampleHead,
+    mask_rcnn_inference,
+    mask_rcnn_loss,
+)
+from torch import nn
+from torch.nn import functional as F
+
+__all__ = [
+    "CosineMaskPredictor",
+    "CosineMaskRCNNConvUpsampleHead",
+    "SelectedClassMaskRCNNConvUpsampleHead",
+    "add_mask_config",
+    "select_class_logits",
+]
+
+# Without the masks of all classes the upsampled features are the largest tensors, and in inference
+# they are used up at once: a part of the instances at a time bounds their memory, and fits caches.
+INSTANCES_AT_A_TIME = 32
+
+
+def add_mask_config(cfg: CfgNode) -> None:
+    """Add the keys of the cosine mask head, ``MODEL.TDE_MASK``, to ``cfg``."""
+    cfg.MODEL.TDE_MASK = CfgNode()
+    # Factor on the cosine between a mask feature and a class filter (Seesaw Loss: 20).
+    cfg.MODEL.TDE_MASK.TEMPERATURE = 20.0
+    # Added to both norms before the division.
+    cfg.MODEL.TDE_MASK.EPSILON = 1e-6
+
+
+def select_class_logits(
+    features: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, classes: torch.Tensor
+) -> torch.Tensor:
+    """Apply to each instance the 1x1 filter of its class.
+
+    Args:
+        features: (N, D, M, M), floating point.
+        weight: (C, D, 1, 1).
+        bias: (C,).
+        classes: int64 (N,), in [0, C).
+
+    Returns:
+        Logits (N, 1, M, M): ``conv2d(features, weight, bias)[i, classes[i]]`` for each i.
+    """
+    own_weight = weight.flatten(1)[classes]
+    logits = torch.baddbmm(bias[classes][:, None, None], own_weight[:, None], features.flatten(2))
+    return logits.unflatten(2, features.shape[2:])
+
+
+@ROI_MASK_HEAD_REGISTRY.register()
+class SelectedClassMaskRCNNConvUpsampleHead(MaskRCNNConvUpsampleHead):
+    """Upstream's ``MaskRCNNConvUpsampleHead`` without the masks of the C - 1 other classes.
+
+    Same arguments, config keys, parameters, masks, loss and logged scalars. :meth:`layers` still
+    gives the logits of all classes.
+    """
+
+    def forward(self, x, instances):
+        """See ``BaseMaskRCNNHead.forward``; ``x`` is (N, channels, M / 2, M / 2)."""
+        if self.training:
+            logits = self._own_logits(x, self._own_classes(x, instances, "gt_classes"))
+            loss = mask_rcnn_loss(logits, instances, self.vis_period)
+            return {"loss_mask": loss * self.loss_weight}
+        classes = self._own_classes(x, instances, "pred_classes")
+        # In inference no instance depends on another. A trace would fix the number of parts.
+        part = max(len(x), 1) if torch.jit.is_tracing() else INSTANCES_AT_A_TIME
+        logits = [self._own_logits(*both) for both in zip(x.split(part), classes.split(part))]
+        mask_rcnn_inference(torch.cat(logits), instances)
+        return instances
+
+    def _own_logits(self, x, classes):
+        for layer in self:
+            if layer is not self.predictor:
+                x = layer(x)
+        return self.select_logits(x, classes)
+
+    def select_logits(self, x: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
+        """Logits (N, 1, M, M) of the given classes from the predictor's input (N, D, M, M)."""
+        return select_class_logits(x, self.predictor.weight, self.predictor.bias, classes)
+
+    def _own_classes(self, x, instances, field):
+        classes = [i.get(field) for i in instances if len(i)]
+        if self.predictor.out_channels == 1 or not classes:
+            return torch.zeros(len(x), dtype=torch.int64, device=x.device)
+        return cat(classes).to(torch.int64)
+
+
+class CosineMaskPredictor(nn.Conv2d):
+    """1x1 convolution of normalised features with normalised filters, times a temperature.
+
+    ``temperature * x / (||x|| + eps) . w_i / (||w_i|| + eps) + b_i``, with the norm of ``x`` taken
+    over the channels of each position: the normalised mask predictor of Wang et al., "Seesaw Loss
+    for Long-Tailed Instance Segmentation", CVPR 2021. Always computed in float32, as
+    squared features overflow in half precision.
+
+    Args:
+        in_channels: D.
+        out_channels: C.
+        temperature: Factor on the cosine, above 0 (Seesaw Loss: 20).
+        epsilon: Added to both norms, above 0.
+
+    Raises:
+        ValueError: If the temperature or epsilon is not positive.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        temperature: float = 20.0,
+        epsilon: float = 1e-6,
+    ):
+        for name, value in (("temperature", temperature), ("epsilon", epsilon)):
+            if not value > 0:
+                raise ValueError(f"{name} of the cosine mask predictor must be > 0, got {value}")
+        super().__init__(in_channels, out_channels, kernel_size=1)
+        self.temperature = temperature
+        self.epsilon = epsilon
+        # Only the direction of a filter counts; its length divides its gradient. Upstream's std of
+        # 0.001 would thus make the steps of the first iterations about 60 times larger.
+        nn.init.normal_(self.weight, std=in_channels**-0.5)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits (N, C, M, M), float32, of all classes from features (N, D, M, M)."""
+        with torch.autocast(x.device.type, enabled=False):
+            x = x.float()
+            return F.conv2d(x * self._scale(x), self._unit_weight(), self.bias)
+
+    def select(self, x: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
+        """Logits (N, 1, M, M), float32, of one class per instance; ``classes`` is int64 (N,)."""
+        with torch.autocast(x.device.type, enabled=False):
+            x = x.float()
+            weight = self._unit_weight()
+            # Scaling the N masks instead of the N x D features saves a copy of the features.
+            cosine = select_class_logits(x, weight, torch.zeros_like(self.bias), classes)
+            return cosine * self._scale(x) + self.bias[classes][:, None, None, None]
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, temperature={self.temperature}, epsilon={self.epsilon}"
+
+    def _unit_weight(self):
+        weight = self.weight.float()
+        return weight / (torch.linalg.vector_norm(weight, dim=1, keepdim=True) + self.epsilon)
+
+    def _scale(self, x):
+        return self.temperature / (torch.linalg.vector_norm(x, dim=1, keepdim=True) + self.epsilon)
+
+
+@ROI_MASK_HEAD_REGISTRY.register()
+class CosineMaskRCNNConvUpsampleHead(SelectedClassMaskRCNNConvUpsampleHead):
+    """Mask head with a :class:`CosineMaskPredictor`; parameters named as in upstream's head.
+
+    Seesaw Loss (CVPR 2021) reports 25.0 -> 25.4 mask AP on LVIS v1 for Mask R-CNN R50 (published).
+
+    Args:
+        input_shape: Shape of the region features.
+        temperature: ``MODEL.TDE_MASK.TEMPERATURE``, see :class:`CosineMaskPredictor`.
+        epsilon: ``MODEL.TDE_MASK.EPSILON``.
+        **kwargs: As ``MaskRCNNConvUpsampleHead``.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        input_shape: ShapeSpec,
+        *,
+        temperature: float = 20.0,
+        epsilon: float = 1e-6,
+        **kwargs,
+    ):
+        super().__init__(input_shape, **kwargs)
+        self.predictor = CosineMaskPredictor(
+            self.predictor.in_channels,
+            self.predictor.out_channels,
+            temperature=temperature,
+            epsilon=epsilon,
+        )
+
+    @classmethod
+    def from_config(cls, cfg, input_shape):
+        return {
+            **super().from_config(cfg, input_shape),
+            "temperature": cfg.MODEL.TDE_MASK.TEMPERATURE,
+            "epsilon": cfg.MODEL.TDE_MASK.EPSILON,
+        }
+
+    def select_logits(self, x: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
+        return self.predictor.select(x, classes)

@@ -1,0 +1,167 @@
+"""TDE for a model that is already built: exchange its box predictors in place."""
+
+import logging
+from typing import Dict, Iterator, Tuple
+
+from detectron2.layers import ShapeSpec
+from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from .fast_rcnn import TDEFastRCNNOutputLayers
+
+__all__ = ["swap_box_predictor"]
+
+logger = logging.getLogger(__name__)
+
+# What upstream's predictor keeps of its arguments, under the same names in 0.6 and main.
+_KEPT = (
+    "box2box_transform",
+    "num_classes",
+    "test_score_thresh",
+    "test_nms_thresh",
+    "test_topk_per_image",
+    "smooth_l1_beta",
+    "box_reg_loss_type",
+    "loss_weight",
+)
+_BEHAVIOUR = (
+    "forward",
+    "losses",
+    "inference",
+    "predict_boxes",
+    "predict_boxes_for_gt_classes",
+    "predict_probs",
+    "box_reg_loss",
+)
+
+
+def swap_box_predictor(model: nn.Module, **tde_options) -> nn.Module:
+    """Puts the TDE predictor in the place of every softmax box predictor of ``model``.
+
+    Works on whatever holds a :class:`FastRCNNOutputLayers`, or a list of them (cascades), as
+    ``box_predictor``: Detectron2's ROI heads and those of other projects, alone, in a detector,
+    or wrapped (DistributedDataParallel, GeneralizedRCNNWithTTA).
+
+    Box regression, losses, thresholds, device and training mode stay as they are. The classifier
+    keeps the softmax's weight as its start, the same parameter object, so an optimizer built
+    before goes on training it: all normalisations read a class from the weight's direction, and
+    a softmax checkpoint loaded after the swap gives the same model. Its bias is dropped and the
+    running mean starts at zero, so train before relying on the scores.
+
+    Under DistributedDataParallel all ranks must call this; the wrapper is set up anew in place,
+    since the bias it expects gradients for is gone.
+
+    Args:
+        model: changed in place.
+        **tde_options: arguments of :class:`TDEFastRCNNOutputLayers` of its own: ``norm``,
+            ``num_heads``, ``tau``, ``gamma``, ``alpha``, ...
+
+    Returns:
+        nn.Module: ``model`` itself.
+
+    Raises:
+        TypeError: if a ``box_predictor`` is of a kind that cannot be exchanged.
+        ValueError: if there is none, or it has TDE already, or it is a sigmoid classifier or
+            predicts rotated boxes. The model is then unchanged.
+    """
+    found = list(_find_predictors(model))
+    if not found:
+        raise ValueError(
+            f"{type(model).__name__} has nothing to swap: none of its modules holds a "
+            "`box_predictor`. TDE is for R-CNN models with FastRCNNOutputLayers."
+        )
+    # All are built before the first is put in place, so that an error leaves the model whole.
+    swapped: Dict[nn.Module, TDEFastRCNNOutputLayers] = {}
+    for _, _, path, old in found:
+        if old not in swapped:
+            _check(path, old)
+            swapped[old] = _tde_predictor_for(old, tde_options)
+    for holder, name, path, old in found:
+        holder.register_module(name, swapped[old])
+        logger.info("%s is now a %s.", path, type(swapped[old]).__name__)
+    for module in model.modules():
+        if isinstance(module, DistributedDataParallel):
+            _wrap_anew(module)
+    return model
+
+
+def _find_predictors(model: nn.Module) -> Iterator[Tuple[nn.Module, str, str, nn.Module]]:
+    """Yields (holder, name in the holder, path from ``model``, predictor)."""
+    for prefix, module in model.named_modules():
+        predictor = module._modules.get("box_predictor")
+        path = f"{prefix}.box_predictor".lstrip(".")
+        if isinstance(predictor, (nn.ModuleList, nn.Sequential)):
+            for name, stage in predictor.named_children():
+                yield predictor, name, f"{path}.{name}", stage
+        elif predictor is not None:
+            yield module, "box_predictor", path, predictor
+
+
+def _check(path: str, predictor: nn.Module) -> None:
+    kind = type(predictor)
+    if isinstance(predictor, TDEFastRCNNOutputLayers):
+        raise ValueError(
+            f"{path} is a {kind.__name__} already. To change the strength of TDE set its `alpha`."
+        )
+    if not isinstance(predictor, FastRCNNOutputLayers):
+        raise TypeError(
+            f"{path} is a {kind.__name__}, not a FastRCNNOutputLayers, so its settings and its "
+            "regression weights cannot be taken over."
+        )
+    if getattr(predictor, "use_sigmoid_ce", False):
+        raise ValueError(
+            f"{path} classifies with sigmoids (use_sigmoid_ce=True, federated loss included). TDE "
+            "needs a softmax over foreground and background: a sigmoid has no background class."
+        )
+    if len(predictor.box2box_transform.weights) != 4:
+        raise ValueError(f"{path} ({kind.__name__}) predicts rotated boxes; TDE has no such head.")
+    classifier, num_outputs = predictor.cls_score, predictor.num_classes + 1
+    if not isinstance(classifier, nn.Linear) or classifier.out_features != num_outputs:
+        raise TypeError(
+            f"{path}.cls_score is a {type(classifier).__name__}; expected a Linear with "
+            f"{num_outputs} outputs, classes and background, whose weight can be taken over."
+        )
+    lost = [m for m in _BEHAVIOUR if getattr(kind, m) is not getattr(FastRCNNOutputLayers, m)]
+    if lost:
+        logger.warning(
+            "%s is a %s, whose own %s will not be used any more.",
+            path,
+            kind.__name__,
+            ", ".join(lost),
+        )
+
+
+def _tde_predictor_for(old: FastRCNNOutputLayers, tde_options: dict) -> TDEFastRCNNOutputLayers:
+    taken = sorted(set(tde_options) & {*_KEPT, "input_shape", "cls_agnostic_bbox_reg"})
+    if taken:
+        raise ValueError(f"{', '.join(taken)}: taken over from the model, not an option of TDE.")
+    new = TDEFastRCNNOutputLayers(
+        ShapeSpec(channels=old.cls_score.in_features),
+        # The layer this sizes is replaced below: build the smaller one.
+        cls_agnostic_bbox_reg=True,
+        **{name: getattr(old, name) for name in _KEPT},
+        **tde_options,
+    )
+    new.bbox_pred = old.bbox_pred
+    new.cls_score.weight = old.cls_score.weight
+    new.feature_mean.to(old.cls_score.weight.device)
+    return new.train(old.training)
+
+
+def _wrap_anew(wrapper: DistributedDataParallel) -> None:
+    hooks, training = getattr(wrapper, "_comm_hooks", ()), wrapper.training
+    wrapper.__init__(
+        wrapper.module,
+        device_ids=wrapper.device_ids,
+        output_device=wrapper.output_device,
+        dim=wrapper.dim,
+        broadcast_buffers=wrapper.broadcast_buffers,
+        process_group=wrapper.process_group,
+        find_unused_parameters=wrapper.find_unused_parameters,
+        gradient_as_bucket_view=wrapper.gradient_as_bucket_view,
+        static_graph=wrapper.static_graph,
+    )
+    for hook, state in hooks:
+        wrapper.register_comm_hook(state, hook)
+    wrapper.training = training

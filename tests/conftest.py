@@ -1,0 +1,97 @@
+"""One tiny model and one tiny generated set, shared by all tests."""
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.modeling import build_model
+from detectron2.structures import BitMasks, Boxes, Instances
+
+from lvis_tde.data.synthetic import make_synthetic_lvis, register_synthetic_lvis
+from lvis_tde.engine import load_config
+
+ROOT = Path(__file__).parent.parent
+# The demo's model, narrower: what a test is about does not depend on the width.
+TINY = [
+    "MODEL.FPN.OUT_CHANNELS", 16,
+    "MODEL.ROI_BOX_HEAD.FC_DIM", 32,
+    "MODEL.ROI_MASK_HEAD.CONV_DIM", 8,
+    "MODEL.ROI_MASK_HEAD.NUM_CONV", 1,
+    "MODEL.ROI_HEADS.NUM_CLASSES", 7,
+    "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", 16,
+    "MODEL.RPN.POST_NMS_TOPK_TRAIN", 30,
+    "MODEL.RPN.POST_NMS_TOPK_TEST", 20,
+    "SOLVER.IMS_PER_BATCH", 2,
+    "SOLVER.WARMUP_ITERS", 2,
+    "TEST.DETECTIONS_PER_IMAGE", 10,
+]  # fmt: skip
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _logs_reach_caplog(monkeypatch):
+    # Detectron2's setup_logger, once called in a test, would hide messages from all later ones.
+    for name in ("lvis_tde", "detectron2", "fvcore"):
+        monkeypatch.setattr(logging.getLogger(name), "propagate", True)
+
+
+@pytest.fixture
+def tiny_cfg(tmp_path):
+    """``tiny_cfg("softmax" or "deconfound", *overrides)`` returns a config."""
+
+    def make(name="deconfound", *overrides):
+        options = [*TINY, "OUTPUT_DIR", str(tmp_path / "output"), *overrides]
+        return load_config(str(ROOT / "configs" / f"demo_{name}.yaml"), options)
+
+    return make
+
+
+@pytest.fixture
+def tiny_model(tiny_cfg):
+    """``tiny_model(name, *overrides)`` returns a model with fixed random weights."""
+
+    def make(name="deconfound", *overrides):
+        torch.manual_seed(0)
+        return build_model(tiny_cfg(name, *overrides))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_set(tmp_path_factory):
+    """Dataset names of a generated set with 7 classes: ``{"train", "calib", "val"}``."""
+    root = tmp_path_factory.mktemp("datasets")
+    make_synthetic_lvis(
+        root, seed=0, num_train=24, num_calib=4, num_val=6, num_classes=7, image_size=64
+    )
+    return register_synthetic_lvis(root, seed=0, prefix="tiny")
+
+
+@pytest.fixture
+def make_batch():
+    """``make_batch(n, objects=2)`` returns n images of 64 x 64 with ``objects`` boxes each."""
+
+    def make(n=2, objects=2, num_classes=7):
+        generator = torch.Generator().manual_seed(n * 100 + objects)
+        batch = []
+        for _ in range(n):
+            corner = torch.rand(objects, 2, generator=generator) * 30
+            size = torch.rand(objects, 2, generator=generator) * 20 + 12
+            boxes = torch.cat([corner, corner + size], dim=1)
+            masks = torch.zeros(objects, 64, 64, dtype=torch.bool)
+            for mask, (x0, y0, x1, y1) in zip(masks, boxes.int().tolist()):
+                mask[y0:y1, x0:x1] = True
+            instances = Instances((64, 64))
+            instances.gt_boxes = Boxes(boxes)
+            instances.gt_classes = torch.randint(num_classes, (objects,), generator=generator)
+            instances.gt_masks = BitMasks(masks)
+            image = torch.randint(256, (3, 64, 64), generator=generator).float()
+            batch.append({"image": image, "instances": instances, "height": 64, "width": 64})
+        return batch
+
+    return make

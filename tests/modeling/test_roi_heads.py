@@ -1,0 +1,134 @@
+import pytest
+import torch
+from detectron2.config import get_cfg
+from detectron2.engine import DefaultTrainer
+from detectron2.modeling import build_model
+from detectron2.modeling.roi_heads import cascade_rcnn
+from detectron2.utils.events import EventStorage
+
+from lvis_tde import TDEFastRCNNOutputLayers
+from lvis_tde.config import tde_options
+from lvis_tde.modeling.postprocess import with_large_vocabulary_inference
+
+
+def test_one_training_step_and_one_inference(tiny_model, make_batch):
+    model = tiny_model().train()
+    assert isinstance(model.roi_heads.box_predictor, TDEFastRCNNOutputLayers)
+    with EventStorage() as storage:
+        losses = model(make_batch())
+        assert storage.latest()["tde/num_fg"][0] > 0
+    assert {"loss_cls", "loss_box_reg", "loss_mask"} <= set(losses)
+    sum(losses.values()).backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+    model.eval()
+    with torch.no_grad():
+        outputs = model(make_batch())
+    for output in outputs:
+        instances = output["instances"]
+        assert torch.isfinite(instances.scores).all() and instances.pred_masks.shape[1:] == (64, 64)
+
+
+def test_images_without_objects(tiny_model, make_batch):
+    model = tiny_model().train()
+    with EventStorage():
+        losses = model(make_batch(objects=0))
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    assert (model.roi_heads.box_predictor.feature_mean.mean == 0).all()
+
+
+def test_the_name_is_all_that_a_config_needs(tiny_cfg):
+    # A config of a project that has never heard of MODEL.TDE.
+    cfg = tiny_cfg("softmax", "MODEL.ROI_HEADS.NAME", "TDEROIHeads")
+    foreign = get_cfg()
+    del cfg.MODEL["TDE"]
+    foreign.merge_from_other_cfg(cfg)
+    predictor = build_model(foreign).roi_heads.box_predictor
+    assert predictor.alpha == 1.5 and predictor.cls_score.norm == "deconfound"
+
+
+def test_config_reaches_the_predictor(tiny_cfg):
+    changed = dict(
+        NORM="capsule",
+        NUM_HEADS=4,
+        TAU=20.0,
+        GAMMA=0.5,
+        ALPHA=3.0,
+        BACKGROUND_EXEMPT=False,
+        MEAN_MOMENTUM=0.5,
+        MEAN_MOMENTUM_LR_SCALED=False,
+        FAST_NMS=False,
+    )
+    overrides = [x for key, value in changed.items() for x in (f"MODEL.TDE.{key}", value)]
+    cfg = tiny_cfg("deconfound", *overrides)
+    predictor = build_model(cfg).roi_heads.box_predictor
+    classifier = predictor.cls_score
+    assert (classifier.norm, classifier.num_heads) == ("capsule", 4)
+    assert (classifier.tau, classifier.gamma, predictor.alpha) == (20.0, 0.5, 3.0)
+    assert predictor.feature_mean.momentum == 0.5
+    assert not predictor.background_exempt and not predictor.mean_momentum_lr_scaled
+    assert set(key.upper() for key in tde_options(cfg)) == set(changed)
+
+
+def test_heads_must_divide_the_features(tiny_cfg):
+    with pytest.raises(ValueError, match="num_heads=5 does not divide the feature size 32"):
+        build_model(tiny_cfg("deconfound", "MODEL.TDE.NUM_HEADS", 5))
+
+
+def test_trains_under_the_plain_default_trainer(tiny_cfg, tiny_set):
+    # A user's own trainer knows nothing of the running mean.
+    cfg = tiny_cfg(
+        "deconfound", "DATASETS.TRAIN", (tiny_set["train"],), "DATASETS.TEST", (),
+        "SOLVER.MAX_ITER", 3, "INPUT.MIN_SIZE_TRAIN", (64,),
+    )  # fmt: skip
+    trainer = DefaultTrainer(cfg)
+    trainer.train()
+    mean = trainer.model.roi_heads.box_predictor.feature_mean.mean
+    assert torch.isfinite(mean).all() and mean.norm() > 0
+
+
+@pytest.mark.parametrize("heads", ["TDEROIHeads", "TDECascadeROIHeads"])
+def test_fast_nms_gives_the_detections_of_upstreams_code(heads, tiny_model, make_batch):
+    options = ["MODEL.ROI_HEADS.NAME", heads, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0]
+    options += ["MODEL.RPN.POST_NMS_TOPK_TEST", 300, "MODEL.MASK_ON", False]
+    if heads == "TDECascadeROIHeads":
+        options += ["MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True]
+    model = tiny_model("deconfound", *options).eval()
+    predictors = [m for m in model.modules() if isinstance(m, TDEFastRCNNOutputLayers)]
+    results = []
+    for fast in (True, False):
+        for predictor in predictors:
+            torch.nn.init.ones_(predictor.feature_mean.mean)
+            predictor.fast_nms = fast
+        with torch.no_grad():
+            results.append(model(make_batch()))
+    for ours, upstreams in zip(*results):
+        ours, upstreams = ours["instances"], upstreams["instances"]
+        assert len(ours) == 10
+        assert torch.equal(ours.pred_boxes.tensor, upstreams.pred_boxes.tensor)
+        assert torch.equal(ours.scores, upstreams.scores)
+        assert torch.equal(ours.pred_classes, upstreams.pred_classes)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_cascade_replaces_upstreams_nms_unless_told_not_to(
+    fast, tiny_model, make_batch, monkeypatch
+):
+    def refuse(*args):
+        raise AssertionError("upstream's function was called")
+
+    monkeypatch.setattr(cascade_rcnn, "fast_rcnn_inference", refuse)
+    options = ["MODEL.ROI_HEADS.NAME", "TDECascadeROIHeads", "MODEL.TDE.FAST_NMS", fast]
+    model = tiny_model(
+        "deconfound", *options, "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True
+    ).eval()
+    with torch.no_grad():
+        if fast:
+            assert "instances" in model(make_batch())[0]
+        else:
+            with pytest.raises(AssertionError, match="upstream's function"):
+                model(make_batch())
+
+
+def test_a_method_without_the_call_is_refused(tiny_model):
+    with pytest.raises(ValueError, match="_forward_mask does not call fast_rcnn_inference"):
+        with_large_vocabulary_inference(tiny_model().roi_heads._forward_mask)

@@ -1,0 +1,65 @@
+#!/usr/bin/env python
+"""Benchmarks: Detectron2, the authors' formulation and this project side by side in one run.
+
+python tools/benchmark.py head|nms|mask|inference|training|evaluation [options] [--json]
+"""
+
+import argparse
+import importlib
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+BENCHMARKS = {
+    "head": "features to class probabilities",
+    "nms": "boxes and probabilities to detections",
+    "mask": "mask head, time and memory, inference and training",
+    "inference": "images to detections, end to end",
+    "training": "a training step",
+    "evaluation": "detections to AP",
+}
+
+
+def print_table(result, indent=""):
+    """Print a nested dict, numbers to four digits."""
+    width = max((len(str(key)) for key in result), default=0)
+    for key, value in result.items():
+        if isinstance(value, dict):
+            print(f"{indent}{key}")
+            print_table(value, indent + "  ")
+        else:
+            text = f"{value:.4g}" if isinstance(value, float) else value
+            print(f"{indent}{key!s:<{width}}  {text}")
+
+
+def main(argv=None):
+    """Parse the command line, run one benchmark, print its result."""
+    argv = sys.argv[1:] if argv is None else argv
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="name", required=True)
+    for name, summary in BENCHMARKS.items():
+        command = commands.add_parser(name, help=summary, description=summary)
+        command.add_argument("--json", action="store_true", help="print JSON")
+        if name in argv[:1]:  # only the module that is asked for is imported
+            module_name = f"lvis_tde.benchmarks.{name}"
+            try:
+                module = importlib.import_module(module_name)
+            except ModuleNotFoundError as error:
+                if error.name != module_name:
+                    raise
+                parser.error(f"benchmark {name!r} is not in this installation: no {module_name}")
+            module.add_arguments(command)
+    args = parser.parse_args(argv)
+    result = module.run(args)
+    if args.json:
+        print(json.dumps(result, indent=2))
+    else:
+        print_table(result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,35 @@
+#!/usr/bin/env python
+"""Train or evaluate a model: Detectron2's launcher and arguments, LVIS metrics at the end.
+
+Without a GPU it runs on the CPU and says so.
+"""
+
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.engine import launch
+
+from lvis_tde.engine import Trainer, argument_parser, setup
+
+
+def main(args):
+    cfg = setup(args)
+    if args.eval_only:
+        model = Trainer.build_model(cfg)
+        DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(
+            cfg.MODEL.WEIGHTS, resume=args.resume
+        )
+        return Trainer.test(cfg, model)
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=args.resume)
+    return trainer.train()
+
+
+if __name__ == "__main__":
+    args = argument_parser().parse_args()
+    launch(
+        main,
+        args.num_gpus,
+        num_machines=args.num_machines,
+        machine_rank=args.machine_rank,
+        dist_url=args.dist_url,
+        args=(args,),
+    )
