@@ -149,7 +149,7 @@ def _softmax(plan: _Plan) -> dict:
     return {
         "runs": runs,
         "alphas": {"softmax_tde": alpha},
-        "calibrations": {"softmax_tde": calibration},
+        "calibration_softmax_tde": calibration,
         "feature_mean": {"softmax_tde": estimated},
     }
 
@@ -164,7 +164,7 @@ def _deconfound(plan: _Plan) -> dict:
         "alpha": alpha,
         "runs": {"deconfound": _rounded(on_val[0.0]), "tde": _rounded(on_val[alpha])},
         "alphas": {"tde": alpha},
-        "calibrations": {"tde": calibration},
+        "calibration": calibration,
         # Last, since it replaces the mean that training tracked.
         "feature_mean": {"tde": _estimate(cfg, model)},
     }
@@ -210,9 +210,10 @@ def run_demo(
 
     Returns:
         dict: ``{"seed", "alpha", "runs": {run: {task: {metric: percent}}}, "alphas": {run: alpha},
-        "calibrations": {run: {alpha: {task: {metric: percent}}}}, "feature_mean": {run: {...}}}``,
-        as in ``results.json``. ``alpha`` is that of the run "tde"; ``feature_mean`` says how sure
-        the estimated means are and how far from the tracked one.
+        "calibration": {alpha: {task: {metric: percent}}}, "calibration_softmax_tde": ...,
+        "feature_mean": {run: {...}}}``, as in ``results.json``. ``alpha`` and ``calibration`` are
+        those of the run "tde"; ``feature_mean`` says how sure the estimated means are and how far
+        from the tracked one.
 
     Raises:
         ValueError: if the folder holds a run with another configuration.
@@ -247,13 +248,14 @@ def _write_json(content: dict, path: Path) -> None:
 
 def _draw_charts(results: dict, output: Path) -> None:
     plot_group_ap(results["runs"]).savefig(output / "group_ap.png", dpi=150)
-    for run, file in (("tde", "ap_over_alpha.png"), ("softmax_tde", "ap_over_alpha_softmax.png")):
-        curve = {float(a): values["segm"] for a, values in results["calibrations"][run].items()}
+    for run, suffix in (("tde", ""), ("softmax_tde", "_softmax_tde")):
+        calibration = results[f"calibration{suffix}"]
+        curve = {float(a): values["segm"] for a, values in calibration.items()}
         plot_ap_over_alpha(
             curve,
             chosen=results["alphas"][run],
             title=f"{RUN_NAMES[run]}: mask AP on the calibration split over alpha (%)",
-        ).savefig(output / file, dpi=150)
+        ).savefig(output / f"ap_over_alpha{suffix}.png", dpi=150)
 
 
 def _draw_images(cfg, model, dataset: str, alpha: float, count: int, output: Path) -> None:

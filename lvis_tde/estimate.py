@@ -105,7 +105,7 @@ class _Sums:
 
 @contextlib.contextmanager
 def _frozen(model: nn.Module):
-    """Training mode, since labels are matched in it alone, with frozen statistics and no dropout."""
+    """Training mode, where alone labels are matched, with frozen statistics and no dropout."""
     before = [(module, module.training) for module in model.modules()]
     fixed = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
     try:
@@ -191,7 +191,7 @@ def estimate_feature_mean(
     if not all(counts[0]):
         raise ValueError(
             f"{count} batches had {counts[0]} foreground regions for the box predictors: a mean "
-            "needs some in each. Check the annotations and that MODEL.WEIGHTS holds a trained model."
+            "needs some in each. Check the annotations, and that MODEL.WEIGHTS is a trained model."
         )
     for one, side in zip(sums, sides):
         one.predictor.feature_mean.mean.copy_(side[:-2] / side[-2])

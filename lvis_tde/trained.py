@@ -64,9 +64,9 @@ def load_trained(cfg: CfgNode) -> nn.Module:
     handle.remove()
     if missing:
         raise ValueError(
-            f"{weights} is no checkpoint of this model: it lacks {len(missing)} of its "
-            f"{len(parameters)} parameters, or has them in another shape: {sorted(missing)[0]}, ... "
-            "Is it the config that it was trained with?"
+            f"{weights} is no checkpoint of this model: of its {len(parameters)} parameters it lacks "
+            f"{len(missing)} or has them in another shape, such as {sorted(missing)[0]}. Is this "
+            "the config that it was trained with?"
         )
     return model
 

@@ -97,7 +97,7 @@ def normalize_features(features: Tensor, num_heads: int, norm: str) -> Tensor:
 
 
 def normalize_weight(weight: Tensor, num_heads: int, norm: str, gamma: float) -> Tensor:
-    """Normalised weights ``wh``, (C + 1, D), by the table of section 3.3; "none" changes nothing."""
+    """Normalised weights ``wh``, (C + 1, D), by the table of section 3.3."""
     if check_norm(norm) == NO_NORM:
         return at_least_fp32(weight)
     offset = _OFFSETS[norm][1]
@@ -205,7 +205,15 @@ def exempt_background(logits: Tensor, tde_logits: Tensor) -> Tensor:
             f"{tuple(logits.shape)} and {tuple(tde_logits.shape)}."
         )
     p = F.softmax(at_least_fp32(logits), dim=-1)
-    # q_i / (1 - q_C) is the softmax over the foreground alone: no division, so no 0 / 0.
-    share = (F.softmax(at_least_fp32(tde_logits)[..., :-1], dim=-1) + FLOOR) / (1 + FLOOR)
+    background = p[..., -1].clone()
     foreground = p[..., :-1].sum(-1, keepdim=True)
-    return torch.cat([foreground * share, p[..., -1:]], dim=-1)
+    del p  # these tensors are large: holding few of them at a time is what makes this fast
+    # q_i / (1 - q_C) is the softmax over the foreground alone: no division, so no 0 / 0.
+    masked = at_least_fp32(tde_logits).clone()
+    masked[..., -1] = -torch.inf
+    share = F.softmax(masked, dim=-1)
+    del masked
+    result = share + FLOOR
+    result *= foreground / (1 + FLOOR)
+    result[..., -1] = background
+    return result
