@@ -64,8 +64,8 @@ def load_trained(cfg: CfgNode) -> nn.Module:
     handle.remove()
     if missing:
         raise ValueError(
-            f"{weights} is no checkpoint of this model: of its {len(parameters)} parameters it lacks "
-            f"{len(missing)} or has them in another shape, such as {sorted(missing)[0]}. Is this "
+            f"{weights} is no checkpoint of this model: {len(missing)} of {len(parameters)} "
+            f"parameters are missing or have another shape, such as {sorted(missing)[0]}. Is this "
             "the config that it was trained with?"
         )
     return model

@@ -16,6 +16,8 @@ NUM_CASES = int(REFERENCE["num_cases"])
 
 def by_hand(x, w, mean, num_heads, tau, gamma, alpha, norm):
     """The table and the sums of the paper, one head, RoI and class at a time."""
+    if norm == "none":
+        tau = num_heads  # no scale
     size = len(mean) // num_heads
     y = np.zeros((len(x), len(w)))
     y0 = np.zeros_like(y)
@@ -24,10 +26,10 @@ def by_hand(x, w, mean, num_heads, tau, gamma, alpha, norm):
         d = mean[part] / np.linalg.norm(mean[part])
         for r, row in enumerate(x[:, part]):
             length = np.linalg.norm(row)
-            xh = row / (1 + length) if norm == "capsule" else row / length
+            xh = row / {"capsule": 1 + length, "none": 1}.get(norm, length)
             for i, weight in enumerate(w[:, part]):
                 length = np.linalg.norm(weight)
-                wh = weight / (length + gamma) if norm == "deconfound" else weight / length
+                wh = weight / {"deconfound": length + gamma, "none": 1}.get(norm, length)
                 y[r, i] += tau / num_heads * (xh @ wh)
                 y0[r, i] += tau / num_heads * alpha * (xh @ d) * (d @ wh)
     return y, y - y0
@@ -67,6 +69,10 @@ def test_every_normalisation_by_hand(norm, num_heads):
     options = dict(num_heads=num_heads, tau=9.0, gamma=0.3, norm=norm)
     classifier = classifier_like(torch.from_numpy(w), **options)
     y, t = by_hand(x, w, mean, alpha=1.5, **options)
+    if norm == "none":
+        bias = rng.normal(size=4)
+        classifier.bias.data.copy_(torch.from_numpy(bias))
+        y, t = y + bias, t + bias
     x, mean = torch.from_numpy(x), torch.from_numpy(mean)
     torch.testing.assert_close(classifier(x), torch.from_numpy(y), rtol=0, atol=1e-7)
     direct = tde_logits(x, classifier, mean, 1.5)
