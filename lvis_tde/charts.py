@@ -188,10 +188,11 @@ def plot_ap_over_alpha(
         axes.annotate(
             f"chosen: {chosen:g}",
             (chosen, 1),
-            (4, -2),
+            (0, 2),
             xycoords=("data", "axes fraction"),
             textcoords="offset points",
-            va="top",
+            ha="center",
+            va="bottom",
             size=9,
             color=_MUTED,
         )

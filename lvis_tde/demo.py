@@ -24,6 +24,7 @@ from detectron2.data import (
 )
 from detectron2.data.detection_utils import read_image
 from detectron2.evaluation import inference_on_dataset
+from detectron2.structures import Boxes, BoxMode, pairwise_iou
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 from PIL import Image
@@ -149,7 +150,7 @@ def _softmax(plan: _Plan) -> dict:
     return {
         "runs": runs,
         "alphas": {"softmax_tde": alpha},
-        "calibration_softmax_tde": calibration,
+        "calibrations": {"softmax_tde": calibration},
         "feature_mean": {"softmax_tde": estimated},
     }
 
@@ -164,7 +165,7 @@ def _deconfound(plan: _Plan) -> dict:
         "alpha": alpha,
         "runs": {"deconfound": _rounded(on_val[0.0]), "tde": _rounded(on_val[alpha])},
         "alphas": {"tde": alpha},
-        "calibration": calibration,
+        "calibrations": {"tde": calibration},
         # Last, since it replaces the mean that training tracked.
         "feature_mean": {"tde": _estimate(cfg, model)},
     }
@@ -210,10 +211,9 @@ def run_demo(
 
     Returns:
         dict: ``{"seed", "alpha", "runs": {run: {task: {metric: percent}}}, "alphas": {run: alpha},
-        "calibration": {alpha: {task: {metric: percent}}}, "calibration_softmax_tde": ...,
-        "feature_mean": {run: {...}}}``, as in ``results.json``. ``alpha`` and ``calibration`` are
-        those of the run "tde"; ``feature_mean`` says how sure the estimated means are and how far
-        from the tracked one.
+        "calibrations": {run: {alpha: {task: {metric: percent}}}}, "feature_mean": {run: {...}}}``,
+        as in ``results.json``. ``alpha`` is that of the run "tde"; ``feature_mean`` says how sure
+        the estimated means are and how far from the tracked one.
 
     Raises:
         ValueError: if the folder holds a run with another configuration.
@@ -248,38 +248,53 @@ def _write_json(content: dict, path: Path) -> None:
 
 def _draw_charts(results: dict, output: Path) -> None:
     plot_group_ap(results["runs"]).savefig(output / "group_ap.png", dpi=150)
-    for run, suffix in (("tde", ""), ("softmax_tde", "_softmax_tde")):
-        calibration = results[f"calibration{suffix}"]
-        curve = {float(a): values["segm"] for a, values in calibration.items()}
+    for run, file in (("tde", "ap_over_alpha.png"), ("softmax_tde", "ap_over_alpha_softmax.png")):
+        curve = {float(a): values["segm"] for a, values in results["calibrations"][run].items()}
         plot_ap_over_alpha(
             curve,
             chosen=results["alphas"][run],
             title=f"{RUN_NAMES[run]}: mask AP on the calibration split over alpha (%)",
-        ).savefig(output / f"ap_over_alpha{suffix}.png", dpi=150)
+        ).savefig(output / file, dpi=150)
+
+
+def _named(instances, truth: list) -> set:
+    """The objects of ``truth`` whose best overlapping detection has their class."""
+    boxes = torch.tensor([a["bbox"] for a in truth]).reshape(-1, 4)
+    boxes = Boxes(BoxMode.convert(boxes, truth[0]["bbox_mode"], BoxMode.XYXY_ABS))
+    overlap = pairwise_iou(boxes, instances.pred_boxes) >= 0.5
+    best = torch.where(overlap, instances.scores, -1.0).argmax(1)
+    return {
+        i
+        for i, (annotation, row) in enumerate(zip(truth, best.tolist()))
+        if overlap[i, row] and instances.pred_classes[row] == annotation["category_id"]
+    }
 
 
 def _draw_images(cfg, model, dataset: str, alpha: float, count: int, output: Path) -> None:
-    """Val images: ground truth, TDE off, TDE on. Those come first that hold most rare objects."""
+    """Ground truth, TDE off and TDE on for the val images that show most of what TDE does.
+
+    Out of the first 100 these are the ones where it changes the naming of most objects, to the
+    better or to the worse.
+    """
     metadata = MetadataCatalog.get(dataset)
-    frequency = metadata.class_frequency
-    rare = {i for i, group in enumerate(frequency) if group == "r"}
-    records = sorted(
-        DatasetCatalog.get(dataset),
-        key=lambda r: -sum(a["category_id"] in rare for a in r["annotations"]),
-    )[:count]
+    records = [r for r in DatasetCatalog.get(dataset) if r["annotations"]][:100]
     loader = build_detection_test_loader(records, mapper=DatasetMapper(cfg, is_train=False))
+    found = []
     for record, inputs in zip(records, loader):
-        (off,), (on,) = predict_for_alphas(model, inputs, [0.0, alpha])
+        pair = predict_for_alphas(model, inputs, [0.0, alpha])
+        off, on = (outputs[0]["instances"].to("cpu") for outputs in pair)
+        changed = 0
+        if len(off) and len(on):
+            changed = len(_named(off, record["annotations"]) ^ _named(on, record["annotations"]))
+        found.append((changed, record, off, on))
+    found.sort(key=lambda item: -item[0])
+    for _, record, off, on in found[:count]:
         truth = {"annotations": record["annotations"]}
         picture = draw_comparison(
             read_image(record["file_name"], "RGB"),
-            [
-                ("ground truth", truth),
-                ("TDE off", off["instances"].to("cpu")),
-                (f"TDE, alpha {alpha:g}", on["instances"].to("cpu")),
-            ],
+            [("ground truth", truth), ("TDE off", off), (f"TDE, alpha {alpha:g}", on)],
             class_names=metadata.thing_classes,
-            class_frequency=frequency,
+            class_frequency=metadata.class_frequency,
             truth=truth,
         )
         Image.fromarray(picture).save(output / f"val_{record['image_id']}.png")

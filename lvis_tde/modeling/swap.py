@@ -121,8 +121,8 @@ def _check(path: str, predictor: nn.Module) -> None:
     classifier, num_outputs = predictor.cls_score, predictor.num_classes + 1
     if not isinstance(classifier, nn.Linear) or classifier.out_features != num_outputs:
         raise TypeError(
-            f"{path}.cls_score is a {type(classifier).__name__}; expected a Linear with {num_outputs} "
-            "outputs, classes and background, whose weight can be taken over."
+            f"{path}.cls_score is a {type(classifier).__name__}; expected a Linear with "
+            f"{num_outputs} outputs, classes and background, whose weight can be taken over."
         )
     lost = [m for m in _BEHAVIOUR if getattr(kind, m) is not getattr(FastRCNNOutputLayers, m)]
     if lost:

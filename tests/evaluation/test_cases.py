@@ -243,6 +243,13 @@ def masks_only():
 
 
 @case
+def run_lengths_without_a_single_run():
+    results = [found(A, 0.9), found(B, 0.8), found(B, 0.7)]
+    results[1]["segmentation"] = {"size": [HEIGHT, WIDTH], "counts": ""}
+    return dataset([image()], [truth(A), truth(B)]), results
+
+
+@case
 def masks_of_another_size():
     results = [found(A, 0.9), found(B, 0.8)]
     results[0]["segmentation"] = mask_utils.encode(rectangle(A, HEIGHT + 1, WIDTH))
