@@ -105,11 +105,7 @@ class _Sums:
 
 @contextlib.contextmanager
 def _frozen(model: nn.Module):
-<<<<<<< HEAD
-    """Training mode, where alone labels are matched, with frozen statistics and no dropout."""
-=======
     """Training mode, since it alone matches labels, with frozen statistics and no dropout."""
->>>>>>> main
     before = [(module, module.training) for module in model.modules()]
     fixed = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
     try:

@@ -64,15 +64,9 @@ def load_trained(cfg: CfgNode) -> nn.Module:
     handle.remove()
     if missing:
         raise ValueError(
-<<<<<<< HEAD
-            f"{weights} is no checkpoint of this model: {len(missing)} of {len(parameters)} "
-            f"parameters are missing or have another shape, such as {sorted(missing)[0]}. Is this "
-            "the config that it was trained with?"
-=======
             f"{weights} is no checkpoint of this model: it lacks {len(missing)} of its "
             f"{len(parameters)} parameters, or has another shape of them: {sorted(missing)[0]}, "
             "... Is it the config that it was trained with?"
->>>>>>> main
         )
     return model
 

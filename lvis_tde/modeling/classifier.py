@@ -162,7 +162,7 @@ class CosineMultiHeadClassifier(nn.Module):
 
         def compute():
             weight = normalize_weight(self.weight, self.num_heads, self.norm, self.gamma)
-            return weight if self.norm == NO_NORM else weight * self.scale
+            return weight * self.scale
 
         return self._keep("weight", compute, self.weight)
 

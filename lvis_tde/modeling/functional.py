@@ -97,11 +97,7 @@ def normalize_features(features: Tensor, num_heads: int, norm: str) -> Tensor:
 
 
 def normalize_weight(weight: Tensor, num_heads: int, norm: str, gamma: float) -> Tensor:
-<<<<<<< HEAD
-    """Normalised weights ``wh``, (C + 1, D), by the table of section 3.3."""
-=======
     """Normalised weights ``wh``, (C + 1, D), by the table of section 3.3; "none" leaves them."""
->>>>>>> main
     if check_norm(norm) == NO_NORM:
         return at_least_fp32(weight)
     offset = _OFFSETS[norm][1]
