@@ -30,6 +30,7 @@ def test_demo(tmp_path, caplog):
         best = max(values["segm"]["AP"] for values in calibration.values())
         assert calibration[f"{alpha:g}"]["segm"]["AP"] == best
     assert results["feature_mean"]["softmax_tde"]["batches"] > 0
+    assert len(results["feature_mean"]["tde"]["degrees_to_tracked"]) == 2
     pictures = {path.name for path in tmp_path.glob("*.png")}
     assert {"group_ap.png", "ap_over_alpha.png", "ap_over_alpha_softmax.png"} < pictures
     assert len(pictures) == 4
