@@ -249,14 +249,16 @@ def check_weights(path: str, key: str = "MODEL.WEIGHTS") -> None:
         )
 
 
-def check_inputs(cfg: CfgNode, *, training: bool = True) -> None:
+def check_inputs(cfg: CfgNode, *, training: bool = True, testing: bool = True) -> None:
     """Fails before anything is built if a dataset or weight file is not there.
 
     Raises:
         FileNotFoundError: naming the missing path and where to read about it.
         ValueError: if a dataset has another number of classes than the model.
     """
-    for name in (tuple(cfg.DATASETS.TRAIN) if training else ()) + tuple(cfg.DATASETS.TEST):
+    names = tuple(cfg.DATASETS.TRAIN) if training else ()
+    names += tuple(cfg.DATASETS.TEST) if testing else ()
+    for name in names:
         check_dataset(name, cfg.MODEL.ROI_HEADS.NUM_CLASSES)
     check_weights(cfg.MODEL.WEIGHTS)
 
@@ -326,14 +328,17 @@ def argument_parser(**options) -> argparse.ArgumentParser:
     return parser
 
 
-def setup(args) -> CfgNode:
-    """Loads the config of the command line ``args`` and sets up logging, folders and seeds."""
+def setup(args, *, testing: bool = True) -> CfgNode:
+    """Loads the config of the command line ``args`` and sets up logging, folders and seeds.
+
+    ``testing`` False is for what needs no test set.
+    """
     setup_logger(name="lvis_tde", distributed_rank=comm.get_rank())
     cfg = load_config(args.config_file, args.opts)
     use_data(cfg, args.train_data, args.test_data, args.bounds)
     use_cpu_without_gpu(cfg)
     cfg.freeze()
-    check_inputs(cfg, training=not args.eval_only)
+    check_inputs(cfg, training=not args.eval_only, testing=testing)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="lvis_tde")
     default_setup(cfg, args)
     return cfg

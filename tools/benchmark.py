@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Benchmarks: Detectron2, the authors' formulation and this project side by side in one run.
 
-    python tools/benchmark.py head|nms|mask|inference|training|evaluation [options] [--json]
+python tools/benchmark.py head|nms|mask|inference|training|evaluation [options] [--json]
 """
 
 import argparse

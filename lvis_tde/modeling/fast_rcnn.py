@@ -19,6 +19,7 @@ from ..config import tde_options
 from .classifier import CosineMultiHeadClassifier
 from .feature_mean import RunningFeatureMean
 from .functional import at_least_fp32, cosine_to_mean, exempt_background
+from .postprocess import LargeVocabularyInference
 
 __all__ = ["TDEFastRCNNOutputLayers"]
 
@@ -28,7 +29,7 @@ logger = logging.getLogger(__name__)
 Predictions = Tuple[Tensor, Tensor, Tensor]
 
 
-class TDEFastRCNNOutputLayers(FastRCNNOutputLayers):
+class TDEFastRCNNOutputLayers(LargeVocabularyInference, FastRCNNOutputLayers):
     """Predicts boxes as upstream does and classes with the total direct effect.
 
     A drop-in for :class:`FastRCNNOutputLayers` in the forward code of Standard, Cascade and Res5
@@ -55,6 +56,7 @@ class TDEFastRCNNOutputLayers(FastRCNNOutputLayers):
         background_exempt: bool = True,
         mean_momentum: float = 0.9,
         mean_momentum_lr_scaled: bool = True,
+        fast_nms: bool = True,
         **kwargs,
     ):
         """
@@ -66,6 +68,8 @@ class TDEFastRCNNOutputLayers(FastRCNNOutputLayers):
                 (paper section 4.3). Detection needs it.
             mean_momentum: mu of the running mean, in [0, 1).
             mean_momentum_lr_scaled: weight every step of the mean by the learning rate.
+            fast_nms: same detections as upstream's, faster with many classes; False runs upstream's
+                code.
             **kwargs: those of :class:`FastRCNNOutputLayers`, whichever release is installed.
 
         Raises:
@@ -90,6 +94,7 @@ class TDEFastRCNNOutputLayers(FastRCNNOutputLayers):
         self.alpha = float(alpha)
         self.background_exempt = background_exempt
         self.mean_momentum_lr_scaled = mean_momentum_lr_scaled
+        self.fast_nms = fast_nms
         self._warned_zero_mean = False
 
     @classmethod
@@ -138,7 +143,7 @@ class TDEFastRCNNOutputLayers(FastRCNNOutputLayers):
         if self.alpha == 0 or not self._has_mean():
             return F.softmax(logits, dim=-1)
         mean = self.feature_mean.mean
-        direct = logits - self.cls_score.indirect_effect(features, mean, self.alpha)
+        direct = self.cls_score.direct_effect(logits, features, mean, self.alpha)
         return exempt_background(logits, direct) if self.background_exempt else direct.softmax(-1)
 
     def _has_mean(self) -> bool:
@@ -148,7 +153,8 @@ class TDEFastRCNNOutputLayers(FastRCNNOutputLayers):
             self._warned_zero_mean = True
             logger.warning(
                 "The running feature mean is zero: predicting without TDE. Load a checkpoint "
-                "that was trained with TDE, or train first."
+                "that was trained with TDE, train, or estimate the mean of a trained model with "
+                "tools/estimate_feature_mean.py."
             )
         return False
 
@@ -175,17 +181,17 @@ class TDEFastRCNNOutputLayers(FastRCNNOutputLayers):
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
         # Says what the names of missing and unexpected keys do not: what follows from them.
         bias, mean = f"{prefix}cls_score.bias", f"{prefix}feature_mean.mean"
-        if bias in state_dict:
+        if bias in state_dict and self.cls_score.bias is None:
             logger.warning(
                 "The checkpoint has %s: its classifier is a softmax. Its weight is loaded as the "
                 "start of the TDE classifier and its bias is dropped: train before relying on "
-                "the scores.",
+                "the scores, or keep the softmax with MODEL.TDE.NORM none.",
                 bias,
             )
         elif f"{prefix}cls_score.weight" in state_dict and mean not in state_dict:
             logger.warning(
                 "The checkpoint has a classifier but no %s: without that mean there is no TDE. "
-                "Load a checkpoint that was trained with TDE, or train.",
+                "Estimate it with tools/estimate_feature_mean.py, or train.",
                 mean,
             )
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

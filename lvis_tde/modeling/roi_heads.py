@@ -5,6 +5,7 @@ from detectron2.modeling import ROI_HEADS_REGISTRY
 from detectron2.modeling.roi_heads import CascadeROIHeads, Res5ROIHeads, StandardROIHeads
 
 from .fast_rcnn import TDEFastRCNNOutputLayers
+from .postprocess import with_large_vocabulary_inference
 
 __all__ = ["TDEROIHeads", "TDECascadeROIHeads", "TDERes5ROIHeads"]
 
@@ -41,6 +42,12 @@ class TDECascadeROIHeads(CascadeROIHeads):
             for stage in options["box_predictors"]
         ]
         return options
+
+    def _forward_box(self, features, proposals, targets=None):
+        method = super()._forward_box
+        if not self.training and self.box_predictor[-1].fast_nms:
+            method = with_large_vocabulary_inference(method)
+        return method(features, proposals, targets)
 
 
 @ROI_HEADS_REGISTRY.register()

@@ -3,10 +3,12 @@ import torch
 from detectron2.config import get_cfg
 from detectron2.engine import DefaultTrainer
 from detectron2.modeling import build_model
+from detectron2.modeling.roi_heads import cascade_rcnn
 from detectron2.utils.events import EventStorage
 
 from lvis_tde import TDEFastRCNNOutputLayers
 from lvis_tde.config import tde_options
+from lvis_tde.modeling.postprocess import with_large_vocabulary_inference
 
 
 def test_one_training_step_and_one_inference(tiny_model, make_batch):
@@ -54,6 +56,7 @@ def test_config_reaches_the_predictor(tiny_cfg):
         BACKGROUND_EXEMPT=False,
         MEAN_MOMENTUM=0.5,
         MEAN_MOMENTUM_LR_SCALED=False,
+        FAST_NMS=False,
     )
     overrides = [x for key, value in changed.items() for x in (f"MODEL.TDE.{key}", value)]
     cfg = tiny_cfg("deconfound", *overrides)
@@ -81,3 +84,51 @@ def test_trains_under_the_plain_default_trainer(tiny_cfg, tiny_set):
     trainer.train()
     mean = trainer.model.roi_heads.box_predictor.feature_mean.mean
     assert torch.isfinite(mean).all() and mean.norm() > 0
+
+
+@pytest.mark.parametrize("heads", ["TDEROIHeads", "TDECascadeROIHeads"])
+def test_fast_nms_gives_the_detections_of_upstreams_code(heads, tiny_model, make_batch):
+    options = ["MODEL.ROI_HEADS.NAME", heads, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0]
+    options += ["MODEL.RPN.POST_NMS_TOPK_TEST", 300, "MODEL.MASK_ON", False]
+    if heads == "TDECascadeROIHeads":
+        options += ["MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True]
+    model = tiny_model("deconfound", *options).eval()
+    predictors = [m for m in model.modules() if isinstance(m, TDEFastRCNNOutputLayers)]
+    results = []
+    for fast in (True, False):
+        for predictor in predictors:
+            torch.nn.init.ones_(predictor.feature_mean.mean)
+            predictor.fast_nms = fast
+        with torch.no_grad():
+            results.append(model(make_batch()))
+    for ours, upstreams in zip(*results):
+        ours, upstreams = ours["instances"], upstreams["instances"]
+        assert len(ours) == 10
+        assert torch.equal(ours.pred_boxes.tensor, upstreams.pred_boxes.tensor)
+        assert torch.equal(ours.scores, upstreams.scores)
+        assert torch.equal(ours.pred_classes, upstreams.pred_classes)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_cascade_replaces_upstreams_nms_unless_told_not_to(
+    fast, tiny_model, make_batch, monkeypatch
+):
+    def refuse(*args):
+        raise AssertionError("upstream's function was called")
+
+    monkeypatch.setattr(cascade_rcnn, "fast_rcnn_inference", refuse)
+    options = ["MODEL.ROI_HEADS.NAME", "TDECascadeROIHeads", "MODEL.TDE.FAST_NMS", fast]
+    model = tiny_model(
+        "deconfound", *options, "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True
+    ).eval()
+    with torch.no_grad():
+        if fast:
+            assert "instances" in model(make_batch())[0]
+        else:
+            with pytest.raises(AssertionError, match="upstream's function"):
+                model(make_batch())
+
+
+def test_a_method_without_the_call_is_refused(tiny_model):
+    with pytest.raises(ValueError, match="_forward_mask does not call fast_rcnn_inference"):
+        with_large_vocabulary_inference(tiny_model().roi_heads._forward_mask)
