@@ -1,9 +1,10 @@
 # make install | demo | test | lint     Overrides: PYTHON=..., VENV=..., SEED=..., DETECTRON2=...
 PYTHON ?= python3
-VENV ?= .venv
 SEED ?= 0
-# A folder or pip requirement to use instead of the registry's Detectron2 0.6.
+# A folder or pip requirement to use instead of the registry's Detectron2 0.6; it gets an
+# environment of its own.
 DETECTRON2 ?=
+VENV ?= .venv$(if $(DETECTRON2),-$(shell echo '$(DETECTRON2)' | cksum | cut -d' ' -f1))
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.lvis-tde-installed

@@ -19,9 +19,9 @@ setup(
     python_requires=">=3.9",
     # detectron2 is absent on purpose: the registry has no official release under that name.
     install_requires=[
-        "torch>=2.0",
-        "torchvision>=0.15",
-        "numpy>=1.22",
+        "torch>=2.3",  # the first that works with NumPy 2, which current opencv-python needs
+        "torchvision>=0.18",
+        "numpy>=1.26",
         "pycocotools>=2.0.6",
         "lvis>=0.5.3",
         "fvcore>=0.1.5.post20210812",

@@ -13,13 +13,14 @@ from typing import Callable, Dict, Iterable, List, Sequence
 import torch
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.modeling.postprocessing import detector_postprocess
+from detectron2.modeling.roi_heads import ROIHeads
 from detectron2.modeling.roi_heads.fast_rcnn import fast_rcnn_inference
 from detectron2.structures import Instances
 from torch import nn
 
 from .modeling.fast_rcnn import TDEFastRCNNOutputLayers
 
-__all__ = ["predict_for_alphas", "sweep_alpha", "tde_predictors"]
+__all__ = ["box_branch_only", "predict_for_alphas", "sweep_alpha", "tde_predictors"]
 
 logger = logging.getLogger(__name__)
 
@@ -40,9 +41,28 @@ def tde_predictors(model: nn.Module) -> List[TDEFastRCNNOutputLayers]:
 
 
 @contextlib.contextmanager
+def box_branch_only(model: nn.Module):
+    """Leaves the mask and keypoint branches out while it is open."""
+    heads = [m for m in model.modules() if isinstance(m, ROIHeads)]
+    switched = [
+        (module, name)
+        for module in heads
+        for name in ("mask_on", "keypoint_on")
+        if getattr(module, name, False)
+    ]
+    try:
+        for module, name in switched:
+            setattr(module, name, False)
+        yield
+    finally:
+        for module, name in switched:
+            setattr(module, name, True)
+
+
+@contextlib.contextmanager
 def _recording(model: nn.Module):
     """Runs the box branch alone and yields the calls of ``predict_probs``: one a stage."""
-    heads, calls = model.roi_heads, []
+    calls = []
 
     def record(predictor):
         def predict_probs(predictions, proposals):
@@ -51,21 +71,15 @@ def _recording(model: nn.Module):
 
         return predict_probs
 
-    switches = {name: getattr(heads, name, None) for name in ("mask_on", "keypoint_on")}
     predictors = tde_predictors(model)
     try:
-        for name, value in switches.items():
-            if value:
-                setattr(heads, name, False)
         for predictor in predictors:
             predictor.predict_probs = record(predictor)
-        yield calls
+        with box_branch_only(model):
+            yield calls
     finally:
         for predictor in predictors:
             del predictor.predict_probs
-        for name, value in switches.items():
-            if value:
-                setattr(heads, name, True)
 
 
 @contextlib.contextmanager

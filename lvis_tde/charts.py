@@ -18,8 +18,18 @@ GROUPS = {"r": "rare", "c": "common", "f": "frequent"}
 GROUP_COLOURS = {"r": "#D55E00", "c": "#0072B2", "f": "#009E73"}
 METRIC_GROUPS = {"APr": "r", "APc": "c", "APf": "f"}
 METRIC_NAMES = {"AP": "all classes", **{m: GROUPS[g] for m, g in METRIC_GROUPS.items()}}
-RUN_NAMES = {"softmax": "softmax", "deconfound": "de-confound, TDE off", "tde": "TDE on"}
-RUN_COLOURS = {"softmax": "#A6A6A6", "deconfound": "#56B4E9", "tde": "#0B4F7D"}
+RUN_NAMES = {
+    "softmax": "softmax",
+    "softmax_tde": "softmax, TDE on",
+    "deconfound": "de-confound, TDE off",
+    "tde": "de-confound, TDE on",
+}
+RUN_COLOURS = {
+    "softmax": "#B8B8B8",
+    "softmax_tde": "#6F6F6F",
+    "deconfound": "#56B4E9",
+    "tde": "#0B4F7D",
+}
 INK = "#222222"
 _SPARE_COLOURS = ("#CC79A7", "#E69F00", "#009E73", "#D55E00")
 _MUTED, _GRID = "#6B6B6B", "#E3E3E3"
@@ -178,10 +188,11 @@ def plot_ap_over_alpha(
         axes.annotate(
             f"chosen: {chosen:g}",
             (chosen, 1),
-            (4, -2),
+            (0, 2),
             xycoords=("data", "axes fraction"),
             textcoords="offset points",
-            va="top",
+            ha="center",
+            va="bottom",
             size=9,
             color=_MUTED,
         )

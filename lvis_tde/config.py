@@ -2,13 +2,20 @@
 
 from detectron2.config import CfgNode
 
-__all__ = ["add_tde_config"]
+__all__ = ["add_tde_config", "use_tde_on_softmax"]
+
+_TDE_HEADS = {
+    "StandardROIHeads": "TDEROIHeads",
+    "CascadeROIHeads": "TDECascadeROIHeads",
+    "Res5ROIHeads": "TDERes5ROIHeads",
+}
 
 
 def add_tde_config(cfg: CfgNode) -> None:
     """Adds the node ``MODEL.TDE`` with the defaults for LVIS (paper section 5.1)."""
     cfg.MODEL.TDE = node = CfgNode()
-    # Normalisation of features and weights: "cosine", "capsule" or "deconfound".
+    # Normalisation of features and weights: "cosine", "capsule" or "deconfound"; "none" keeps the
+    # linear classifier of a trained softmax model.
     node.NORM = "deconfound"
     # Number of heads K; it must divide the size of the box head's output.
     node.NUM_HEADS = 2
@@ -34,3 +41,34 @@ def tde_options(cfg: CfgNode) -> dict:
         cfg = CfgNode({"MODEL": {}})
         add_tde_config(cfg)
     return {key.lower(): value for key, value in cfg.MODEL.TDE.items()}
+
+
+def use_tde_on_softmax(cfg: CfgNode, num_heads: int = 1) -> None:
+    """Turns the config of a softmax detector into one that puts TDE on its trained weights.
+
+    The classifier stays what it is (``MODEL.TDE.NORM: "none"``). A config that has TDE heads
+    already is left as it is.
+
+    Args:
+        cfg: changed in place.
+        num_heads: K, a divisor of the box head's output size.
+
+    Raises:
+        ValueError: if there are no TDE heads for the config's ROI heads.
+    """
+    name = cfg.MODEL.ROI_HEADS.NAME
+    if name in _TDE_HEADS.values():
+        return
+    if name not in _TDE_HEADS:
+        raise ValueError(
+            f"MODEL.ROI_HEADS.NAME is {name!r}; TDE is known to replace {', '.join(_TDE_HEADS)}. "
+            "For other heads use lvis_tde.modeling.swap.swap_box_predictor(model, norm='none') and "
+            "lvis_tde.estimate.estimate_feature_mean(model, loader) in your own code."
+        )
+    frozen = cfg.is_frozen()
+    cfg.defrost()
+    cfg.MODEL.ROI_HEADS.NAME = _TDE_HEADS[name]
+    cfg.MODEL.TDE.NORM = "none"
+    cfg.MODEL.TDE.NUM_HEADS = num_heads
+    if frozen:
+        cfg.freeze()

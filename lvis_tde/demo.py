@@ -1,7 +1,8 @@
 """The demo: softmax against de-confound against TDE on the generated long-tailed set.
 
 Trains two small models that differ in the box classifier alone, chooses alpha on the calibration
-split and evaluates on val. Everything random follows from one seed.
+split and evaluates on val, and puts TDE on the trained softmax model too. Everything random
+follows from one seed.
 """
 
 import itertools
@@ -23,14 +24,18 @@ from detectron2.data import (
 )
 from detectron2.data.detection_utils import read_image
 from detectron2.evaluation import inference_on_dataset
+from detectron2.structures import Boxes, BoxMode, pairwise_iou
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 from PIL import Image
 
-from .alpha import predict_for_alphas, sweep_alpha
+from .alpha import predict_for_alphas, sweep_alpha, tde_predictors
 from .charts import RUN_NAMES, plot_ap_over_alpha, plot_group_ap
+from .config import use_tde_on_softmax
 from .data.synthetic import make_synthetic_lvis, register_synthetic_lvis
 from .engine import Trainer, build_evaluator, load_config
+from .estimate import angle_between, estimate_feature_mean
+from .trained import load_trained
 from .visualization import draw_comparison
 
 __all__ = ["METRICS", "format_table", "run_demo"]
@@ -39,6 +44,8 @@ logger = logging.getLogger(__name__)
 
 METRICS = ("AP", "AP50", "AP75", "APr", "APc", "APf")
 ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5)
+# Training batches for the mean of a model that is already trained.
+MEAN_BATCHES = 60
 
 
 @dataclass(frozen=True)
@@ -94,6 +101,35 @@ def _evaluate(cfg, model, dataset: str, alphas: Sequence[float] = ()) -> dict:
     return sweep_alpha(model, loader, alphas, lambda: build_evaluator(cfg, dataset))
 
 
+def _calibrate(cfg, model, dataset: str) -> "tuple[float, dict]":
+    """The alpha with the best mask AP, and the results of all."""
+    logger.info("Choosing alpha on the calibration split.")
+    calibration = _evaluate(cfg, model, dataset, ALPHAS)
+    alpha = max(ALPHAS, key=lambda a: calibration[a]["segm"]["AP"])
+    logger.info("alpha = %g has the best mask AP on the calibration split.", alpha)
+    return alpha, {f"{a:g}": _rounded(values) for a, values in calibration.items()}
+
+
+def _estimate(cfg, model) -> dict:
+    """Estimates the mean anew; tells how sure it is and how far from the one before."""
+    (predictor,) = tde_predictors(model)
+    tracked = predictor.feature_mean.mean.clone()
+    seed_all_rng(cfg.SEED)
+    found = estimate_feature_mean(
+        model, Trainer.build_train_loader(cfg), max_batches=MEAN_BATCHES, tolerance=0
+    )
+    report = {
+        "batches": found.num_batches,
+        "foreground": sum(found.num_foreground),
+        "degrees_between_halves": round(found.angle, 2),
+    }
+    if tracked.any():
+        apart = angle_between(tracked, found.means[0], predictor.cls_score.num_heads)
+        report["degrees_to_tracked"] = [round(angle, 2) for angle in apart.tolist()]
+    logger.info("Feature mean estimated: %s", report)
+    return report
+
+
 def _rounded(results: dict) -> dict:
     return {
         task: {name: round(float(values[name]), 4) for name in METRICS}
@@ -102,24 +138,36 @@ def _rounded(results: dict) -> dict:
 
 
 def _softmax(plan: _Plan) -> dict:
-    cfg = plan.config("softmax")
-    results = _evaluate(cfg, _train(cfg), plan.names()["val"])
-    return {"runs": {"softmax": _rounded(results)}}
+    cfg, names = plan.config("softmax"), plan.names()
+    runs = {"softmax": _rounded(_evaluate(cfg, _train(cfg), names["val"]))}
+    logger.info("TDE on the trained softmax model.")
+    cfg.MODEL.WEIGHTS = os.path.join(cfg.OUTPUT_DIR, "model_final.pth")
+    use_tde_on_softmax(cfg)
+    model = load_trained(cfg)
+    estimated = _estimate(cfg, model)
+    alpha, calibration = _calibrate(cfg, model, names["calib"])
+    runs["softmax_tde"] = _rounded(_evaluate(cfg, model, names["val"], [alpha])[alpha])
+    return {
+        "runs": runs,
+        "alphas": {"softmax_tde": alpha},
+        "calibrations": {"softmax_tde": calibration},
+        "feature_mean": {"softmax_tde": estimated},
+    }
 
 
 def _deconfound(plan: _Plan) -> dict:
     cfg, names = plan.config("deconfound"), plan.names()
     model = _train(cfg)
-    logger.info("Choosing alpha on the calibration split.")
-    calibration = _evaluate(cfg, model, names["calib"], ALPHAS)
-    alpha = max(ALPHAS, key=lambda a: calibration[a]["segm"]["AP"])
-    logger.info("alpha = %g has the best mask AP on the calibration split.", alpha)
+    alpha, calibration = _calibrate(cfg, model, names["calib"])
     on_val = _evaluate(cfg, model, names["val"], sorted({0.0, alpha}))
     _draw_images(cfg, model, names["val"], alpha, plan.num_pictures, plan.output)
     return {
         "alpha": alpha,
         "runs": {"deconfound": _rounded(on_val[0.0]), "tde": _rounded(on_val[alpha])},
-        "calibration": {f"{a:g}": _rounded(values) for a, values in calibration.items()},
+        "alphas": {"tde": alpha},
+        "calibrations": {"tde": calibration},
+        # Last, since it replaces the mean that training tracked.
+        "feature_mean": {"tde": _estimate(cfg, model)},
     }
 
 
@@ -162,8 +210,10 @@ def run_demo(
         overrides: "KEY VALUE" changes of the configs.
 
     Returns:
-        dict: ``{"seed", "alpha", "runs": {run: {task: {metric: percent}}}, "calibration": {alpha:
-        {task: {metric: percent}}}}``, as in ``results.json``.
+        dict: ``{"seed", "alpha", "runs": {run: {task: {metric: percent}}}, "alphas": {run: alpha},
+        "calibrations": {run: {alpha: {task: {metric: percent}}}}, "feature_mean": {run: {...}}}``,
+        as in ``results.json``. ``alpha`` is that of the run "tde"; ``feature_mean`` says how sure
+        the estimated means are and how far from the tracked one.
 
     Raises:
         ValueError: if the folder holds a run with another configuration.
@@ -177,10 +227,12 @@ def run_demo(
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(jobs, mp_context=context) as pool:
             parts = list(pool.map(_run_part, _PARTS, itertools.repeat(plan)))
-    results = {"seed": seed}
+    results = {"seed": seed, "alpha": None}
     for part in parts:
-        runs = {**results.get("runs", {}), **part["runs"]}
-        results.update(part, runs=runs)
+        for key, value in part.items():
+            if isinstance(value, dict):
+                value = {**results.get(key, {}), **value}
+            results[key] = value
     for folder in (plan.folder, plan.output):
         _write_json(results, folder / "results.json")
     _draw_charts(results, plan.output)
@@ -196,34 +248,53 @@ def _write_json(content: dict, path: Path) -> None:
 
 def _draw_charts(results: dict, output: Path) -> None:
     plot_group_ap(results["runs"]).savefig(output / "group_ap.png", dpi=150)
-    curve = {float(a): values["segm"] for a, values in results["calibration"].items()}
-    plot_ap_over_alpha(curve, chosen=results["alpha"]).savefig(
-        output / "ap_over_alpha.png", dpi=150
-    )
+    for run, file in (("tde", "ap_over_alpha.png"), ("softmax_tde", "ap_over_alpha_softmax.png")):
+        curve = {float(a): values["segm"] for a, values in results["calibrations"][run].items()}
+        plot_ap_over_alpha(
+            curve,
+            chosen=results["alphas"][run],
+            title=f"{RUN_NAMES[run]}: mask AP on the calibration split over alpha (%)",
+        ).savefig(output / file, dpi=150)
+
+
+def _named(instances, truth: list) -> set:
+    """The objects of ``truth`` whose best overlapping detection has their class."""
+    boxes = torch.tensor([a["bbox"] for a in truth]).reshape(-1, 4)
+    boxes = Boxes(BoxMode.convert(boxes, truth[0]["bbox_mode"], BoxMode.XYXY_ABS))
+    overlap = pairwise_iou(boxes, instances.pred_boxes) >= 0.5
+    best = torch.where(overlap, instances.scores, -1.0).argmax(1)
+    return {
+        i
+        for i, (annotation, row) in enumerate(zip(truth, best.tolist()))
+        if overlap[i, row] and instances.pred_classes[row] == annotation["category_id"]
+    }
 
 
 def _draw_images(cfg, model, dataset: str, alpha: float, count: int, output: Path) -> None:
-    """Val images: ground truth, TDE off, TDE on. Those come first that hold most rare objects."""
+    """Ground truth, TDE off and TDE on for the val images that show most of what TDE does.
+
+    Out of the first 100 these are the ones where it changes the naming of most objects, to the
+    better or to the worse.
+    """
     metadata = MetadataCatalog.get(dataset)
-    frequency = metadata.class_frequency
-    rare = {i for i, group in enumerate(frequency) if group == "r"}
-    records = sorted(
-        DatasetCatalog.get(dataset),
-        key=lambda r: -sum(a["category_id"] in rare for a in r["annotations"]),
-    )[:count]
+    records = [r for r in DatasetCatalog.get(dataset) if r["annotations"]][:100]
     loader = build_detection_test_loader(records, mapper=DatasetMapper(cfg, is_train=False))
+    found = []
     for record, inputs in zip(records, loader):
-        (off,), (on,) = predict_for_alphas(model, inputs, [0.0, alpha])
+        pair = predict_for_alphas(model, inputs, [0.0, alpha])
+        off, on = (outputs[0]["instances"].to("cpu") for outputs in pair)
+        changed = 0
+        if len(off) and len(on):
+            changed = len(_named(off, record["annotations"]) ^ _named(on, record["annotations"]))
+        found.append((changed, record, off, on))
+    found.sort(key=lambda item: -item[0])
+    for _, record, off, on in found[:count]:
         truth = {"annotations": record["annotations"]}
         picture = draw_comparison(
             read_image(record["file_name"], "RGB"),
-            [
-                ("ground truth", truth),
-                ("TDE off", off["instances"].to("cpu")),
-                (f"TDE, alpha {alpha:g}", on["instances"].to("cpu")),
-            ],
+            [("ground truth", truth), ("TDE off", off), (f"TDE, alpha {alpha:g}", on)],
             class_names=metadata.thing_classes,
-            class_frequency=frequency,
+            class_frequency=metadata.class_frequency,
             truth=truth,
         )
         Image.fromarray(picture).save(output / f"val_{record['image_id']}.png")

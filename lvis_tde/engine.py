@@ -1,6 +1,8 @@
 """Training and evaluation behind ``tools/train_net.py``: Detectron2's, plus what TDE needs."""
 
 import argparse
+import contextlib
+import functools
 import itertools
 import logging
 import os
@@ -22,6 +24,7 @@ from detectron2.engine import (
     HookBase,
     default_argument_parser,
     default_setup,
+    defaults,
     hooks,
 )
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluator
@@ -125,12 +128,32 @@ def build_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
     )
 
 
+@contextlib.contextmanager
+def _ddp_on(device: str):
+    """Lets ``DefaultTrainer`` train on several CPU processes.
+
+    It gives every process the GPU of its rank, which DistributedDataParallel refuses for a model
+    on the CPU, and offers no argument or method to say otherwise.
+    """
+    create = defaults.create_ddp_model
+    if device == "cpu":
+        defaults.create_ddp_model = functools.partial(create, device_ids=None)
+    try:
+        yield
+    finally:
+        defaults.create_ddp_model = create
+
+
 class Trainer(DefaultTrainer):
     """:class:`DefaultTrainer` with LVIS evaluation, the mean's learning rate and exact resumption.
 
     With ``SEED`` >= 0 and ``DATALOADER.NUM_WORKERS`` 0 a resumed run gives the losses of an
     uninterrupted one; with workers it sees the same images under other augmentations.
     """
+
+    def __init__(self, cfg):
+        with _ddp_on(cfg.MODEL.DEVICE):
+            super().__init__(cfg)
 
     def resume_or_load(self, resume=True):
         super().resume_or_load(resume)
@@ -185,40 +208,59 @@ class Trainer(DefaultTrainer):
         return results if results is not None else OrderedDict()
 
 
-def check_inputs(cfg: CfgNode, *, training: bool = True) -> None:
+def check_dataset(name: str, num_classes: int, key: str = "MODEL.ROI_HEADS.NUM_CLASSES") -> None:
+    """Fails if a dataset's files are not there or it has not the classes of the config's ``key``.
+
+    Raises:
+        FileNotFoundError: naming the missing path and where to read about it.
+        ValueError: if the dataset has another number of classes than the model.
+    """
+    if name not in DatasetCatalog.list():
+        raise FileNotFoundError(
+            f"Dataset {name!r} is not registered. Builtin LVIS names are lvis_v1_train and "
+            "lvis_v1_val; for your own data see datasets/README.md."
+        )
+    metadata = MetadataCatalog.get(name)
+    for path in (metadata.get("json_file"), metadata.get("image_root")):
+        if path is not None and not os.path.exists(path):
+            raise FileNotFoundError(
+                f"Dataset {name!r} needs {path}, which does not exist. datasets/README.md says "
+                "what goes where; DETECTRON2_DATASETS names the root folder (now "
+                f"{os.environ.get('DETECTRON2_DATASETS', 'datasets')!r})."
+            )
+    classes = metadata.get("thing_classes")
+    if classes is not None and len(classes) != num_classes:
+        raise ValueError(
+            f"Dataset {name!r} has {len(classes)} classes, but {key} is {num_classes}: set it to "
+            f"{len(classes)}."
+        )
+
+
+def check_weights(path: str, key: str = "MODEL.WEIGHTS") -> None:
+    """Fails if the local checkpoint that the config names under ``key`` is not there.
+
+    Raises:
+        FileNotFoundError: naming the path and what to do.
+    """
+    if path and "://" not in path and not os.path.isfile(path):
+        raise FileNotFoundError(
+            f"{key} names {path}, which does not exist. Give the path of a checkpoint, "
+            f'or {key} "" to train from scratch (see datasets/README.md).'
+        )
+
+
+def check_inputs(cfg: CfgNode, *, training: bool = True, testing: bool = True) -> None:
     """Fails before anything is built if a dataset or weight file is not there.
 
     Raises:
         FileNotFoundError: naming the missing path and where to read about it.
         ValueError: if a dataset has another number of classes than the model.
     """
-    names = (tuple(cfg.DATASETS.TRAIN) if training else ()) + tuple(cfg.DATASETS.TEST)
+    names = tuple(cfg.DATASETS.TRAIN) if training else ()
+    names += tuple(cfg.DATASETS.TEST) if testing else ()
     for name in names:
-        if name not in DatasetCatalog.list():
-            raise FileNotFoundError(
-                f"Dataset {name!r} is not registered. Builtin LVIS names are lvis_v1_train and "
-                "lvis_v1_val; for your own data see datasets/README.md."
-            )
-        metadata = MetadataCatalog.get(name)
-        for path in (metadata.get("json_file"), metadata.get("image_root")):
-            if path is not None and not os.path.exists(path):
-                raise FileNotFoundError(
-                    f"Dataset {name!r} needs {path}, which does not exist. datasets/README.md says "
-                    "what goes where; DETECTRON2_DATASETS names the root folder (now "
-                    f"{os.environ.get('DETECTRON2_DATASETS', 'datasets')!r})."
-                )
-        classes, expected = metadata.get("thing_classes"), cfg.MODEL.ROI_HEADS.NUM_CLASSES
-        if classes is not None and len(classes) != expected:
-            raise ValueError(
-                f"Dataset {name!r} has {len(classes)} classes, but MODEL.ROI_HEADS.NUM_CLASSES is "
-                f"{expected}: set it to {len(classes)}."
-            )
-    weights = cfg.MODEL.WEIGHTS
-    if weights and "://" not in weights and not os.path.isfile(weights):
-        raise FileNotFoundError(
-            f"MODEL.WEIGHTS names {weights}, which does not exist. Give the path of a checkpoint, "
-            'or MODEL.WEIGHTS "" to train from scratch (see datasets/README.md).'
-        )
+        check_dataset(name, cfg.MODEL.ROI_HEADS.NUM_CLASSES)
+    check_weights(cfg.MODEL.WEIGHTS)
 
 
 def use_data(cfg: CfgNode, train=None, test=None, bounds=None) -> None:
@@ -286,14 +328,17 @@ def argument_parser(**options) -> argparse.ArgumentParser:
     return parser
 
 
-def setup(args) -> CfgNode:
-    """Loads the config of the command line ``args`` and sets up logging, folders and seeds."""
+def setup(args, *, testing: bool = True) -> CfgNode:
+    """Loads the config of the command line ``args`` and sets up logging, folders and seeds.
+
+    ``testing`` False is for what needs no test set.
+    """
     setup_logger(name="lvis_tde", distributed_rank=comm.get_rank())
     cfg = load_config(args.config_file, args.opts)
     use_data(cfg, args.train_data, args.test_data, args.bounds)
     use_cpu_without_gpu(cfg)
     cfg.freeze()
-    check_inputs(cfg, training=not args.eval_only)
+    check_inputs(cfg, training=not args.eval_only, testing=testing)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="lvis_tde")
     default_setup(cfg, args)
     return cfg

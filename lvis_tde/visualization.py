@@ -27,6 +27,7 @@ from lvis_tde.charts import (
     plot_ap_over_alpha,
     plot_group_ap,
 )
+from lvis_tde.data.rendering import trace_outlines
 
 __all__ = ["draw_comparison", "figure_to_array", "plot_ap_over_alpha", "plot_group_ap"]
 
@@ -154,11 +155,8 @@ def _outlines(mask: np.ndarray) -> list[np.ndarray]:
     padded = np.pad(mask.astype(np.float32), 1, mode="edge")
     large = cv2.resize(padded, None, fx=factor, fy=factor, interpolation=cv2.INTER_LINEAR)
     large = cv2.GaussianBlur(large, (0, 0), 0.5 * factor)
-    contours, _ = cv2.findContours(
-        (large > 0.5).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE
-    )
-    simple = [cv2.approxPolyDP(contour, 1.0, True)[:, 0] for contour in contours]
-    return [(points + 0.5) / factor - 1 for points in simple if len(points) >= 3]
+    polygons, _ = trace_outlines((large > 0.5).astype(np.uint8))
+    return [points / factor - 1 for points in polygons if len(points) >= 3]
 
 
 def _score_text(item: _Object) -> str:

@@ -21,14 +21,19 @@ def demo(output, *overrides):
 def test_demo(tmp_path, caplog):
     results = demo(tmp_path)
     assert json.loads((tmp_path / "results.json").read_text()) == results
-    assert results["seed"] == 0 and f"{results['alpha']:g}" in results["calibration"]
-    for run in ("softmax", "deconfound", "tde"):
+    assert results["seed"] == 0 and results["alpha"] == results["alphas"]["tde"]
+    for run in ("softmax", "softmax_tde", "deconfound", "tde"):
         assert set(results["runs"][run]) == {"bbox", "segm"}
         assert set(results["runs"][run]["segm"]) == set(METRICS)
-    best = max(values["segm"]["AP"] for values in results["calibration"].values())
-    assert results["calibration"][f"{results['alpha']:g}"]["segm"]["AP"] == best
+    for run, alpha in results["alphas"].items():
+        calibration = results["calibrations"][run]
+        best = max(values["segm"]["AP"] for values in calibration.values())
+        assert calibration[f"{alpha:g}"]["segm"]["AP"] == best
+    assert results["feature_mean"]["softmax_tde"]["batches"] > 0
+    assert len(results["feature_mean"]["tde"]["degrees_to_tracked"]) == 2
     pictures = {path.name for path in tmp_path.glob("*.png")}
-    assert {"group_ap.png", "ap_over_alpha.png"} < pictures and len(pictures) == 3
+    assert {"group_ap.png", "ap_over_alpha.png", "ap_over_alpha_softmax.png"} < pictures
+    assert len(pictures) == 4
     table = format_table(results)
     assert all(f" {metric} " in table for metric in METRICS)
 

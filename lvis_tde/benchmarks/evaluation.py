@@ -243,7 +243,7 @@ def _resident_after_trim() -> int:
     return _resident()
 
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # how run() starts it
     real = sys.stdout
     with contextlib.redirect_stdout(sys.stderr):
         figures = _work(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))

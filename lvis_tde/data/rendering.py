@@ -164,17 +164,31 @@ def _background(rng: np.random.Generator, size: int) -> np.ndarray:
     return image
 
 
-def _visible_polygons(mask: np.ndarray) -> tuple[list[np.ndarray], bool]:
-    """Outlines of a subpixel mask in pixels, and whether it has a hole (polygons have none)."""
+def trace_outlines(mask: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Polygons along the borders of a mask's cells, and the outlines of its holes.
+
+    Args:
+        mask: (H, W) uint8 of 0 and 1.
+
+    Returns:
+        Two lists of (N, 2) float64, in cells: polygons simplified to within one cell, and holes.
+    """
     # findContours runs through cell centres; grown by one cell, it runs along the borders.
     grown = cv2.dilate(np.pad(mask, ((0, 1), (0, 1))), np.ones((2, 2), np.uint8), anchor=(1, 1))
     contours, hierarchy = cv2.findContours(grown, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    polygons, holed = [], False
+    polygons, holes = [], []
     for contour, (_, _, _, parent) in zip(contours, hierarchy[0] if len(contours) else []):
-        if parent >= 0:
-            holed = holed or cv2.contourArea(contour) > SUBPIXELS**2
-            continue
-        points = cv2.approxPolyDP(contour, 1.0, True)[:, 0].astype(np.float64) / SUBPIXELS
+        points = cv2.approxPolyDP(contour, 1.0, True) if parent < 0 else contour
+        (polygons if parent < 0 else holes).append(points[:, 0].astype(np.float64))
+    return polygons, holes
+
+
+def _visible_polygons(mask: np.ndarray) -> tuple[list[np.ndarray], bool]:
+    """Outlines of a subpixel mask in pixels, and whether it has a hole (polygons have none)."""
+    outlines, holes = trace_outlines(mask)
+    polygons, holed = [], any(_polygon_area(hole) > SUBPIXELS**2 for hole in holes)
+    for points in outlines:
+        points = points / SUBPIXELS
         if len(points) >= 3 and _polygon_area(points) >= MIN_PART_AREA:
             polygons.append(points)
     return polygons, holed

@@ -163,7 +163,7 @@ class Detections:
         texts, sizes, others = [], [], {}
         for i, segmentation in enumerate(segmentations):
             counts, size = b"", (0, 0)
-            if isinstance(segmentation, dict) and isinstance(segmentation["counts"], (str, bytes)):
+            if _is_compressed(segmentation):
                 counts, size = segmentation["counts"], segmentation["size"]
                 counts = counts.encode("ascii") if isinstance(counts, str) else counts
             elif segmentation is not None:
@@ -212,6 +212,16 @@ class Detections:
                 rows = []
         parts.append(cls.from_results(rows))
         return cls.concatenate(parts)
+
+
+def _is_compressed(segmentation: Any) -> bool:
+    # Without a single byte of counts it would be taken for no segmentation at all.
+    return (
+        isinstance(segmentation, dict)
+        and "size" in segmentation
+        and isinstance(segmentation.get("counts"), (str, bytes))
+        and len(segmentation["counts"]) > 0
+    )
 
 
 def id_column(ids: list[Any]) -> np.ndarray:

@@ -19,6 +19,7 @@ import pycocotools.mask as mask_utils
 from .accumulate import accumulate
 from .boundary import boundary_rles
 from .detections import Detections
+from .errors import complain
 from .ground_truth import GroundTruth, to_rle
 from .matching import Pairs, match
 from .selection import Counted, detection_rles, select
@@ -126,29 +127,51 @@ def _pairs(
     iou_type: str,
 ) -> tuple[Pairs, np.ndarray]:
     """Pairs with an IoU that can match, and the cell of each."""
-    found: list[list[np.ndarray]] = [[np.zeros(0, dtype=np.int64)] * 3 + [np.zeros(0)]]
+    parts = [(np.zeros(0, dtype=np.int64),) * 3 + (np.zeros(0),)]
     for start in range(0, len(cells), _CELLS):
         block = cells[start : start + _CELLS]
         d_rows = np.concatenate([np.arange(d0, d1) for d0, d1, _, _ in block])
         g_rows = np.concatenate([np.arange(g0, g1) for _, _, g0, g1 in block])
-        forms = _shapes(truth, detections, counted, d_rows, order[g_rows], iou_type)
-        d, g = 0, 0
-        for number, (d0, d1, g0, g1) in enumerate(block, start):
-            d_end, g_end = d + d1 - d0, g + g1 - g0
-            # Official arithmetic, to the last bit on any processor, because it is the official
-            # code.
-            no_crowd = [0] * (g1 - g0)
-            iou = mask_utils.iou(forms[0][0][d:d_end], forms[0][1][g:g_end], no_crowd)
-            for dt, gt in forms[1:]:
-                iou = np.minimum(iou, mask_utils.iou(dt[d:d_end], gt[g:g_end], no_crowd))
-            rows, columns = np.nonzero(iou >= 0.5)
-            if len(rows):
-                found.append(
-                    [rows + d0, columns + g0, np.full(len(rows), number), iou[rows, columns]]
-                )
-            d, g = d_end, g_end
-    detection, gt, cell, iou = (np.concatenate(column) for column in zip(*found))
+        d_shapes, g_shapes = _shapes(truth, detections, counted, d_rows, order[g_rows], iou_type)
+        d, g, cell, iou = _close(d_shapes, g_shapes, block)
+        if iou_type == "boundary" and len(iou):
+            of_boundaries = _boundary_ious(d_shapes, g_shapes, d, g)
+            near = of_boundaries >= 0.5
+            iou = np.minimum(iou, of_boundaries)[near]
+            d, g, cell = d[near], g[near], cell[near]
+        parts.append((d_rows[d], g_rows[g], cell + start, iou))
+    detection, gt, cell, iou = (np.concatenate(column) for column in zip(*parts))
     return Pairs(detection, gt, iou), cell
+
+
+def _close(d_shapes: Any, g_shapes: Any, cells: list[tuple[int, int, int, int]]):
+    """Pairs with IoU >= 0.5 of cells behind each other: both positions, number of the cell,
+    IoU."""
+    parts = [(np.zeros(0, dtype=np.int64),) * 3 + (np.zeros(0),)]
+    d, g = 0, 0
+    for number, (d0, d1, g0, g1) in enumerate(cells):
+        d_end, g_end = d + d1 - d0, g + g1 - g0
+        # Official arithmetic to the last bit on any processor, because it is the official code.
+        iou = mask_utils.iou(d_shapes[d:d_end], g_shapes[g:g_end], [0] * (g1 - g0))
+        rows, columns = np.nonzero(iou >= 0.5)
+        if len(rows):
+            parts.append((rows + d, columns + g, np.full(len(rows), number), iou[rows, columns]))
+        d, g = d_end, g_end
+    return [np.concatenate(column) for column in zip(*parts)]
+
+
+def _boundary_ious(d_shapes: list, g_shapes: list, d: np.ndarray, g: np.ndarray) -> np.ndarray:
+    """Boundary IoU of pairs of masks, (P,); each mask's boundary is made once."""
+    edges = []
+    for shapes, index in ((d_shapes, d), (g_shapes, g)):
+        used = np.unique(index)
+        edges.append(dict(zip(used.tolist(), boundary_rles([shapes[i] for i in used.tolist()]))))
+    return np.array(
+        [
+            mask_utils.iou([edges[0][i]], [edges[1][j]], [0])[0, 0]
+            for i, j in zip(d.tolist(), g.tolist())
+        ]
+    )
 
 
 def _shapes(
@@ -158,32 +181,30 @@ def _shapes(
     rows: np.ndarray,
     truths: np.ndarray,
     iou_type: str,
-) -> list[tuple[Any, Any]]:
-    """What ``pycocotools.mask.iou`` is to compare; of several the least IoU counts."""
-    if iou_type == "bbox":
-        boxes = detections.boxes[counted.index[rows]].astype(np.float64)
-        bare = np.flatnonzero(~detections.has_box[counted.index[rows]])
-        if len(bare):
-            rles = detection_rles(
-                detections, counted.index[rows[bare]], truth, counted.images[rows[bare]]
-            )
-            boxes[bare] = mask_utils.toBbox(rles)
-        given = [truth.boxes[i] for i in truths.tolist()]
-        for i, box in zip(truths.tolist(), given):
-            if box is None or len(box) != 4:
-                raise ValueError(
-                    f"annotation {truth.annotation_ids[i]!r} has the box {box!r}: it must be "
-                    "[x, y, width, height]"
-                )
-        return [(boxes, np.array(given, dtype=np.float64))]
-    dt = detection_rles(detections, counted.index[rows], truth, counted.images[rows])
-    gt = []
-    for i, (height, width) in zip(
-        truths.tolist(), truth.image_sizes[truth.images[truths]].tolist()
-    ):
-        name = f"annotation {truth.annotation_ids[i]!r}"
-        gt.append(to_rle(truth.segmentations[i], height, width, name))
-    masks = [(dt, gt)]
-    if iou_type == "boundary":
-        masks.append((boundary_rles(dt), boundary_rles(gt)))
-    return masks
+) -> tuple[Any, Any]:
+    """Boxes or masks of detections and of ground truths, for ``pycocotools.mask.iou``."""
+    index, images = counted.index[rows], counted.images[rows]
+    if iou_type != "bbox":
+        sizes = truth.image_sizes[truth.images[truths]].tolist()
+        gt = [
+            to_rle(truth.segmentations[i], *size, f"annotation {truth.annotation_ids[i]!r}")
+            for i, size in zip(truths.tolist(), sizes)
+        ]
+        return detection_rles(detections, index, truth, images), gt
+    boxes = detections.boxes[index].astype(np.float64)
+    bare = np.flatnonzero(~detections.has_box[index])
+    if len(bare):
+        boxes[bare] = mask_utils.toBbox(
+            detection_rles(detections, index[bare], truth, images[bare])
+        )
+    given = [truth.boxes[i] for i in truths.tolist()]
+    complain(
+        [
+            truth.annotation_ids[i]
+            for i, b in zip(truths.tolist(), given)
+            if b is None or len(b) != 4
+        ],
+        "annotations without a box of four numbers",
+        "'bbox' is [x, y, width, height]",
+    )
+    return boxes, np.array(given, dtype=np.float64)

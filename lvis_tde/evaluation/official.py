@@ -1,11 +1,11 @@
 """The official ``lvis`` package as a private copy that changes nothing outside itself.
 
-``import lvis`` calls ``logging.basicConfig``, imports OpenCV and Matplotlib for its viewer, and its
-release 0.5.3 uses ``np.float``, which NumPy 1.24 removed (the repaired branch on GitHub carries the
-same version number, so the version cannot tell them apart). Here the three modules that evaluate are
-executed below a package name of our own, with their absolute imports of ``lvis.*`` redirected to it and
-with a NumPy stand-in of their own. NumPy, the root logger and a ``lvis`` that the user imports himself
-stay as they are.
+``import lvis`` calls ``logging.basicConfig``, imports OpenCV and Matplotlib for its viewer, and
+its release 0.5.3 uses ``np.float``, which NumPy 1.24 removed (the repaired branch on GitHub has the
+same version number, so the version cannot tell them apart). Here the three modules that evaluate
+are executed below a package name of our own, with their absolute imports of ``lvis.*`` redirected
+to it and with a NumPy stand-in of their own. NumPy, the root logger and a ``lvis`` that the user
+imports himself stay as they are.
 """
 
 import builtins
@@ -55,7 +55,7 @@ def load_official() -> SimpleNamespace:
     """Load the official evaluation code, once.
 
     Returns:
-        Namespace with the classes ``LVIS``, ``LVISResults`` and ``LVISEval`` of the installed package.
+        Namespace with the installed package's classes ``LVIS``, ``LVISResults`` and ``LVISEval``.
 
     Raises:
         ImportError: the package ``lvis`` is not installed.

@@ -62,7 +62,7 @@ def select(
     if not keep.any():
         none = np.zeros(0, dtype=np.int64)
         return Counted(none, none, none, np.zeros(0), np.zeros(0))
-    by_box = _areas_are_of_boxes(detections, keep, images, iou_type)
+    by_box = _areas_are_of_boxes(detections, keep, images, iou_type, max_dets, per_category)
 
     # A detection of a category that is neither annotated in the image nor verified to be absent
     # from it is neither right nor wrong.
@@ -143,13 +143,18 @@ def within_limits(
 
 
 def _areas_are_of_boxes(
-    detections: Detections, keep: np.ndarray, images: np.ndarray, iou_type: str
+    detections: Detections,
+    keep: np.ndarray,
+    images: np.ndarray,
+    iou_type: str,
+    max_dets: int,
+    per_category: int | None,
 ) -> bool:
     # lvis looks at the first detection after its limit, which sorts the images that exceed it.
-    of_first = np.flatnonzero(images == images[0])
-    if not keep[of_first].all():
-        of_first = of_first[np.argmax(detections.scores[of_first]) :]
-    first = of_first[0] if keep[of_first[0]] else np.flatnonzero(keep)[0]
+    first = np.flatnonzero(keep)[0]
+    of_image = np.flatnonzero(images == images[0])
+    if 0 <= max_dets < len(of_image) and per_category is None:
+        first = of_image[np.argmax(detections.scores[of_image])]
     by_box = bool(detections.has_box[first])
     if detections.mask_area and iou_type != "bbox":
         by_box = False

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from .derived import DerivedTensors
 from .functional import (
+    NO_NORM,
     at_least_fp32,
     check_norm,
     check_num_heads,
@@ -30,8 +31,13 @@ class CosineMultiHeadClassifier(nn.Module):
     ``y_i = tau / K * sum_k xh_k . wh_{i,k}``, without bias. Always factual: the running mean is
     an argument of :func:`~lvis_tde.tde_logits`, so the classifier has no state but its weight.
 
+    ``norm="none"`` is the linear classifier of a softmax detector, ``y = w . x + b``, so that a
+    trained one can be used with TDE: parameters of the same names, no scale, and a bias that TDE
+    leaves as it is.
+
     Attributes:
         weight (Parameter): (out_features, in_features). In detection the last row is background.
+        bias (Parameter or None): (out_features,) under "none".
     """
 
     def __init__(
@@ -50,7 +56,8 @@ class CosineMultiHeadClassifier(nn.Module):
             num_heads: K, a divisor of ``in_features`` (2 for LVIS).
             tau: inverse temperature of the logits, > 0 (16 for LVIS).
             gamma: offset of the weights' norm under "deconfound", >= 0 (1/32 for LVIS).
-            norm: "cosine", "capsule" or "deconfound" (paper section 3.3).
+            norm: "cosine", "capsule" or "deconfound" (paper section 3.3); "none" for the linear
+                classifier, which uses neither ``tau`` nor ``gamma``.
 
         Raises:
             ValueError: if an argument is out of its range.
@@ -69,18 +76,27 @@ class CosineMultiHeadClassifier(nn.Module):
         self.gamma = float(gamma)
         self.norm = check_norm(norm)
         self.weight = nn.Parameter(torch.empty(out_features, in_features))
+        bias = nn.Parameter(torch.empty(out_features)) if norm == NO_NORM else None
+        self.register_parameter("bias", bias)
         self._derived = DerivedTensors()
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Uniform in +-1/sqrt(D), so that gamma is small beside the norm of a head's weights."""
+        """Uniform in +-1/sqrt(D), so that gamma is small beside the norm of a head's weights.
+
+        Under "none" as Detectron2 starts its linear classifier.
+        """
+        if self.norm == NO_NORM:
+            nn.init.normal_(self.weight, std=0.01)
+            nn.init.zeros_(self.bias)
+            return
         bound = 1 / math.sqrt(self.in_features)
         nn.init.uniform_(self.weight, -bound, bound)
 
     @property
     def scale(self) -> float:
-        """tau / K."""
-        return self.tau / self.num_heads
+        """tau / K; 1 under "none"."""
+        return 1.0 if self.norm == NO_NORM else self.tau / self.num_heads
 
     def forward(self, features: Tensor) -> Tensor:
         """Factual logits.
@@ -93,7 +109,8 @@ class CosineMultiHeadClassifier(nn.Module):
         """
         with _autocast_off(features):
             xh = normalize_features(features, self.num_heads, self.norm)
-            return F.linear(xh, self._scaled_weight().to(xh.dtype))
+            bias = None if self.bias is None else self.bias.to(xh.dtype)
+            return F.linear(xh, self._scaled_weight().to(xh.dtype), bias)
 
     def indirect_effect(self, features: Tensor, feature_mean: Tensor, alpha: float) -> Tensor:
         """Counterfactual logits, see :func:`~lvis_tde.modeling.functional.counterfactual`.

@@ -153,7 +153,8 @@ class TDEFastRCNNOutputLayers(LargeVocabularyInference, FastRCNNOutputLayers):
             self._warned_zero_mean = True
             logger.warning(
                 "The running feature mean is zero: predicting without TDE. Load a checkpoint "
-                "that was trained with TDE, or train first."
+                "that was trained with TDE, train, or estimate the mean of a trained model with "
+                "tools/estimate_feature_mean.py."
             )
         return False
 
@@ -180,17 +181,17 @@ class TDEFastRCNNOutputLayers(LargeVocabularyInference, FastRCNNOutputLayers):
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
         # Says what the names of missing and unexpected keys do not: what follows from them.
         bias, mean = f"{prefix}cls_score.bias", f"{prefix}feature_mean.mean"
-        if bias in state_dict:
+        if bias in state_dict and self.cls_score.bias is None:
             logger.warning(
                 "The checkpoint has %s: its classifier is a softmax. Its weight is loaded as the "
                 "start of the TDE classifier and its bias is dropped: train before relying on "
-                "the scores.",
+                "the scores, or keep the softmax with MODEL.TDE.NORM none.",
                 bias,
             )
         elif f"{prefix}cls_score.weight" in state_dict and mean not in state_dict:
             logger.warning(
                 "The checkpoint has a classifier but no %s: without that mean there is no TDE. "
-                "Load a checkpoint that was trained with TDE, or train.",
+                "Estimate it with tools/estimate_feature_mean.py, or train.",
                 mean,
             )
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

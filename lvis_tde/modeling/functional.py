@@ -24,7 +24,10 @@ from torch.nn import functional as F
 # Offsets of the features' and of the weights' norms; "gamma" stands for the hyper-parameter.
 _OFFSETS = {"cosine": (0.0, 0.0), "capsule": (1.0, 0.0), "deconfound": (0.0, "gamma")}
 
-NORMS = tuple(_OFFSETS)
+# The linear classifier of a softmax detector: features and weights as they are, with a bias.
+NO_NORM = "none"
+
+NORMS = (*_OFFSETS, NO_NORM)
 
 # Constants of the authors' implementation, too small to matter except against its own numbers:
 # added to the norms in the factual logits (not in the cosine to the mean), and the least share of
@@ -39,7 +42,7 @@ def check_norm(norm: str) -> str:
     Raises:
         ValueError: if it is not one of ``NORMS``.
     """
-    if norm not in _OFFSETS:
+    if norm not in NORMS:
         raise ValueError(f"Unknown norm {norm!r}: choose one of {', '.join(NORMS)}.")
     return norm
 
@@ -87,13 +90,17 @@ def multi_head_normalize(x: Tensor, num_heads: int, offset: float = 0.0) -> Tens
 
 
 def normalize_features(features: Tensor, num_heads: int, norm: str) -> Tensor:
-    """Normalised features ``xh``, (R, D), by the table of section 3.3."""
-    return multi_head_normalize(features, num_heads, _OFFSETS[check_norm(norm)][0] + EPS)
+    """Normalised features ``xh``, (R, D), by the table of section 3.3; "none" changes nothing."""
+    if check_norm(norm) == NO_NORM:
+        return at_least_fp32(features)
+    return multi_head_normalize(features, num_heads, _OFFSETS[norm][0] + EPS)
 
 
 def normalize_weight(weight: Tensor, num_heads: int, norm: str, gamma: float) -> Tensor:
-    """Normalised weights ``wh``, (C + 1, D), by the table of section 3.3."""
-    offset = _OFFSETS[check_norm(norm)][1]
+    """Normalised weights ``wh``, (C + 1, D), by the table of section 3.3; "none" leaves them."""
+    if check_norm(norm) == NO_NORM:
+        return at_least_fp32(weight)
+    offset = _OFFSETS[norm][1]
     return multi_head_normalize(weight, num_heads, (gamma if offset == "gamma" else offset) + EPS)
 
 
@@ -114,7 +121,7 @@ def project_on_mean(x: Tensor, mean: Tensor, num_heads: int) -> Tensor:
 
 
 def cosine_to_mean(features: Tensor, mean: Tensor, num_heads: int, norm: str) -> Tensor:
-    """``xh_k . d_k``: in [-1, 1], the cosine itself unless ``norm`` is "capsule".
+    """``xh_k . d_k``: the cosine itself, in [-1, 1], unless ``norm`` is "capsule" or "none".
 
     Args:
         features: (R, D) raw classifier input, any floating type.
@@ -125,10 +132,11 @@ def cosine_to_mean(features: Tensor, mean: Tensor, num_heads: int, norm: str) ->
         Tensor: (R, K), fp32 at least; 0 where the features or the mean are 0.
     """
     features = at_least_fp32(features)
-    slices = features.unflatten(-1, (num_heads, -1))
-    length = torch.linalg.vector_norm(slices, dim=-1)
-    divisor = torch.where(length > 0, length + _OFFSETS[check_norm(norm)][0], 1.0)
-    return project_on_mean(features, mean, num_heads) / divisor
+    projection = project_on_mean(features, mean, num_heads)
+    if check_norm(norm) == NO_NORM:
+        return projection
+    length = torch.linalg.vector_norm(features.unflatten(-1, (num_heads, -1)), dim=-1)
+    return projection / torch.where(length > 0, length + _OFFSETS[norm][0], 1.0)
 
 
 def counterfactual(cosine: Tensor, pull: Tensor, *, scale: float, alpha: float) -> Tensor:

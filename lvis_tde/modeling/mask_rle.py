@@ -8,6 +8,8 @@ encode. The encodings are byte for byte those of upstream's masks.
     rle_instances_to_coco_json(instances, image_id)  in place of instances_to_coco_json
 """
 
+from __future__ import annotations
+
 from typing import Any
 
 import numpy as np

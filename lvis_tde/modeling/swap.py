@@ -47,7 +47,9 @@ def swap_box_predictor(model: nn.Module, **tde_options) -> nn.Module:
     keeps the softmax's weight as its start, the same parameter object, so an optimizer built
     before goes on training it: all normalisations read a class from the weight's direction, and
     a softmax checkpoint loaded after the swap gives the same model. Its bias is dropped and the
-    running mean starts at zero, so train before relying on the scores.
+    running mean starts at zero, so train before relying on the scores. With ``norm="none"`` the
+    bias is kept too: the scores stay the softmax's, and
+    :func:`~lvis_tde.estimate.estimate_feature_mean` is all that TDE then needs.
 
     Under DistributedDataParallel all ranks must call this; the wrapper is set up anew in place,
     since the bias it expects gradients for is gone.
@@ -119,8 +121,8 @@ def _check(path: str, predictor: nn.Module) -> None:
     classifier, num_outputs = predictor.cls_score, predictor.num_classes + 1
     if not isinstance(classifier, nn.Linear) or classifier.out_features != num_outputs:
         raise TypeError(
-            f"{path}.cls_score is a {type(classifier).__name__}; expected a Linear with {num_outputs} "
-            "outputs, classes and background, whose weight can be taken over."
+            f"{path}.cls_score is a {type(classifier).__name__}; expected a Linear with "
+            f"{num_outputs} outputs, classes and background, whose weight can be taken over."
         )
     lost = [m for m in _BEHAVIOUR if getattr(kind, m) is not getattr(FastRCNNOutputLayers, m)]
     if lost:
@@ -145,6 +147,8 @@ def _tde_predictor_for(old: FastRCNNOutputLayers, tde_options: dict) -> TDEFastR
     )
     new.bbox_pred = old.bbox_pred
     new.cls_score.weight = old.cls_score.weight
+    if new.cls_score.bias is not None:
+        new.cls_score.bias = old.cls_score.bias
     new.feature_mean.to(old.cls_score.weight.device)
     return new.train(old.training)
 

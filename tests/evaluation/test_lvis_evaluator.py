@@ -156,7 +156,10 @@ def test_ranks_are_gathered_in_compact_form(dataset, monkeypatch):
     monkeypatch.setattr(comm, "gather", gather)
     monkeypatch.setattr(comm, "is_main_process", lambda: len(sent) == 2)
     assert run(LVISEvaluator(name), batches[:5]) is None
-    assert run(LVISEvaluator(name), batches[5:]) == whole
+    main = LVISEvaluator(name)
+    assert run(main, batches[5:]) == whole
+    del sent[1:]
+    assert main.evaluate() == whole
     # Upstream's dicts take about a kilobyte each.
     assert sum(len(item) for item in sent) < 250 * sum(len(b[1][0]["instances"]) for b in batches)
 
@@ -191,3 +194,33 @@ def test_a_class_without_a_category_is_refused(dataset):
     MetadataCatalog.get(name).thing_dataset_id_to_contiguous_id = {7: 0}
     with pytest.raises(ValueError, match="predicted classes without a category"):
         run(LVISEvaluator(name), predictions(truth, 1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_precisions(dataset, upstream, dtype):
+    name, truth = dataset
+
+    def cast():
+        for inputs, (output,) in predictions(truth, 1):
+            instances = output["instances"]
+            instances.scores = instances.scores.to(dtype)
+            instances.pred_boxes.tensor = instances.pred_boxes.tensor.to(dtype)
+            yield inputs, [output]
+
+    ours = run(LVISEvaluator(name, ("bbox",)), cast())
+    if dtype == torch.bfloat16:
+        # Upstream cannot convert these boxes at all.
+        assert ours["bbox"]["AP"] > 0
+    else:
+        theirs = run(upstream(name, ("bbox",)), cast())
+        assert ours["bbox"] == pytest.approx(theirs["bbox"], abs=1e-10, rel=0)
+
+
+def test_report_of_what_was_evaluated(dataset, tmp_path):
+    name, truth = dataset
+    evaluator = LVISEvaluator(name)
+    assert evaluator.write_report(str(tmp_path)) == []
+    run(evaluator, predictions(truth, 1))
+    pages = evaluator.write_report(str(tmp_path))
+    assert pages == [tmp_path / task / "report.html" for task in ("bbox", "segm")]
+    assert all(page.stat().st_size > 10000 for page in pages)

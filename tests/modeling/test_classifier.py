@@ -22,6 +22,21 @@ def test_output_does_not_depend_on_mode():
     torch.testing.assert_close(classifier.train()(x), classifier.eval()(x))
 
 
+def test_without_normalisation_it_is_a_linear_layer():
+    linear, classifier = torch.nn.Linear(8, 5), CosineMultiHeadClassifier(8, 5, 2, norm="none")
+    assert classifier.bias.count_nonzero() == 0
+    classifier.load_state_dict(linear.state_dict())
+    x = torch.randn(3, 8)
+    torch.testing.assert_close(classifier(x), linear(x))
+    classifier.eval()
+    with torch.no_grad():
+        torch.testing.assert_close(classifier(x), linear(x))
+        classifier.bias.add_(1)
+        torch.testing.assert_close(classifier(x), linear(x) + 1)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert classifier(x.bfloat16()).dtype == torch.float32
+
+
 @pytest.mark.parametrize(
     "options, message",
     [

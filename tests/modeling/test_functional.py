@@ -17,6 +17,7 @@ NUM_CASES = int(REFERENCE["num_cases"])
 def by_hand(x, w, mean, num_heads, tau, gamma, alpha, norm):
     """The table and the sums of the paper, one head, RoI and class at a time."""
     size = len(mean) // num_heads
+    scale = 1 if norm == "none" else tau / num_heads
     y = np.zeros((len(x), len(w)))
     y0 = np.zeros_like(y)
     for k in range(num_heads):
@@ -24,12 +25,12 @@ def by_hand(x, w, mean, num_heads, tau, gamma, alpha, norm):
         d = mean[part] / np.linalg.norm(mean[part])
         for r, row in enumerate(x[:, part]):
             length = np.linalg.norm(row)
-            xh = row / (1 + length) if norm == "capsule" else row / length
+            xh = row / {"capsule": 1 + length, "none": 1}.get(norm, length)
             for i, weight in enumerate(w[:, part]):
                 length = np.linalg.norm(weight)
-                wh = weight / (length + gamma) if norm == "deconfound" else weight / length
-                y[r, i] += tau / num_heads * (xh @ wh)
-                y0[r, i] += tau / num_heads * alpha * (xh @ d) * (d @ wh)
+                wh = weight / {"deconfound": length + gamma, "none": 1}.get(norm, length)
+                y[r, i] += scale * (xh @ wh)
+                y0[r, i] += scale * alpha * (xh @ d) * (d @ wh)
     return y, y - y0
 
 

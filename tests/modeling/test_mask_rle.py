@@ -78,6 +78,10 @@ def test_takes_boxes_channels_and_no_instances():
 
 
 def test_bfloat16_masks_equal_upstream():
+    try:
+        torch.nn.functional.grid_sample(*torch.zeros(2, 1, 1, 1, 2).bfloat16())
+    except RuntimeError as error:  # torch before 2.5, upstream's pasting included
+        pytest.skip(str(error))
     masks = torch.rand(3, 28, 28).bfloat16()
     boxes = torch.tensor([[0.0, 0, 30, 40], [3.5, 2.25, 11, 12], [7, 7, 50, 9]])
     expected = encoded_by_upstream(masks, boxes, (50, 60))

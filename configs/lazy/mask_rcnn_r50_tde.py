@@ -1,0 +1,21 @@
+from detectron2.model_zoo import get_config
+
+from lvis_tde import TDEFastRCNNOutputLayers
+
+from .lvis_v1 import dataloader, lr_multiplier, optimizer, train
+
+model = get_config("common/models/mask_rcnn_fpn.py").model
+model.roi_heads.num_classes = 1203
+model.roi_heads.box_predictor.update(
+    _target_=TDEFastRCNNOutputLayers,
+    norm="deconfound",
+    num_heads=2,
+    tau=16.0,
+    gamma=1 / 32,
+    alpha=1.5,
+    test_score_thresh=0.0001,
+    test_topk_per_image=300,
+)
+
+train.init_checkpoint = "detectron2://ImageNetPretrained/MSRA/R-50.pkl"
+train.output_dir = "./output/lazy/mask_rcnn_r50_tde"

@@ -1,0 +1,40 @@
+#!/usr/bin/env python
+"""Say what is there and what is missing of LVIS, see datasets/README.md.
+
+Exit code 0: everything is there. 1: something is missing or wrong.
+"""
+
+import argparse
+import os
+import sys
+
+from lvis_tde.data.check import DATASETS, check_dataset
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--root",
+        default=os.environ.get("DETECTRON2_DATASETS", "datasets"),
+        help="default: $DETECTRON2_DATASETS, or datasets",
+    )
+    parser.add_argument(
+        "--sets", nargs="+", choices=list(DATASETS), default=["lvis_v1"], help="default: lvis_v1"
+    )
+    parser.add_argument("--quick", action="store_true", help="do not read the annotation files")
+    args = parser.parse_args()
+    complete = True
+    for name in args.sets:
+        findings = check_dataset(args.root, DATASETS[name], read_json=not args.quick)
+        complete = complete and all(finding.ok for finding in findings)
+        print(name)
+        for finding in findings:
+            print(f"  {'ok ' if finding.ok else 'BAD'}  {finding.path}: {finding.message}")
+    print("complete" if complete else "not complete, see datasets/README.md")
+    return 0 if complete else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,51 @@
+#!/usr/bin/env python
+"""Put TDE on a trained model: estimate the feature mean that it needs from training batches.
+
+Takes the config and the weights of a softmax detector (or of a TDE model) and writes a checkpoint
+with the mean and a config for it; choose alpha next with tools/sweep_alpha.py. The weights and the
+scores at alpha 0 stay those of the model.
+
+    tools/estimate_feature_mean.py --config-file C --output DIR MODEL.WEIGHTS W
+"""
+
+from detectron2.engine import default_argument_parser, launch
+
+from lvis_tde.engine import Trainer, setup
+from lvis_tde.trained import run_estimate
+
+
+def parser():
+    parser = default_argument_parser(epilog=__doc__)
+    parser.add_argument("--output", default="output/tde", help="folder for what it writes")
+    parser.add_argument("--max-batches", type=int, default=500, help="most batches per process")
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=2.0,
+        help="stop when the means of two halves of the batches are so near, in degrees",
+    )
+    parser.add_argument("--num-heads", type=int, default=1, help="K for a softmax model")
+    return parser
+
+
+def main(args):
+    args.opts += ["OUTPUT_DIR", args.output]
+    return run_estimate(
+        setup(args, testing=False),
+        Trainer.build_train_loader,
+        num_heads=args.num_heads,
+        max_batches=args.max_batches,
+        tolerance=args.tolerance,
+    )
+
+
+if __name__ == "__main__":
+    args = parser().parse_args()
+    launch(
+        main,
+        args.num_gpus,
+        num_machines=args.num_machines,
+        machine_rank=args.machine_rank,
+        dist_url=args.dist_url,
+        args=(args,),
+    )

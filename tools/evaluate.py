@@ -1,0 +1,93 @@
+#!/usr/bin/env python
+"""Evaluate a result file by the rules of LVIS.
+
+    python tools/evaluate.py lvis_v1_val.json lvis_instances_results.json --iou-type bbox segm
+    python tools/evaluate.py lvis_v1_val.json results.json --fixed        # AP_fixed (Dave et al.
+    2021)
+
+The numbers are those of the official lvis package, which --engine lvis runs itself.
+"""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+
+def main(argv=None):
+    """Parse the command line, evaluate, print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("annotations", help="annotation file, LVIS v0.5 or v1 format")
+    parser.add_argument("results", help="result file: JSON list of detections")
+    parser.add_argument(
+        "--iou-type", nargs="+", choices=["bbox", "segm", "boundary"], default=["bbox", "segm"]
+    )
+    parser.add_argument("--max-dets", type=int, default=300, help="an image; -1: no limit")
+    parser.add_argument(
+        "--per-category", type=int, help="most detections a category over the whole data set"
+    )
+    parser.add_argument(
+        "--fixed",
+        action="store_true",
+        help="AP_fixed: the same as --max-dets -1 --per-category 10000",
+    )
+    parser.add_argument(
+        "--mask-area",
+        action="store_true",
+        help="masks decide what is small, medium and large, as in Detectron2; lvis takes the boxes "
+        "where the results have any",
+    )
+    parser.add_argument("--engine", choices=["native", "lvis"], default="native")
+    parser.add_argument("--output", help="JSON file for metrics and the table by category")
+    args = parser.parse_args(argv)
+    if args.fixed:
+        args.max_dets, args.per_category = -1, 10000
+
+    from lvis_tde.evaluation import Detections, GroundTruth, evaluate_lvis
+
+    start = time.perf_counter()
+    try:
+        native = args.engine == "native"
+        truth = GroundTruth.load(args.annotations) if native else args.annotations
+        detections = Detections.from_file(args.results)
+        results = {
+            iou_type: evaluate_lvis(
+                truth,
+                detections,
+                iou_type,
+                args.max_dets,
+                args.engine,
+                per_category=args.per_category,
+                mask_area=args.mask_area,
+            )
+            for iou_type in args.iou_type
+        }
+    except (ValueError, OSError) as error:
+        sys.exit(f"{parser.prog}: error: {error}")
+    names = list(next(iter(results.values())).metrics)
+    print(" " * 9 + "".join(f"{name:>9}" for name in names))
+    for iou_type, result in results.items():
+        cells = ["n/a" if v < 0 else f"{v:.2f}" for v in result.metrics.values()]
+        print(f"{iou_type:<9}" + "".join(f"{cell:>9}" for cell in cells))
+    print(f"{len(detections):,} detections in {time.perf_counter() - start:.1f} s")
+    if args.output:
+        content = {
+            iou_type: {
+                "metrics": result.metrics,
+                "per_category": [
+                    {k: None if v != v else v for k, v in row.items()}
+                    for row in result.per_category
+                ],
+            }
+            for iou_type, result in results.items()
+        }
+        Path(args.output).write_text(json.dumps(content, indent=1))
+
+
+if __name__ == "__main__":
+    main()

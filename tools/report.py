@@ -1,0 +1,70 @@
+#!/usr/bin/env python
+"""Write an HTML page and PNGs about one or more result files.
+
+python tools/report.py lvis_v1_val.json results.json --output report
+python tools/report.py lvis_v1_val.json --compare softmax.json tde.json --output report
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+
+def main(argv=None):
+    """Parse the command line, evaluate, write the report."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("annotations", help="annotation file, LVIS v0.5 or v1 format")
+    parser.add_argument("results", nargs="?", help="result file: JSON list of detections")
+    parser.add_argument("--compare", nargs=2, metavar=("A", "B"), help="two result files")
+    parser.add_argument("--names", nargs="+", help="what the runs are called (default: file names)")
+    parser.add_argument("--iou-type", choices=["bbox", "segm", "boundary"], default="segm")
+    parser.add_argument("--max-dets", type=int, default=300, help="an image; -1: no limit")
+    parser.add_argument(
+        "--mask-area",
+        action="store_true",
+        help="masks decide what is small, medium and large, as in Detectron2; lvis takes the boxes "
+        "where the results have any",
+    )
+    parser.add_argument("--output", default="report", help="folder (default: report)")
+    args = parser.parse_args(argv)
+    if bool(args.results) == bool(args.compare):
+        parser.error("give either one result file or --compare A B")
+    paths = [Path(path) for path in args.compare or [args.results]]
+    names = args.names or _short_names(paths)
+    if len(set(names)) != len(paths):
+        parser.error(f"--names must give {len(paths)} different names, got {names}")
+
+    from lvis_tde.evaluation import Detections, GroundTruth, evaluate_lvis
+    from lvis_tde.evaluation.confusion import rare_confusions
+    from lvis_tde.evaluation.report import write_report
+
+    try:
+        truth = GroundTruth.load(args.annotations)
+        results, confusions = {}, {}
+        for name, path in zip(names, paths):
+            detections = Detections.from_file(path)
+            results[name] = evaluate_lvis(
+                truth, detections, args.iou_type, args.max_dets, mask_area=args.mask_area
+            )
+            confusions[name] = rare_confusions(truth, detections, args.max_dets)
+    except (ValueError, OSError) as error:
+        sys.exit(f"{parser.prog}: error: {error}")
+    print(write_report(args.output, results, confusions))
+
+
+def _short_names(paths):
+    # Detectron2 gives every run's file the same name; the folders tell them apart.
+    names = [path.stem for path in paths]
+    if len(paths) == 2 and names[0] == names[1]:
+        parts = [path.resolve().parts for path in paths]
+        differing = [i for i, (a, b) in enumerate(zip(*parts)) if a != b]
+        names = [part[differing[0]] if differing else str(i) for i, part in enumerate(parts, 1)]
+    return names
+
+
+if __name__ == "__main__":
+    main()
