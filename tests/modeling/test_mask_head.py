@@ -214,7 +214,7 @@ def test_built_from_config(name, agnostic):
     head.load_state_dict(build_mask_head(cfg, SHAPE).state_dict())
     assert head.predictor.out_channels == (1 if agnostic else 80)
     if name.startswith("Cosine"):
-        del cfg.MODEL.TDE_MASK
+        del cfg.MODEL["TDE_MASK"]
         cfg.MODEL.ROI_MASK_HEAD.NAME = name
         assert build_mask_head(cfg, SHAPE).predictor.temperature == 20.0
         assert (head.predictor.temperature, head.predictor.epsilon) == (11.0, 1e-4)
