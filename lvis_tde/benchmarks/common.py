@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["add_common_arguments", "clock", "median_seconds", "peak_memory", "ratios", "set_up"]
+__all__ = ["add_common_arguments", "clock", "median_seconds", "peak_memory", "set_up"]
 
 
 def add_common_arguments(parser: argparse.ArgumentParser, repeats: int) -> None:
@@ -96,11 +96,6 @@ def peak_memory(call: Callable[[], Any], device: str) -> float:
         held += size
         peak = max(peak, held)
     return peak / 1e6
-
-
-def ratios(values: dict[str, float], ours: str) -> dict[str, float]:
-    """Each other value divided by that of ``ours``."""
-    return {f"{name} / {ours}": v / values[ours] for name, v in values.items() if name != ours}
 
 
 def _synchronise(device):
