@@ -260,6 +260,15 @@ def run_lengths_without_a_single_run():
 
 
 @case
+def the_first_after_the_limit_has_no_box():
+    # It decides for all: areas are of masks, and other boxes are used as they are.
+    results = [found((i % 60, 2, 20, 20), 0.5) for i in range(300)] + [found(B, 0.9), found(A, 0.8)]
+    del results[300]["bbox"]
+    results[301]["bbox"] = [5, 5, 40, 36]
+    return dataset([image()], [truth(A), truth(B)]), results
+
+
+@case
 def masks_of_another_size():
     results = [found(A, 0.9), found(B, 0.8)]
     results[0]["segmentation"] = mask_utils.encode(rectangle(A, HEIGHT + 1, WIDTH))
