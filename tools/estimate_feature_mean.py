@@ -8,14 +8,14 @@ scores at alpha 0 stay those of the model.
     tools/estimate_feature_mean.py --config-file C --output DIR MODEL.WEIGHTS W
 """
 
-from detectron2.engine import default_argument_parser, launch
+from detectron2.engine import launch
 
-from lvis_tde.engine import Trainer, setup
+from lvis_tde.engine import Trainer, argument_parser, setup
 from lvis_tde.trained import run_estimate
 
 
 def parser():
-    parser = default_argument_parser(epilog=__doc__)
+    parser = argument_parser(epilog=__doc__)
     parser.add_argument("--output", default="output/tde", help="folder for what it writes")
     parser.add_argument("--max-batches", type=int, default=500, help="most batches per process")
     parser.add_argument(
