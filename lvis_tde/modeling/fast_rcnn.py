@@ -29,6 +29,20 @@ logger = logging.getLogger(__name__)
 Predictions = Tuple[Tensor, Tensor, Tensor]
 
 
+def refuse_sigmoid(options: Dict[str, bool]) -> None:
+    """
+    Raises:
+        ValueError: if ``options`` ask for sigmoid cross entropy or the federated loss.
+    """
+    for name in ("use_sigmoid_ce", "use_fed_loss"):
+        if options.get(name):
+            raise ValueError(
+                f"{name}=True does not go with TDE: the background exemption needs a softmax "
+                "over foreground and background, and a sigmoid has no background class. Set "
+                "MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE and USE_FED_LOSS to False."
+            )
+
+
 class TDEFastRCNNOutputLayers(LargeVocabularyInference, FastRCNNOutputLayers):
     """Predicts boxes as upstream does and classes with the total direct effect.
 
@@ -76,13 +90,7 @@ class TDEFastRCNNOutputLayers(LargeVocabularyInference, FastRCNNOutputLayers):
             ValueError: if an argument is out of its range, or if sigmoid cross entropy or the
                 federated loss is asked for.
         """
-        for name in ("use_sigmoid_ce", "use_fed_loss"):
-            if kwargs.get(name):
-                raise ValueError(
-                    f"{name}=True does not go with TDE: the background exemption needs a softmax "
-                    "over foreground and background, and a sigmoid has no background class. Set "
-                    "MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE and USE_FED_LOSS to False."
-                )
+        refuse_sigmoid(kwargs)
         super().__init__(input_shape, **kwargs)
         check_alpha(alpha)
         in_features, num_outputs = self.cls_score.in_features, self.cls_score.out_features
