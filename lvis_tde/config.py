@@ -1,6 +1,8 @@
-"""Configuration keys of this package: ``MODEL.TDE``."""
+"""Configuration keys of this package: ``MODEL.TDE``, and ``MODEL.TDE_MASK`` beside it."""
 
 from detectron2.config import CfgNode
+
+from .modeling.mask_head import add_mask_config
 
 __all__ = ["add_tde_config", "use_tde_on_softmax"]
 
@@ -12,7 +14,8 @@ _TDE_HEADS = {
 
 
 def add_tde_config(cfg: CfgNode) -> None:
-    """Adds the node ``MODEL.TDE`` with the defaults for LVIS (paper section 5.1)."""
+    """Adds ``MODEL.TDE`` with the defaults for LVIS (paper section 5.1), and ``MODEL.TDE_MASK``."""
+    add_mask_config(cfg)
     cfg.MODEL.TDE = node = CfgNode()
     # Normalisation of features and weights: "cosine", "capsule" or "deconfound"; "none" keeps the
     # linear classifier of a trained softmax model.

@@ -44,8 +44,6 @@ logger = logging.getLogger(__name__)
 
 METRICS = ("AP", "AP50", "AP75", "APr", "APc", "APf")
 ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5)
-# Training batches for the mean of a model that is already trained.
-MEAN_BATCHES = 60
 
 
 @dataclass(frozen=True)
@@ -56,6 +54,7 @@ class _Plan:
     seed: int
     configs: Path
     num_pictures: int
+    mean_batches: int
     overrides: Sequence
 
     @property
@@ -110,13 +109,13 @@ def _calibrate(cfg, model, dataset: str) -> "tuple[float, dict]":
     return alpha, {f"{a:g}": _rounded(values) for a, values in calibration.items()}
 
 
-def _estimate(cfg, model) -> dict:
+def _estimate(plan: _Plan, cfg, model) -> dict:
     """Estimates the mean anew; tells how sure it is and how far from the one before."""
     (predictor,) = tde_predictors(model)
     tracked = predictor.feature_mean.mean.clone()
     seed_all_rng(cfg.SEED)
     found = estimate_feature_mean(
-        model, Trainer.build_train_loader(cfg), max_batches=MEAN_BATCHES, tolerance=0
+        model, Trainer.build_train_loader(cfg), max_batches=plan.mean_batches, tolerance=0
     )
     report = {
         "batches": found.num_batches,
@@ -144,7 +143,7 @@ def _softmax(plan: _Plan) -> dict:
     cfg.MODEL.WEIGHTS = os.path.join(cfg.OUTPUT_DIR, "model_final.pth")
     use_tde_on_softmax(cfg)
     model = load_trained(cfg)
-    estimated = _estimate(cfg, model)
+    estimated = _estimate(plan, cfg, model)
     alpha, calibration = _calibrate(cfg, model, names["calib"])
     runs["softmax_tde"] = _rounded(_evaluate(cfg, model, names["val"], [alpha])[alpha])
     return {
@@ -167,7 +166,7 @@ def _deconfound(plan: _Plan) -> dict:
         "alphas": {"tde": alpha},
         "calibrations": {"tde": calibration},
         # Last, since it replaces the mean that training tracked.
-        "feature_mean": {"tde": _estimate(cfg, model)},
+        "feature_mean": {"tde": _estimate(plan, cfg, model)},
     }
 
 
@@ -190,6 +189,7 @@ def run_demo(
     seed: int = 0,
     configs: "str | os.PathLike" = "configs",
     num_pictures: int = 4,
+    mean_batches: int = 60,
     jobs: int = 2,
     dataset: Optional[Mapping] = None,
     overrides: Sequence = (),
@@ -204,6 +204,7 @@ def run_demo(
         seed: of the generated set, the weights and the order of training.
         configs: folder with ``demo_softmax.yaml`` and ``demo_deconfound.yaml``.
         num_pictures: val images to draw.
+        mean_batches: training batches for the mean of a model that is already trained.
         jobs: processes of one thread each, to train both models side by side; 1 runs all in this
             process. The figures do not depend on it.
         dataset: further arguments of :func:`make_synthetic_lvis`.
@@ -218,7 +219,7 @@ def run_demo(
     Raises:
         ValueError: if the folder holds a run with another configuration.
     """
-    plan = _Plan(Path(output), seed, Path(configs), num_pictures, tuple(overrides))
+    plan = _Plan(Path(output), seed, Path(configs), num_pictures, mean_batches, tuple(overrides))
     plan.folder.mkdir(parents=True, exist_ok=True)
     make_synthetic_lvis(plan.output / "datasets", seed=seed, **(dataset or {}))
     if jobs == 1:

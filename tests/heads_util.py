@@ -144,3 +144,8 @@ def assert_trained_and_finite(model, losses: dict, detections: list) -> None:
     assert stages and stages == predictors(model, FastRCNNOutputLayers)
     for stage in stages:
         assert stage.feature_mean.mean.isfinite().all() and stage.feature_mean.mean.any()
+
+
+def lazy_zoo_model(name: str):
+    """The model of Detectron2's LazyConfig ``common/models/{name}.py``."""
+    return model_zoo.get_config(f"common/models/{name}.py").model

@@ -22,18 +22,22 @@ def authors_logits(features, weight, mean, num_heads, tau, gamma, alpha):
         mean: (D,), not zero in any head.
         num_heads, tau, gamma, alpha: K, tau, gamma and alpha of the paper.
     """
-    size = features.shape[1] // num_heads
     factual, direct = [], []
-    for x, w, m in zip(
-        features.split(size, dim=1), weight.split(size, dim=1), mean.split(size, dim=0)
-    ):
-        x = x / (x.norm(dim=1, keepdim=True) + 1e-9)
-        w = w / (w.norm(dim=1, keepdim=True) + gamma)
-        d = m / m.norm()
+    for x, w, d in _heads(features, weight, mean, num_heads, gamma):
         cosine = (x * d).sum(dim=1, keepdim=True)
         factual.append((x * tau / num_heads) @ w.t())
         direct.append(((x - alpha * cosine * d) * tau / num_heads) @ w.t())
     return sum(factual), sum(direct)
+
+
+def _heads(features, weight, mean, num_heads, gamma):
+    """Normalised features, weights and mean of one head after the other."""
+    size = features.shape[1] // num_heads
+    for x, w, m in zip(
+        features.split(size, dim=1), weight.split(size, dim=1), mean.split(size, dim=0)
+    ):
+        x = x / (x.norm(dim=1, keepdim=True) + 1e-9)
+        yield x, w / (w.norm(dim=1, keepdim=True) + gamma), m / m.norm()
 
 
 class AuthorsOutputLayers(TDEFastRCNNOutputLayers):
@@ -60,5 +64,9 @@ class AuthorsOutputLayers(TDEFastRCNNOutputLayers):
     def forward(self, x):
         if x.dim() > 2:
             x = torch.flatten(x, start_dim=1)
-        # The logits of inference come from predict_probs; in training they are the factual ones.
-        return (self.cls_score(x) if self.training else x), self.bbox_pred(x), x
+        logits = x  # in inference the logits are made in predict_probs
+        if self.training:
+            head, mean = self.cls_score, self.feature_mean.mean
+            heads = _heads(x, head.weight, mean, head.num_heads, head.gamma)
+            logits = sum((xk * head.scale) @ w.t() for xk, w, _ in heads)
+        return logits, self.bbox_pred(x), x

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["add_common_arguments", "median_seconds", "peak_memory", "ratios", "set_up"]
+__all__ = ["add_common_arguments", "clock", "median_seconds", "peak_memory", "set_up"]
 
 
 def add_common_arguments(parser: argparse.ArgumentParser, repeats: int) -> None:
@@ -21,6 +21,11 @@ def add_common_arguments(parser: argparse.ArgumentParser, repeats: int) -> None:
     parser.add_argument("--repeats", type=int, default=repeats, help="measured repeats, median")
     parser.add_argument("--warmup", type=int, default=1, help="repeats before the measured ones")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--cpu-time",
+        action="store_true",
+        help="CPU time of the process in place of wall time, for a machine that is in use",
+    )
 
 
 def set_up(args: argparse.Namespace) -> dict[str, Any]:
@@ -41,25 +46,31 @@ def set_up(args: argparse.Namespace) -> dict[str, Any]:
     return {
         "device": name,
         "threads": torch.get_num_threads(),
+        "clock": "CPU time of the process" if args.cpu_time else "wall time",
         "repeats": args.repeats,
         "torch": torch.__version__,
     }
 
 
+def clock(args: argparse.Namespace) -> Callable[[], float]:
+    """The clock that was asked for, in seconds."""
+    return time.process_time if args.cpu_time else time.perf_counter
+
+
 def median_seconds(
     calls: dict[str, Callable[[], Any]], args: argparse.Namespace
 ) -> dict[str, float]:
-    """Median wall time of each call; they take turns, so that a slow phase meets them all."""
-    device = torch.device(args.device)
+    """Median time of each call; they take turns, so that a slow phase meets them all."""
+    device, now = torch.device(args.device), clock(args)
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for repeat in range(args.warmup + args.repeats):
         for name, call in calls.items():
             _synchronise(device)
-            start = time.perf_counter()
+            start = now()
             result = call()
             _synchronise(device)
             if repeat >= args.warmup:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(now() - start)
             del result
     return {name: statistics.median(values) for name, values in seconds.items()}
 
@@ -85,11 +96,6 @@ def peak_memory(call: Callable[[], Any], device: str) -> float:
         held += size
         peak = max(peak, held)
     return peak / 1e6
-
-
-def ratios(values: dict[str, float], ours: str) -> dict[str, float]:
-    """Each other value divided by that of ``ours``."""
-    return {f"{name} / {ours}": v / values[ours] for name, v in values.items() if name != ours}
 
 
 def _synchronise(device):

@@ -1,14 +1,13 @@
 """Images to detections, end to end, with the share of each stage."""
 
 import statistics
-import time
 from collections import defaultdict
 
 import torch
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 
 from ..modeling.mask_rle import postprocess_to_rle, rle_instances_to_coco_json
-from .common import add_common_arguments, set_up
+from .common import add_common_arguments, clock, set_up
 from .model import VARIANTS, build, calibrate_classifier, make_inputs
 
 __all__ = ["add_arguments", "run"]
@@ -48,29 +47,29 @@ def run(args):
         candidates[variant] = calibrate_classifier(model, inputs, args.candidates, args.seed)
         models[variant] = model
 
-    clocks = {name: _Clock(model, args.device) for name, model in models.items()}
-    totals, detections = defaultdict(list), {}
+    clocks = {name: _Clock(model, args) for name, model in models.items()}
+    totals, detections, now = defaultdict(list), {}, clock(args)
     amp = torch.autocast(torch.device(args.device).type, enabled=args.amp)
     with torch.no_grad(), amp:
         for repeat in range(args.warmup + args.repeats):
             for name, model in models.items():
                 clocks[name].keep = repeat >= args.warmup
-                with clocks[name].total() as clock:
+                with clocks[name].total() as total:
                     outputs = model(inputs)
-                masks = clock.last
-                start = time.perf_counter()
+                masks = total.last
+                start = now()
                 for index, output in enumerate(outputs):
                     instances_to_coco_json(output["instances"].to("cpu"), index)
-                results = masks + time.perf_counter() - start
+                results = masks + now() - start
                 detections[name] = len(outputs[0]["instances"])
                 del outputs
                 if name == "this project":
-                    start = time.perf_counter()
+                    start = now()
                     for index, raw in enumerate(model.inference(inputs, do_postprocess=False)):
                         size = inputs[index]["height"], inputs[index]["width"]
                         processed = postprocess_to_rle(raw, *size).to("cpu")
                         rle_instances_to_coco_json(processed, index)
-                    results = time.perf_counter() - start
+                    results = now() - start
                 if clocks[name].keep:
                     totals["images to detections with pasted masks", name].append(masks)
                     totals["images to results with RLEs", name].append(results)
@@ -78,7 +77,7 @@ def run(args):
     seconds = defaultdict(dict)
     for (title, name), values in totals.items():
         seconds[title][name] = statistics.median(values) / args.batch
-    stages = {name: clock.medians(args.batch) for name, clock in clocks.items()}
+    stages = {name: timed.medians(args.batch) for name, timed in clocks.items()}
     ours = "this project"
     return {
         "benchmark": f"inference, Mask R-CNN R50-FPN, 1203 classes, {args.size} px",
@@ -105,8 +104,9 @@ def run(args):
 class _Clock:
     """Times the stages of one model, and whole calls."""
 
-    def __init__(self, model, device):
-        self._cuda = torch.device(device).type == "cuda"
+    def __init__(self, model, args):
+        self._seconds = clock(args)
+        self._cuda = torch.device(args.device).type == "cuda"
         self._now = defaultdict(float)
         self._kept = defaultdict(list)
         self.keep, self.last = False, 0.0
@@ -117,7 +117,7 @@ class _Clock:
     def _time(self):
         if self._cuda:
             torch.cuda.synchronize()
-        return time.perf_counter()
+        return self._seconds()
 
     def _timed(self, stage, call):
         def timed(*args, **kwargs):

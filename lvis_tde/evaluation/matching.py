@@ -17,10 +17,8 @@ import numpy as np
 
 from .result import IOU_THRESHOLDS
 
-# lvis does not ask for more than this.
-_THRESHOLDS = np.minimum(IOU_THRESHOLDS, 1 - 1e-10)
 # Bounds the (pairs, T, A) arrays of one step.
-_PAIRS = 1 << 17
+_PAIRS = 1 << 15
 
 
 @dataclass
@@ -54,7 +52,7 @@ def match(
         ``ignored`` (K, T, A) bool, matched to a ground truth that does not count.
     """
     candidates, first, of_pair = np.unique(pairs.detection, return_index=True, return_inverse=True)
-    shape = (len(candidates), len(_THRESHOLDS), ignore.shape[1])
+    shape = (len(candidates), len(IOU_THRESHOLDS), ignore.shape[1])
     matched, ignored = np.zeros(shape, dtype=np.bool_), np.zeros(shape, dtype=np.bool_)
     taken = np.zeros((len(ignore), *shape[1:]), dtype=np.bool_)
 
@@ -88,7 +86,7 @@ def _split(indices: np.ndarray, owner: np.ndarray):
 
 def _assign(some, pairs, of_pair, rank, by_iou, ignore, taken, matched, ignored) -> None:
     truth, candidate = pairs.truth[some], of_pair[some]
-    free = (pairs.iou[some, None] >= _THRESHOLDS)[:, :, None] & ~taken[truth]
+    free = (pairs.iou[some, None] >= IOU_THRESHOLDS)[:, :, None] & ~taken[truth]
     preference = rank[some, None] + np.where(ignore[truth], 0, len(rank))
     keys = np.where(free, preference[:, None, :], -1)
     begins = np.flatnonzero(np.diff(candidate, prepend=-1))

@@ -207,13 +207,14 @@ def exempt_background(logits: Tensor, tde_logits: Tensor) -> Tensor:
     p = F.softmax(at_least_fp32(logits), dim=-1)
     background = p[..., -1].clone()
     foreground = p[..., :-1].sum(-1, keepdim=True)
-    del p  # these tensors are large: holding few of them at a time is what makes this fast
     # q_i / (1 - q_C) is the softmax over the foreground alone: no division, so no 0 / 0.
     masked = at_least_fp32(tde_logits).clone()
     masked[..., -1] = -torch.inf
-    share = F.softmax(masked, dim=-1)
-    del masked
-    result = share + FLOOR
+    # p has done its duty. Where no gradient needs it, its memory spares three fresh tensors of
+    # this size, whose page faults would take longer than the arithmetic.
+    reused = None if torch.is_grad_enabled() else p
+    share = torch.softmax(masked, dim=-1, out=reused)
+    result = torch.add(share, FLOOR, out=reused)
     result *= foreground / (1 + FLOOR)
     result[..., -1] = background
     return result

@@ -197,11 +197,9 @@ class CosineMaskRCNNConvUpsampleHead(SelectedClassMaskRCNNConvUpsampleHead):
 
     @classmethod
     def from_config(cls, cfg, input_shape):
-        return {
-            **super().from_config(cfg, input_shape),
-            "temperature": cfg.MODEL.TDE_MASK.TEMPERATURE,
-            "epsilon": cfg.MODEL.TDE_MASK.EPSILON,
-        }
+        # A config that has never heard of the node means the defaults.
+        options = {key.lower(): value for key, value in cfg.MODEL.get("TDE_MASK", {}).items()}
+        return {**super().from_config(cfg, input_shape), **options}
 
     def select_logits(self, x: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
         return self.predictor.select(x, classes)

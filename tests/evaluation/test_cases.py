@@ -132,6 +132,16 @@ def two_identical_ground_truths():
 
 
 @case
+def equal_ious_with_two_ground_truths():
+    # The first detection may take either; which one it takes is what the second one lacks.
+    left, middle, right = (0, 0, 20, 20), (2, 0, 20, 20), (4, 0, 20, 20)
+    annotations = [truth(left), truth(right), truth(right, 2), truth(left, 2)]
+    results = [found(middle, 0.9, c) for c in (1, 2)]
+    results += [found((5, 0, 20, 20), 0.8, 1), found((5, 0, 20, 20), 0.8, 2)]
+    return dataset([image()], annotations), results
+
+
+@case
 def areas_of_exactly_32_and_96_squared():
     small, large = (4, 4, 32, 32), (10, 10, 96, 96)
     annotations = [truth(small), truth(large), truth(large, 2), truth(small, 3)]
@@ -246,6 +256,15 @@ def masks_only():
 def run_lengths_without_a_single_run():
     results = [found(A, 0.9), found(B, 0.8), found(B, 0.7)]
     results[1]["segmentation"] = {"size": [HEIGHT, WIDTH], "counts": ""}
+    return dataset([image()], [truth(A), truth(B)]), results
+
+
+@case
+def the_first_after_the_limit_has_no_box():
+    # It decides for all: areas are of masks, and other boxes are used as they are.
+    results = [found((i % 60, 2, 20, 20), 0.5) for i in range(300)] + [found(B, 0.9), found(A, 0.8)]
+    del results[300]["bbox"]
+    results[301]["bbox"] = [5, 5, 40, 36]
     return dataset([image()], [truth(A), truth(B)]), results
 
 

@@ -14,11 +14,11 @@ from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
 from torch.nn import functional as F
 
+from lvis_tde import add_tde_config
 from lvis_tde.modeling.mask_head import (
     CosineMaskPredictor,
     CosineMaskRCNNConvUpsampleHead,
     SelectedClassMaskRCNNConvUpsampleHead,
-    add_mask_config,
 )
 
 SHAPE = ShapeSpec(channels=6, height=7, width=7)
@@ -203,7 +203,7 @@ def test_cosine_norms_are_float32_under_autocast(call):
 )
 def test_built_from_config(name, agnostic):
     cfg = get_cfg()
-    add_mask_config(cfg)
+    add_tde_config(cfg)
     cfg.MODEL.ROI_MASK_HEAD.NAME = name
     cfg.MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK = agnostic
     cfg.MODEL.ROI_MASK_HEAD.NUM_CONV = 2
@@ -214,6 +214,9 @@ def test_built_from_config(name, agnostic):
     head.load_state_dict(build_mask_head(cfg, SHAPE).state_dict())
     assert head.predictor.out_channels == (1 if agnostic else 80)
     if name.startswith("Cosine"):
+        del cfg.MODEL["TDE_MASK"]
+        cfg.MODEL.ROI_MASK_HEAD.NAME = name
+        assert build_mask_head(cfg, SHAPE).predictor.temperature == 20.0
         assert (head.predictor.temperature, head.predictor.epsilon) == (11.0, 1e-4)
 
 

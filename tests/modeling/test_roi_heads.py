@@ -40,7 +40,7 @@ def test_the_name_is_all_that_a_config_needs(tiny_cfg):
     # A config of a project that has never heard of MODEL.TDE.
     cfg = tiny_cfg("softmax", "MODEL.ROI_HEADS.NAME", "TDEROIHeads")
     foreign = get_cfg()
-    del cfg.MODEL["TDE"]
+    del cfg.MODEL["TDE"], cfg.MODEL["TDE_MASK"]
     foreign.merge_from_other_cfg(cfg)
     predictor = build_model(foreign).roi_heads.box_predictor
     assert predictor.alpha == 1.5 and predictor.cls_score.norm == "deconfound"
