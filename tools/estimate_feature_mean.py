@@ -14,7 +14,7 @@ from lvis_tde.engine import Trainer, argument_parser, setup
 from lvis_tde.trained import run_estimate
 
 
-def parser():
+def parse_args():
     parser = argument_parser(epilog=__doc__)
     parser.add_argument("--output", default="output/tde", help="folder for what it writes")
     parser.add_argument("--max-batches", type=int, default=500, help="most batches per process")
@@ -25,7 +25,7 @@ def parser():
         help="stop when the means of two halves of the batches are so near, in degrees",
     )
     parser.add_argument("--num-heads", type=int, default=1, help="K for a softmax model")
-    return parser
+    return parser.parse_args()
 
 
 def main(args):
@@ -40,7 +40,7 @@ def main(args):
 
 
 if __name__ == "__main__":
-    args = parser().parse_args()
+    args = parse_args()
     launch(
         main,
         args.num_gpus,
