@@ -7,8 +7,10 @@ import logging
 import os
 from collections import OrderedDict
 from pathlib import Path
+from typing import Callable
 
 import torch
+from detectron2 import engine
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import (
     DatasetCatalog,
@@ -43,6 +45,7 @@ __all__ = [
     "argument_parser",
     "build_evaluator",
     "check_inputs",
+    "launch",
     "load_config",
     "setup",
     "use_data",
@@ -343,6 +346,27 @@ def argument_parser(**options) -> argparse.ArgumentParser:
         help="most training images of a rare and of a common class (LVIS: 10 100)",
     )
     return parser
+
+
+def launch(main: Callable, args: argparse.Namespace):
+    """Detectron2's launcher: runs ``main(args)`` in ``args.num_gpus`` processes on every machine.
+
+    Release 0.6 starts several processes on GPUs only; without any it runs one, and says so.
+    """
+    num_gpus, num_machines = args.num_gpus, args.num_machines
+    on_cpu = hasattr(comm, "create_local_process_group")  # the launcher of main
+    if num_gpus * num_machines > 1 and not on_cpu and not torch.cuda.is_available():
+        setup_logger(name="lvis_tde")
+        logger.warning("No GPU found, and this Detectron2 starts one process on CPUs: running 1.")
+        num_gpus = num_machines = 1
+    return engine.launch(
+        main,
+        num_gpus,
+        num_machines=num_machines,
+        machine_rank=args.machine_rank,
+        dist_url=args.dist_url,
+        args=(args,),
+    )
 
 
 def setup(args, *, testing: bool = True) -> CfgNode:
