@@ -9,7 +9,7 @@ import contextlib
 import copy
 import logging
 import time
-from typing import Callable, Dict, Iterable, List, Sequence
+from typing import Callable, Dict, Iterable, List, Sequence, Tuple
 
 import torch
 from detectron2.evaluation import DatasetEvaluator
@@ -17,14 +17,20 @@ from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.modeling.roi_heads import ROIHeads
 from detectron2.modeling.roi_heads.fast_rcnn import fast_rcnn_inference
 from detectron2.structures import Instances
-from torch import nn
+from torch import Tensor, nn
 
 from .evaluation import LVISEvaluator
 from .modeling.fast_rcnn import TDEFastRCNNOutputLayers
 from .modeling.mask_rle import postprocess_to_rle
 from .modeling.postprocess import large_vocabulary_inference
 
-__all__ = ["box_branch_only", "predict_for_alphas", "sweep_alpha", "tde_predictors"]
+__all__ = [
+    "box_branch_only",
+    "detect_boxes",
+    "predict_for_alphas",
+    "sweep_alpha",
+    "tde_predictors",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -99,8 +105,11 @@ def _alpha(predictors, alpha: float):
             predictor.alpha = value
 
 
-def _box_results(calls) -> List[Instances]:
-    """What the box branch gives for the predictors' current alpha; stages are averaged."""
+def _box_results(calls) -> Tuple[List[Instances], List[Tensor]]:
+    """What the box branch gives for the predictors' current alpha; stages are averaged.
+
+    Also the rows of the proposals that the detections are made of.
+    """
     stages = [predictor.predict_probs(*arguments) for predictor, *arguments in calls]
     scores = [sum(image) / len(stages) for image in zip(*stages)]
     predictor, predictions, proposals = calls[-1]
@@ -112,7 +121,50 @@ def _box_results(calls) -> List[Instances]:
         predictor.test_score_thresh,
         predictor.test_nms_thresh,
         predictor.test_topk_per_image,
-    )[0]
+    )
+
+
+def _box_branch(model: nn.Module, inputs: List[dict]):
+    """Images, features, and the recorded calls of the predictors: all that comes before alpha."""
+    images = model.preprocess_image(inputs)
+    features = model.backbone(images.tensor)
+    if model.proposal_generator is not None:
+        proposals, _ = model.proposal_generator(images, features, None)
+    else:
+        proposals = [one["proposals"].to(model.device) for one in inputs]
+    with _recording(model) as calls:
+        model.roi_heads(images, features, proposals, None)
+    return images, features, calls
+
+
+def _check_alphas(alphas: Sequence[float]) -> None:
+    if any(not alpha >= 0 for alpha in alphas):
+        raise ValueError(f"alphas={list(alphas)} must not be negative.")
+
+
+@torch.no_grad()
+def detect_boxes(model: nn.Module, inputs: List[dict], alpha: float):
+    """Detections without masks, and what they are made of.
+
+    Args:
+        model: a :class:`GeneralizedRCNN` in eval mode, with TDE predictors.
+        inputs: N images in Detectron2's format.
+        alpha: strength of the removal, >= 0.
+
+    Returns:
+        tuple: N ``Instances`` in the size of the network's input; for each image the rows of its
+        regions that they come from; and for each stage the predictor, its predictions for all
+        regions, and the regions, one ``Instances`` an image.
+
+    Raises:
+        ValueError: if the model has no TDE predictor or ``alpha`` is negative.
+    """
+    _check_alphas([alpha])
+    predictors = tde_predictors(model)
+    _, _, calls = _box_branch(model, inputs)
+    with _alpha(predictors, alpha):
+        instances, kept = _box_results(calls)
+    return instances, kept, calls
 
 
 def _distinct(per_alpha: Sequence[Instances]):
@@ -178,21 +230,13 @@ def predict_for_alphas(
     Raises:
         ValueError: if the model has no TDE predictor or an alpha is negative.
     """
-    if any(not alpha >= 0 for alpha in alphas):
-        raise ValueError(f"alphas={list(alphas)} must not be negative.")
+    _check_alphas(alphas)
     predictors = tde_predictors(model)
-    images = model.preprocess_image(inputs)
-    features = model.backbone(images.tensor)
-    if model.proposal_generator is not None:
-        proposals, _ = model.proposal_generator(images, features, None)
-    else:
-        proposals = [one["proposals"].to(model.device) for one in inputs]
-    with _recording(model) as calls:
-        model.roi_heads(images, features, proposals, None)
+    images, features, calls = _box_branch(model, inputs)
     per_alpha = []
     for alpha in alphas:
         with _alpha(predictors, alpha):
-            per_alpha.append(_box_results(calls))
+            per_alpha.append(_box_results(calls)[0])
     # From here on by image.
     per_image = list(zip(*per_alpha))
     distinct = [_distinct(results) for results in per_image]

@@ -356,7 +356,6 @@ def launch(main: Callable, args: argparse.Namespace):
     num_gpus, num_machines = args.num_gpus, args.num_machines
     on_cpu = hasattr(comm, "create_local_process_group")  # the launcher of main
     if num_gpus * num_machines > 1 and not on_cpu and not torch.cuda.is_available():
-        setup_logger(name="lvis_tde")
         logger.warning("No GPU found, and this Detectron2 starts one process on CPUs: running 1.")
         num_gpus = num_machines = 1
     return engine.launch(
