@@ -8,9 +8,7 @@ scores at alpha 0 stay those of the model.
     tools/estimate_feature_mean.py --config-file C --output DIR MODEL.WEIGHTS W
 """
 
-from detectron2.engine import launch
-
-from lvis_tde.engine import Trainer, argument_parser, setup
+from lvis_tde.engine import Trainer, argument_parser, launch, setup
 from lvis_tde.trained import run_estimate
 
 
@@ -41,11 +39,4 @@ def main(args):
 
 if __name__ == "__main__":
     args = parse_args()
-    launch(
-        main,
-        args.num_gpus,
-        num_machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        dist_url=args.dist_url,
-        args=(args,),
-    )
+    launch(main, args)

@@ -7,10 +7,9 @@ OUTPUT_DIR of the config gets alpha.json, alpha.png and config_alpha.yaml, the c
 alpha. With --calibrate the images are training images, so that val stays untouched.
 """
 
-from detectron2.engine import launch
 from detectron2.utils import comm
 
-from lvis_tde.engine import argument_parser, setup
+from lvis_tde.engine import argument_parser, launch, setup
 from lvis_tde.sweep import DEFAULT_ALPHAS, format_sweep, run_sweep
 
 
@@ -47,11 +46,4 @@ def main(args):
 
 if __name__ == "__main__":
     args = parse_args()
-    launch(
-        main,
-        args.num_gpus,
-        num_machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        dist_url=args.dist_url,
-        args=(args,),
-    )
+    launch(main, args)

@@ -120,7 +120,7 @@ def _official(
         results, max_dets = [r for r, k in zip(results, keep.tolist()) if k], -1
     lvis_gt = FromMemory(annotations)
     evaluation = official.LVISEval(
-        lvis_gt, official.LVISResults(lvis_gt, copy.deepcopy(results), max_dets=max_dets), iou_type
+        lvis_gt, official.LVISResults(lvis_gt, results, max_dets=max_dets), iou_type
     )
     evaluation.evaluate()
     evaluation.accumulate()
