@@ -60,7 +60,7 @@ def test_config_builds_and_trains(name):
 def test_baselines_are_those_of_detectron2(version, backbone):
     theirs = f"LVIS{version}-InstanceSegmentation/mask_rcnn_{BACKBONES[backbone]}_FPN_1x.yaml"
     ours = baseline(version, backbone)
-    assert set(differences(ours, upstream(theirs))) == {"OUTPUT_DIR", "MODEL.TDE"}
+    assert set(differences(ours, upstream(theirs))) == {"OUTPUT_DIR", "MODEL.TDE", "MODEL.TDE_MASK"}
 
 
 @pytest.mark.parametrize("version", ["v1", "v0.5"])
@@ -84,7 +84,7 @@ def test_c4_is_detectron2s_on_the_lvis_baseline(version):
     lvis = baseline(version, "r50")
     lvis_keys = {"MODEL.ROI_HEADS.NUM_CLASSES", "MODEL.ROI_HEADS.SCORE_THRESH_TEST"}
     for key in differences(c4, on_coco):
-        assert not key.startswith("MODEL.") or key in lvis_keys | {"MODEL.TDE"}, key
+        assert not key.startswith("MODEL.") or key in lvis_keys | {"MODEL.TDE", "MODEL.TDE_MASK"}, key
     for key in differences(c4, lvis):
         assert key.startswith("MODEL.") and key not in lvis_keys or key == "OUTPUT_DIR", key
 
