@@ -15,10 +15,10 @@ export OMP_NUM_THREADS ?= 2
 
 install: $(STAMP)
 
-$(BIN)/python:
-	$(PYTHON) -m venv $(VENV)
+$(BIN)/pip:
+	$(PYTHON) -m venv $(VENV) || (echo "No virtual environment: apt install python3-venv?"; exit 1)
 
-$(STAMP): $(BIN)/python setup.py tools/install_detectron2.py
+$(STAMP): $(BIN)/pip setup.py tools/install_detectron2.py
 	$(BIN)/python -c "import torch, torchvision" 2>/dev/null || $(BIN)/pip install torch torchvision
 ifneq ($(DETECTRON2),)
 	$(BIN)/pip install wheel && $(BIN)/pip install --no-build-isolation $(DETECTRON2)

@@ -201,6 +201,96 @@ def plot_ap_over_alpha(
     return figure
 
 
+def plot_explanation(
+    explanation,
+    row: int,
+    *,
+    class_names: Sequence[str],
+    class_frequency: Sequence[str] | None = None,
+    top: int = 8,
+    title: str | None = None,
+) -> Figure:
+    """Bars of the effects on a detection's top classes, and of their scores without and with TDE.
+
+    Args:
+        explanation: an :class:`~lvis_tde.modeling.explain.Explanation`.
+        row: which of its rows.
+        class_names: name of each class, as ``thing_classes``.
+        class_frequency: "r", "c" or "f" of each class; None draws all in one colour.
+        top: number of classes: those with the highest scores without or with TDE.
+        title: default: names the class that TDE makes of it.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: if there is no such row, or the classes are not as many as the names.
+    """
+    if not 0 <= row < len(explanation):
+        raise ValueError(f"row={row} is not one of the {len(explanation)} that are explained")
+    num_classes = explanation.total.shape[1] - 1
+    if len(class_names) != num_classes:
+        raise ValueError(f"{len(class_names)} class names for {num_classes} classes")
+    values = {
+        name: getattr(explanation, name)[row].tolist()
+        for name in ("total", "direct", "factual_probs", "probs")
+    }
+    before, after = values["factual_probs"], values["probs"]
+    order = sorted(range(num_classes), key=lambda i: (-max(before[i], after[i]), i))[:top]
+    order = [*sorted(order, key=lambda i: (-after[i], -before[i], i)), num_classes]
+    names = [*(name.replace("_", " ") for name in class_names), "background"]
+    groups = list(class_frequency) if class_frequency else ["c"] * num_classes
+    colours = [*(GROUP_COLOURS[group] for group in groups), _MUTED]
+
+    figure = Figure(figsize=(9.0, 1.45 + 0.42 * len(order)), dpi=_DPI, facecolor="white")
+    height = figure.get_figheight()
+    bottom, tall = 0.55 / height, 1 - 1.5 / height
+    panels = (
+        ((0.21, bottom, 0.36, tall), "total", "direct", "logit", "{:+.2f}"),
+        ((0.63, bottom, 0.35, tall), "factual_probs", "probs", "score", "{:.3f}"),
+    )
+    for place, first, second, label, form in panels:
+        axes = figure.add_axes(place)
+        for y, i in enumerate(order):
+            axes.barh(y - 0.19, values[first][i], 0.36, color=colours[i], alpha=0.35)
+            axes.barh(y + 0.19, values[second][i], 0.36, color=colours[i])
+            for shift, value in ((-0.19, values[first][i]), (0.19, values[second][i])):
+                axes.annotate(
+                    form.format(value),
+                    (max(value, 0), y + shift),
+                    (3, 0),
+                    textcoords="offset points",
+                    va="center",
+                    size=7.5,
+                    color=INK,
+                )
+        _bare(axes)
+        axes.axvline(0, color=_MUTED, lw=0.8)
+        axes.set_ylim(len(order) - 0.5, -0.5)
+        low, high = axes.get_xlim()
+        axes.set_xlim(low, high + 0.16 * (high - low))
+        axes.set_yticks([])
+        axes.set_xlabel(label, size=10, color=_MUTED)
+        axes.tick_params(axis="x", labelcolor=_MUTED, labelsize=8)
+        axes.axhline(len(order) - 1.5, color=_GRID, lw=0.8)
+        if label == "logit":
+            axes.set_yticks(range(len(order)), [names[i] for i in order], size=9.5)
+            axes.tick_params(axis="y", length=0)
+            for tick, i in zip(axes.get_yticklabels(), order):
+                tick.set_color(colours[i])
+    cosines = ", ".join(f"{value:.2f}" for value in explanation.cosine[row].tolist())
+    best = max(range(num_classes), key=after.__getitem__)
+    legend = [
+        ("light: without TDE (total effect)", _MUTED),
+        ("full: with TDE (direct effect)", INK),
+    ]
+    if class_frequency:
+        legend += [(GROUPS[group], GROUP_COLOURS[group]) for group in GROUPS]
+    words = f"{names[best]}: alpha {explanation.alpha:g}, cosine to the mean {cosines}"
+    _headline(figure, title or words, legend)
+    return figure
+
+
 def _bare(axes) -> None:
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
@@ -211,12 +301,14 @@ def _bare(axes) -> None:
 def _headline(figure: Figure, title: str, legend: Sequence[tuple[str, str]]) -> None:
     """Title at the left; below it the names of the series in their colours."""
     FigureCanvasAgg(figure)
-    figure.text(0.02, 0.97, title, va="top", size=13, color=INK)
+    figure.text(0.02, 1 - 0.114 / figure.get_figheight(), title, va="top", size=13, color=INK)
     x, width = 0.02, figure.get_figwidth() * figure.dpi
+    # As far below the title in inches, whatever the height.
+    y = 1 - 0.456 / figure.get_figheight()
     for name, colour in legend:
-        square = figure.text(x, 0.88, "■", va="top", size=11, color=colour)
+        square = figure.text(x, y, "■", va="top", size=11, color=colour)
         x += (square.get_window_extent().width + 4) / width
-        text = figure.text(x, 0.878, name, va="top", size=10, color=INK)
+        text = figure.text(x, y - 0.002, name, va="top", size=10, color=INK)
         x += (text.get_window_extent().width + 18) / width
 
 

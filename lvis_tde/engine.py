@@ -3,14 +3,14 @@
 import argparse
 import contextlib
 import functools
-import itertools
 import logging
 import os
 from collections import OrderedDict
 from pathlib import Path
-from typing import Iterator
+from typing import Callable
 
 import torch
+from detectron2 import engine
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import (
     DatasetCatalog,
@@ -31,10 +31,11 @@ from detectron2.evaluation import COCOEvaluator, DatasetEvaluator
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
-from torch.utils.data.sampler import Sampler
+from torch.utils.data import Sampler
 
 from .config import add_tde_config
 from .data.long_tailed import register_long_tailed
+from .data.resume import ResumableSampler
 from .evaluation import LVISEvaluator
 from .modeling.feature_mean import RunningFeatureMean
 
@@ -44,6 +45,7 @@ __all__ = [
     "argument_parser",
     "build_evaluator",
     "check_inputs",
+    "launch",
     "load_config",
     "setup",
     "use_data",
@@ -77,31 +79,28 @@ class SeedEveryIteration(HookBase):
     def before_train(self):
         # Once more after the data were fetched: a fresh data loader draws numbers for itself,
         # and it is fresh in the first iteration after a resume alone.
-        self._handle = self.trainer.model.register_forward_pre_hook(lambda *_: self.before_step())
+        self._handle = self.trainer.model.register_forward_pre_hook(self._before_forward)
 
     def after_train(self):
         self._handle.remove()
+
+    def _before_forward(self, model, _):
+        # Not in the evaluation or the batch-norm statistics that run between two iterations.
+        if model.training and torch.is_grad_enabled():
+            self.before_step()
 
     def before_step(self):
         step = self.trainer.iter * comm.get_world_size() + comm.get_rank()
         seed_all_rng((self._seed * 1_000_003 + step) % 2**31)
 
 
-class _ResumableSampler(Sampler):
-    """An infinite sampler that can leave out the indices used before a resume."""
-
-    def __init__(self, sampler: Sampler):
-        self.sampler = sampler
-        self.skip = 0
-
-    def __iter__(self) -> Iterator[int]:
-        return itertools.islice(iter(self.sampler), self.skip, None)
-
-
 def _training_sampler(cfg: CfgNode, dataset: list) -> Sampler:
     if cfg.DATALOADER.SAMPLER_TRAIN == "RepeatFactorTrainingSampler":
+        # Main has the square root of the repeat factors as an option, 0.6 always takes it.
+        sqrt = cfg.DATALOADER.get("REPEAT_SQRT")
+        options = {} if sqrt is None else {"sqrt": sqrt}
         repeat_factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
-            dataset, cfg.DATALOADER.REPEAT_THRESHOLD
+            dataset, cfg.DATALOADER.REPEAT_THRESHOLD, **options
         )
         return RepeatFactorTrainingSampler(repeat_factors)
     return TrainingSampler(len(dataset))
@@ -147,8 +146,9 @@ def _ddp_on(device: str):
 class Trainer(DefaultTrainer):
     """:class:`DefaultTrainer` with LVIS evaluation, the mean's learning rate and exact resumption.
 
-    With ``SEED`` >= 0 and ``DATALOADER.NUM_WORKERS`` 0 a resumed run gives the losses of an
-    uninterrupted one; with workers it sees the same images under other augmentations.
+    With ``SEED`` >= 0 a resumed run sees the images that the uninterrupted one would have seen.
+    With ``DATALOADER.NUM_WORKERS`` 0 and images of one orientation it also repeats its losses;
+    otherwise some images are augmented otherwise.
     """
 
     def __init__(self, cfg):
@@ -159,8 +159,10 @@ class Trainer(DefaultTrainer):
         super().resume_or_load(resume)
         sampler = getattr(self.data_loader, "resumable_sampler", None)
         if sampler is not None:
-            per_rank = self.cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size()
-            sampler.skip = self.start_iter * per_rank
+            sampler.resume(self.start_iter, self.cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size())
+            if "_data_loader_iter" in vars(self._trainer):
+                # Release 0.6 starts the workers, and with them the sampler, on construction.
+                self._trainer._data_loader_iter = iter(self.data_loader)
 
     def state_dict(self):
         state = super().state_dict()
@@ -193,7 +195,11 @@ class Trainer(DefaultTrainer):
             min_keypoints=keypoints if cfg.MODEL.KEYPOINT_ON else 0,
             proposal_files=cfg.DATASETS.PROPOSAL_FILES_TRAIN if cfg.MODEL.LOAD_PROPOSALS else None,
         )
-        sampler = _ResumableSampler(_training_sampler(cfg, dataset))
+        sampler = ResumableSampler(
+            _training_sampler(cfg, dataset),
+            wide=[record["width"] > record["height"] for record in dataset],
+            grouped=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
+        )
         loader = build_detection_train_loader(cfg, dataset=dataset, sampler=sampler)
         loader.resumable_sampler = sampler
         return loader
@@ -221,7 +227,10 @@ def check_dataset(name: str, num_classes: int, key: str = "MODEL.ROI_HEADS.NUM_C
             "lvis_v1_val; for your own data see datasets/README.md."
         )
     metadata = MetadataCatalog.get(name)
-    for path in (metadata.get("json_file"), metadata.get("image_root")):
+    paths = [metadata.get("json_file"), metadata.get("image_root")]
+    if name.startswith("lvis_v"):  # its image_root is COCO's folder, one level higher
+        paths.append(os.path.join(paths[1], "train2017" if "train" in name else "val2017"))
+    for path in paths:
         if path is not None and not os.path.exists(path):
             raise FileNotFoundError(
                 f"Dataset {name!r} needs {path}, which does not exist. datasets/README.md says "
@@ -285,6 +294,12 @@ def use_data(cfg: CfgNode, train=None, test=None, bounds=None) -> None:
         name = f"{Path(data[0]).stem}_{key.lower()}"
         register_long_tailed(name, *data, train_json=train_json, bounds=bounds)
         cfg.DATASETS[key] = (name,)
+        if key == "TEST" and train is None:
+            logger.warning(
+                "No --train-data: the groups rare, common and frequent are those that %s itself "
+                "gives or counts, not those of the training set.",
+                data[0],
+            )
         cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(MetadataCatalog.get(name).thing_classes)
 
 
@@ -317,7 +332,12 @@ def argument_parser(**options) -> argparse.ArgumentParser:
     group = parser.add_argument_group("your own data, in LVIS or COCO format")
     pair = dict(nargs=2, metavar=("JSON", "IMAGES"))
     group.add_argument("--train-data", help="annotation file and image folder", **pair)
-    group.add_argument("--test-data", help="annotation file and image folder", **pair)
+    group.add_argument(
+        "--test-data",
+        help="annotation file and image folder; give --train-data too, whose counts of images "
+        "make the groups of AP_r, AP_c and AP_f",
+        **pair,
+    )
     group.add_argument(
         "--bounds",
         type=int,
@@ -326,6 +346,26 @@ def argument_parser(**options) -> argparse.ArgumentParser:
         help="most training images of a rare and of a common class (LVIS: 10 100)",
     )
     return parser
+
+
+def launch(main: Callable, args: argparse.Namespace):
+    """Detectron2's launcher: runs ``main(args)`` in ``args.num_gpus`` processes on every machine.
+
+    Release 0.6 starts several processes on GPUs only; without any it runs one, and says so.
+    """
+    num_gpus, num_machines = args.num_gpus, args.num_machines
+    on_cpu = hasattr(comm, "create_local_process_group")  # the launcher of main
+    if num_gpus * num_machines > 1 and not on_cpu and not torch.cuda.is_available():
+        logger.warning("No GPU found, and this Detectron2 starts one process on CPUs: running 1.")
+        num_gpus = num_machines = 1
+    return engine.launch(
+        main,
+        num_gpus,
+        num_machines=num_machines,
+        machine_rank=args.machine_rank,
+        dist_url=args.dist_url,
+        args=(args,),
+    )
 
 
 def setup(args, *, testing: bool = True) -> CfgNode:

@@ -1,10 +1,16 @@
 """Shrunken Detectron2 models, an image with labels and a training step, for tests of the heads."""
 
+from pathlib import Path
+
 import torch
 from detectron2 import model_zoo
-from detectron2.config import CfgNode, get_cfg
-from detectron2.layers import FrozenBatchNorm2d
+from detectron2.config import CfgNode
+from detectron2.config import LazyCall as L
+from detectron2.config import LazyConfig, get_cfg
+from detectron2.layers import FrozenBatchNorm2d, ShapeSpec
 from detectron2.modeling import build_model
+from detectron2.modeling.backbone import ResNet
+from detectron2.modeling.backbone.resnet import BasicBlock
 from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
 from detectron2.solver import build_optimizer
 from detectron2.structures import BitMasks, Boxes, Instances, Keypoints, PolygonMasks
@@ -12,6 +18,12 @@ from detectron2.utils.events import EventStorage
 
 from lvis_tde import TDEFastRCNNOutputLayers, add_tde_config
 
+LAZY = Path(__file__).parent.parent / "configs" / "lazy"
+LAZY_NAMES = {
+    "TDEROIHeads": "mask_rcnn_r50_tde.py",
+    "TDECascadeROIHeads": "cascade_rcnn_r101_tde.py",
+}
+LAZY_CLASSES = 7
 TDE_NAMES = {
     "StandardROIHeads": "TDEROIHeads",
     "CascadeROIHeads": "TDECascadeROIHeads",
@@ -144,3 +156,58 @@ def assert_trained_and_finite(model, losses: dict, detections: list) -> None:
     assert stages and stages == predictors(model, FastRCNNOutputLayers)
     for stage in stages:
         assert stage.feature_mean.mean.isfinite().all() and stage.feature_mean.mean.any()
+
+
+def lazy_config(heads: str):
+    """A LazyConfig with these heads, made small: a shipped one, or for C4 Detectron2's with TDE."""
+    if heads == "TDERes5ROIHeads":
+        cfg = LazyConfig.load(str(LAZY / "lvis_v1.py"))
+        cfg.model = model_zoo.get_config("common/models/mask_rcnn_c4.py").model
+        cfg.model.roi_heads.box_predictor._target_ = TDEFastRCNNOutputLayers
+        cfg.model.roi_heads.res5.update(
+            norm="BN", in_channels=96, bottleneck_channels=16, out_channels=64
+        )
+        bottom_up, num_stages, channels = cfg.model.backbone, 3, 96
+    else:
+        cfg = LazyConfig.load(str(LAZY / LAZY_NAMES[heads]))
+        bottom_up, num_stages, channels = cfg.model.backbone.bottom_up, 4, 32
+        cfg.model.backbone.out_channels = 32
+        for box_head in cfg.model.roi_heads.get("box_heads") or [cfg.model.roi_heads.box_head]:
+            box_head.update(input_shape=ShapeSpec(channels=32, height=7, width=7), fc_dims=[64])
+        for stage in lazy_stages(cfg):
+            stage.input_shape = ShapeSpec(channels=64)
+        cfg.model.roi_heads.mask_head.input_shape = ShapeSpec(channels=32, height=14, width=14)
+    # Norms that need no pretrained statistics: features would explode otherwise.
+    bottom_up.stem.norm = "BN"
+    bottom_up.stages = [
+        L(ResNet.make_stage)(
+            block_class=BasicBlock,
+            num_blocks=1,
+            stride_per_block=[1 if i == 0 else 2],
+            in_channels=32 * i or 64,
+            out_channels=32 * (i + 1),
+            norm="BN",
+        )
+        for i in range(num_stages)
+    ]
+    cfg.model.proposal_generator.head.in_channels = channels
+    cfg.model.proposal_generator.post_nms_topk = [20, 20]
+    cfg.model.roi_heads.batch_size_per_image = 16
+    cfg.model.roi_heads.num_classes = LAZY_CLASSES
+    cfg.model.roi_heads.mask_head.conv_dims = [16, 16]
+    for stage in lazy_stages(cfg):
+        stage.test_score_thresh, stage.test_topk_per_image = 0.0001, 10
+    cfg.train.init_checkpoint = ""
+    return cfg
+
+
+def lazy_stages(cfg) -> list:
+    """The configs of the box predictors."""
+    return cfg.model.roi_heads.get("box_predictors") or [cfg.model.roi_heads.box_predictor]
+
+
+def lazy_image(seed: int = 0) -> dict:
+    """A training image for :func:`lazy_config`."""
+    cfg = zoo_config("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml")
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = LAZY_CLASSES
+    return training_image(cfg, seed=seed)

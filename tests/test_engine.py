@@ -6,14 +6,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from detectron2 import engine
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.data import MetadataCatalog
+from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 
 from lvis_tde.engine import (
     Trainer,
     argument_parser,
     check_inputs,
+    launch,
     setup,
     use_cpu_without_gpu,
     use_data,
@@ -145,3 +148,15 @@ def test_a_users_own_files(tiny_cfg, tiny_set):
         check_inputs(cfg)
     with pytest.raises(FileNotFoundError, match="no_such.json"):
         use_data(cfg, ("no_such.json", train.image_root))
+
+
+def test_several_processes_without_a_gpu(monkeypatch, caplog):
+    # Release 0.6 cannot start them, main can.
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    asked = []
+    monkeypatch.setattr(engine, "launch", lambda main, num_gpus, **_: asked.append(num_gpus))
+    launch(print, argument_parser().parse_args(["--num-gpus", "8"]))
+    if hasattr(comm, "create_local_process_group"):
+        assert asked == [8]
+    else:
+        assert asked == [1] and "running 1" in caplog.text

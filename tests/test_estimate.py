@@ -164,7 +164,7 @@ def test_a_mean_that_training_tracked_is_found_again(tiny_model, make_batch):
     batches = [make_batch(n) for n in (2, 3)] * 20
     for module in model.modules():
         module.train(not isinstance(module, torch.nn.BatchNorm2d))
-    with EventStorage(), torch.no_grad():
+    with EventStorage():
         for batch in batches:
             model(batch)
     (predictor,) = [m for m in model.modules() if isinstance(m, TDEFastRCNNOutputLayers)]

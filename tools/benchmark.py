@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Benchmarks: Detectron2, the authors' formulation and this project side by side in one run.
 
-python tools/benchmark.py head|nms|mask|inference|training|evaluation [options] [--json]
+python tools/benchmark.py head|nms|mask|inference|training|evaluation|sweep [options] [--json]
 """
 
 import argparse
@@ -19,6 +19,7 @@ BENCHMARKS = {
     "inference": "images to detections, end to end",
     "training": "a training step",
     "evaluation": "detections to AP",
+    "sweep": "nine alphas in one pass, against one evaluation",
 }
 
 

@@ -8,14 +8,12 @@ scores at alpha 0 stay those of the model.
     tools/estimate_feature_mean.py --config-file C --output DIR MODEL.WEIGHTS W
 """
 
-from detectron2.engine import default_argument_parser, launch
-
-from lvis_tde.engine import Trainer, setup
+from lvis_tde.engine import Trainer, argument_parser, launch, setup
 from lvis_tde.trained import run_estimate
 
 
-def parser():
-    parser = default_argument_parser(epilog=__doc__)
+def parse_args():
+    parser = argument_parser(epilog=__doc__)
     parser.add_argument("--output", default="output/tde", help="folder for what it writes")
     parser.add_argument("--max-batches", type=int, default=500, help="most batches per process")
     parser.add_argument(
@@ -25,7 +23,7 @@ def parser():
         help="stop when the means of two halves of the batches are so near, in degrees",
     )
     parser.add_argument("--num-heads", type=int, default=1, help="K for a softmax model")
-    return parser
+    return parser.parse_args()
 
 
 def main(args):
@@ -40,12 +38,5 @@ def main(args):
 
 
 if __name__ == "__main__":
-    args = parser().parse_args()
-    launch(
-        main,
-        args.num_gpus,
-        num_machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        dist_url=args.dist_url,
-        args=(args,),
-    )
+    args = parse_args()
+    launch(main, args)

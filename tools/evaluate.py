@@ -22,7 +22,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("annotations", help="annotation file, LVIS v0.5 or v1 format")
+    parser.add_argument("annotations", help="file in LVIS v0.5 or v1 format, or a registered set")
     parser.add_argument("results", help="result file: JSON list of detections")
     parser.add_argument(
         "--iou-type", nargs="+", choices=["bbox", "segm", "boundary"], default=["bbox", "segm"]

@@ -5,9 +5,10 @@ Overrides are "key=value", for example train.max_iter=10. Without a GPU it runs 
 """
 
 from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.engine import default_argument_parser, launch
+from detectron2.engine import default_argument_parser
 
 from lvis_tde import lazy_engine
+from lvis_tde.engine import launch
 
 
 def main(args):
@@ -24,11 +25,4 @@ def main(args):
 
 if __name__ == "__main__":
     args = default_argument_parser().parse_args()
-    launch(
-        main,
-        args.num_gpus,
-        num_machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        dist_url=args.dist_url,
-        args=(args,),
-    )
+    launch(main, args)

@@ -11,9 +11,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=0, help="varies everything that is random")
     parser.add_argument("--output", default="output/demo", help="folder for all that it makes")
+    parser.add_argument(
+        "opts",
+        nargs=argparse.REMAINDER,
+        help='"KEY VALUE" of the configs, such as MODEL.DEVICE cuda',
+    )
     args = parser.parse_args()
     configs = Path(__file__).parent.parent / "configs"
-    results = run_demo(args.output, seed=args.seed, configs=configs)
+    results = run_demo(args.output, seed=args.seed, configs=configs, overrides=args.opts)
     print(f"\nSeed {results['seed']}, alpha {results['alpha']:g} (chosen on the calibration split)")
     print(f"\n{format_table(results)}\n\nPictures and results.json are in {args.output}")
 

@@ -5,9 +5,8 @@ Without a GPU it runs on the CPU and says so.
 """
 
 from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.engine import launch
 
-from lvis_tde.engine import Trainer, argument_parser, setup
+from lvis_tde.engine import Trainer, argument_parser, launch, setup
 
 
 def main(args):
@@ -25,11 +24,4 @@ def main(args):
 
 if __name__ == "__main__":
     args = argument_parser().parse_args()
-    launch(
-        main,
-        args.num_gpus,
-        num_machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        dist_url=args.dist_url,
-        args=(args,),
-    )
+    launch(main, args)

@@ -8,8 +8,8 @@ model = get_config("common/models/cascade_rcnn.py").model
 model.backbone.bottom_up.stages.depth = 101
 model.proposal_generator.post_nms_topk = (2000, 1000)
 model.roi_heads.num_classes = 1203
-for box_predictor in model.roi_heads.box_predictors:
-    box_predictor.update(
+for _stage in model.roi_heads.box_predictors:  # a name without underscore would join the config
+    _stage.update(
         _target_=TDEFastRCNNOutputLayers,
         norm="deconfound",
         num_heads=2,

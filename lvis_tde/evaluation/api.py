@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import logging
 import os
 import time
@@ -13,7 +12,7 @@ import numpy as np
 
 from . import native
 from .detections import Detections
-from .ground_truth import GroundTruth
+from .ground_truth import GroundTruth, read_annotations
 from .official import load_official
 from .result import LVISResult, category_table, summarize
 from .selection import check, within_limits
@@ -37,8 +36,8 @@ def evaluate_lvis(
     """Evaluate detections by the rules of LVIS (Gupta et al. 2019).
 
     Args:
-        annotations: path or content of an annotation file in LVIS format, or a
-            :class:`GroundTruth` that was loaded from one (engine ``native`` only). Never modified.
+        annotations: path or content of an annotation file in LVIS format, the name of a registered
+            data set, or (engine ``native`` only) a :class:`GroundTruth`. Never modified.
         detections: path or content of a result file, dicts with ``image_id, category_id, score``
             and ``bbox`` (x, y, width, height) or ``segmentation`` (RLE); or :class:`Detections`.
             Never modified.
@@ -72,10 +71,7 @@ def evaluate_lvis(
         )
 
     start = time.process_time()
-    content = annotations
-    if engine == "lvis" and not isinstance(annotations, dict):
-        with open(annotations, encoding="utf-8") as f:
-            content = json.load(f)
+    content = read_annotations(annotations) if engine == "lvis" else annotations
     truth = content if isinstance(content, GroundTruth) else GroundTruth.load(content)
     if isinstance(detections, list):
         detections = Detections.from_results(detections)
@@ -124,7 +120,7 @@ def _official(
         results, max_dets = [r for r, k in zip(results, keep.tolist()) if k], -1
     lvis_gt = FromMemory(annotations)
     evaluation = official.LVISEval(
-        lvis_gt, official.LVISResults(lvis_gt, copy.deepcopy(results), max_dets=max_dets), iou_type
+        lvis_gt, official.LVISResults(lvis_gt, results, max_dets=max_dets), iou_type
     )
     evaluation.evaluate()
     evaluation.accumulate()

@@ -62,7 +62,7 @@ class GroundTruth:
         """Read and check annotations, which stay as they are.
 
         Args:
-            annotations: path or content of a file in LVIS format.
+            annotations: see :func:`read_annotations`.
 
         Returns:
             The columns.
@@ -71,9 +71,7 @@ class GroundTruth:
             ValueError: something is missing or unknown, or an annotation has the id 0; the message
                 names the first offender and how many there are.
         """
-        if not isinstance(annotations, dict):
-            with open(annotations, encoding="utf-8") as file:
-                annotations = json.load(file)
+        annotations = read_annotations(annotations)
         for key in ("images", "annotations", "categories"):
             if key not in annotations:
                 raise ValueError(f"the annotations have no {key!r}, only {sorted(annotations)}")
@@ -116,6 +114,35 @@ class GroundTruth:
             boxes=[a.get("bbox") for a in entries],
             segmentations=[a.get("segmentation") for a in entries],
         )
+
+
+def read_annotations(annotations: str | os.PathLike[str] | dict[str, Any]) -> dict[str, Any]:
+    """Content of an annotation file.
+
+    Args:
+        annotations: path or content of a file in LVIS format, or the name of a data set that is
+            registered with Detectron2.
+
+    Returns:
+        The content; the same object if it was given.
+    """
+    if isinstance(annotations, dict):
+        return annotations
+    if isinstance(annotations, str) and not os.path.exists(annotations):
+        annotations = _file_of_registered(annotations)
+    with open(annotations, encoding="utf-8") as file:
+        return json.load(file)
+
+
+def _file_of_registered(name: str) -> str:
+    try:
+        # Result files can be evaluated where Detectron2 is not installed.
+        from detectron2.data import MetadataCatalog
+    except ImportError:
+        return name
+    return (
+        MetadataCatalog.get(name).get("json_file", name) if name in MetadataCatalog.list() else name
+    )
 
 
 def _check(images: dict, categories: dict, entries: list[dict[str, Any]]) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 from .result import IOU_THRESHOLDS
 
 # Bounds the (pairs, T, A) arrays of one step.
-_PAIRS = 1 << 17
+_PAIRS = 1 << 15
 
 
 @dataclass

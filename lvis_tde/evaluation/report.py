@@ -186,7 +186,7 @@ def _change_tables(before: LVISResult, after: LVISResult) -> str:
             f"<td>{_number(row['AP'])}<td>{_number(row['change'], sign=True)}"
             for row in rows
         )
-        head = "<tr><th>class<th><th>training images<th>objects here<th>before<th>after<th>change"
+        head = "<tr><th>class<th><th>images<th>objects<th>before<th>after<th>change"
         tables.append(f"<div><h3>{title}</h3><table>{head}{body}</table></div>")
     return f"<div class=panels>{''.join(tables)}</div>"
 

@@ -21,7 +21,7 @@ PAGE = """<!doctype html>
   svg circle { opacity: .55; }
   svg circle:hover { opacity: 1; stroke: #1f2933; stroke-width: 1.5; }
   svg polyline { fill: none; stroke: #1f2933; stroke-width: 2; pointer-events: none; }
-  .panels { display: grid; grid-template-columns: repeat(auto-fit, minmax(440px, 1fr)); gap: 20px;
+  .panels { display: grid; grid-template-columns: repeat(auto-fit, minmax(480px, 1fr)); gap: 28px;
   } .wide { overflow-x: auto; }
   .tall { max-height: 560px; overflow-y: auto; }
   .note { color: #52606d; margin: 0 0 8px; }

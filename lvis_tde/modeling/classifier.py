@@ -1,4 +1,4 @@
-"""The classifier that replaces the softmax box classifier. Needs torch alone."""
+"""The classifier that replaces the softmax box classifier. This file needs torch alone."""
 
 import math
 

@@ -12,9 +12,9 @@ class DerivedTensors:
     """A small cache: each entry is dropped when a tensor or setting it was made from changes.
 
     In-place changes (an optimiser's step, ``load_state_dict``, a buffer's ``copy_``), replaced
-    tensors and moves to another device or type are noticed. A change through ``.data`` is not:
-    :meth:`clear` after it. Nothing is kept where a gradient may be asked for or a graph is being
-    recorded, nor in a copy or pickle.
+    tensors and moves to another device or type are noticed. A change through ``.data`` or by a
+    collective is not: :meth:`clear` after it. Nothing is kept where a gradient may be asked for or
+    a graph is being recorded, nor in a copy or pickle.
     """
 
     def __init__(self):
@@ -42,7 +42,14 @@ class DerivedTensors:
             sources: tensors it is made from.
             settings: comparable values it depends on.
         """
-        if torch.is_grad_enabled() or torch.jit.is_tracing() or not all(map(_is_plain, sources)):
+        if torch.is_grad_enabled():
+            # A step of an optimiser needs a pass like this one, and fused ones leave no trace in
+            # the version of a parameter.
+            self._entries.clear()
+            return compute()
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+            return compute()
+        if not all(map(_is_plain, sources)):
             return compute()
         key = (settings, *((t.data_ptr(), t._version, t.dtype, t.device) for t in sources))
         entry = self._entries.get(name)

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from ..config import tde_options
 from .classifier import CosineMultiHeadClassifier
 from .feature_mean import RunningFeatureMean
-from .functional import at_least_fp32, cosine_to_mean, exempt_background
+from .functional import at_least_fp32, check_alpha, cosine_to_mean, exempt_background
 from .postprocess import LargeVocabularyInference
 
 __all__ = ["TDEFastRCNNOutputLayers"]
@@ -27,6 +27,20 @@ logger = logging.getLogger(__name__)
 
 # (R, C + 1) factual logits, (R, 4) or (R, 4 C) box deltas, (R, D) classifier input
 Predictions = Tuple[Tensor, Tensor, Tensor]
+
+
+def refuse_sigmoid(options: Dict[str, bool]) -> None:
+    """
+    Raises:
+        ValueError: if ``options`` ask for sigmoid cross entropy or the federated loss.
+    """
+    for name in ("use_sigmoid_ce", "use_fed_loss"):
+        if options.get(name):
+            raise ValueError(
+                f"{name}=True does not go with TDE: the background exemption needs a softmax "
+                "over foreground and background, and a sigmoid has no background class. Set "
+                "MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE and USE_FED_LOSS to False."
+            )
 
 
 class TDEFastRCNNOutputLayers(LargeVocabularyInference, FastRCNNOutputLayers):
@@ -76,16 +90,9 @@ class TDEFastRCNNOutputLayers(LargeVocabularyInference, FastRCNNOutputLayers):
             ValueError: if an argument is out of its range, or if sigmoid cross entropy or the
                 federated loss is asked for.
         """
-        for name in ("use_sigmoid_ce", "use_fed_loss"):
-            if kwargs.get(name):
-                raise ValueError(
-                    f"{name}=True does not go with TDE: the background exemption needs a softmax "
-                    "over foreground and background, and a sigmoid has no background class. Set "
-                    "MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE and USE_FED_LOSS to False."
-                )
+        refuse_sigmoid(kwargs)
         super().__init__(input_shape, **kwargs)
-        if not alpha >= 0:
-            raise ValueError(f"alpha={alpha} must not be negative (0 turns TDE off).")
+        check_alpha(alpha)
         in_features, num_outputs = self.cls_score.in_features, self.cls_score.out_features
         self.cls_score = CosineMultiHeadClassifier(
             in_features, num_outputs, num_heads=num_heads, tau=tau, gamma=gamma, norm=norm
@@ -96,6 +103,7 @@ class TDEFastRCNNOutputLayers(LargeVocabularyInference, FastRCNNOutputLayers):
         self.mean_momentum_lr_scaled = mean_momentum_lr_scaled
         self.fast_nms = fast_nms
         self._warned_zero_mean = False
+        self._before_unscaled = None
 
     @classmethod
     def from_config(cls, cfg, input_shape):
@@ -114,8 +122,13 @@ class TDEFastRCNNOutputLayers(LargeVocabularyInference, FastRCNNOutputLayers):
         return self.cls_score(x), self.bbox_pred(x), x
 
     def losses(self, predictions: Predictions, proposals: List[Instances]) -> Dict[str, Tensor]:
-        """Upstream's losses on the factual logits; also moves the running mean."""
-        self._update_mean(predictions[2], proposals)
+        """Upstream's losses on the factual logits; also moves the running mean.
+
+        Under ``torch.no_grad`` the mean stays: a validation loss or the statistics of batch norm
+        are no training step.
+        """
+        if torch.is_grad_enabled():
+            self._update_mean(predictions[2], proposals)
         return super().losses(predictions[:2], proposals)
 
     def predict_boxes(self, predictions: Predictions, proposals: List[Instances]):
@@ -166,6 +179,11 @@ class TDEFastRCNNOutputLayers(LargeVocabularyInference, FastRCNNOutputLayers):
         gt_classes = torch.cat(labels) if labels else features.new_empty(0, dtype=torch.long)
         foreground = (gt_classes >= 0) & (gt_classes < self.num_classes)
         lr = self._current_lr() if self.mean_momentum_lr_scaled else None
+        before = self.feature_mean.mean.clone()
+        if lr is not None and self._before_unscaled is not None:
+            # What is logged now is the rate of the step before, which was taken without it.
+            self.feature_mean.mean.copy_(self._before_unscaled.lerp(before, lr))
+        self._before_unscaled = before if lr is None and self.mean_momentum_lr_scaled else None
         count = self.feature_mean.update(features, foreground, lr)
         mean = self.feature_mean.mean
         num_heads = self.cls_score.num_heads

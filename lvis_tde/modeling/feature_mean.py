@@ -23,8 +23,8 @@ class RunningFeatureMean(nn.Module):
     on all ranks: every rank must call :meth:`update` in every step, foreground or not.
 
     Attributes:
-        mean (Tensor): buffer, (num_features,), fp32 on purpose; saved in checkpoints. Zero until
-            the first update with foreground.
+        mean (Tensor): buffer, (num_features,), fp32 also in a half-precision model; saved in
+            checkpoints. Zero until the first update with foreground.
         lr (float or None): learning rate of the current step, where the training loop tells it.
     """
 
@@ -75,8 +75,9 @@ class RunningFeatureMean(nn.Module):
             raise ValueError(f"lr={lr} must not be negative.")
         # One buffer [sum, count], so that all ranks agree with a single collective. It is called
         # by every rank in every step: leaving early without foreground would hang the others.
-        total = torch.zeros(self.num_features + 1, dtype=torch.float32, device=self.mean.device)
-        selected = features.detach()[mask].float()
+        dtype = self.mean.dtype
+        total = torch.zeros(self.num_features + 1, dtype=dtype, device=self.mean.device)
+        selected = features.detach()[mask].to(dtype)
         total[:-1] = selected.sum(0)
         total[-1] = mask.sum()
         if _world_size() > 1:
@@ -88,7 +89,15 @@ class RunningFeatureMean(nn.Module):
         # `where` instead of `if`: no synchronisation with the device.
         usable = (count > 0) & torch.isfinite(moved).all()
         self.mean.copy_(torch.where(usable, moved, self.mean))
-        return count
+        return count.float()
+
+    def _apply(self, fn, *args, **kwargs):
+        # model.half() must not round the mean: its steps are far below its size.
+        before = self.mean
+        super()._apply(fn, *args, **kwargs)
+        if self.mean.dtype in (torch.float16, torch.bfloat16):
+            self.mean = before.to(self.mean.device)
+        return self
 
     def extra_repr(self) -> str:
         return f"num_features={self.num_features}, momentum={self.momentum:g}"

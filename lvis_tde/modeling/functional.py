@@ -17,6 +17,8 @@ Naming convention:
     tde_logits: logits without the indirect effect of the momentum, t = y - y0
 """
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -59,6 +61,17 @@ def check_num_heads(num_features: int, num_heads: int) -> int:
             "takes an equal share of the features."
         )
     return num_heads
+
+
+def check_alpha(alpha: float) -> float:
+    """Returns ``alpha``.
+
+    Raises:
+        ValueError: if it is negative or not finite.
+    """
+    if not 0 <= alpha < math.inf:
+        raise ValueError(f"alpha={alpha} must be finite and not negative (0 turns TDE off).")
+    return alpha
 
 
 def at_least_fp32(x: Tensor) -> Tensor:
@@ -173,8 +186,10 @@ def tde_logits(features: Tensor, classifier, feature_mean: Tensor, alpha: float)
         Tensor: (R, C + 1), fp32 at least, also under autocast.
 
     Raises:
-        ValueError: if ``feature_mean`` has another size than the classifier's input.
+        ValueError: if ``feature_mean`` has another size than the classifier's input, or ``alpha``
+            is negative or not finite.
     """
+    check_alpha(alpha)
     if feature_mean.shape != (classifier.in_features,):
         raise ValueError(
             f"feature_mean has shape {tuple(feature_mean.shape)}, but the classifier takes "

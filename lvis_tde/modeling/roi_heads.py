@@ -4,10 +4,15 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import ROI_HEADS_REGISTRY
 from detectron2.modeling.roi_heads import CascadeROIHeads, Res5ROIHeads, StandardROIHeads
 
-from .fast_rcnn import TDEFastRCNNOutputLayers
+from .fast_rcnn import TDEFastRCNNOutputLayers, refuse_sigmoid
 from .postprocess import with_large_vocabulary_inference
 
 __all__ = ["TDEROIHeads", "TDECascadeROIHeads", "TDERes5ROIHeads"]
+
+
+def _refuse_sigmoid(cfg):
+    # Before upstream builds its own predictor, which would ask for a data set's class counts.
+    refuse_sigmoid({key.lower(): value for key, value in cfg.MODEL.ROI_BOX_HEAD.items()})
 
 
 def _tde_predictor(cfg, upstream, **changes):
@@ -22,6 +27,7 @@ class TDEROIHeads(StandardROIHeads):
 
     @classmethod
     def _init_box_head(cls, cfg, input_shape):
+        _refuse_sigmoid(cfg)
         options = super()._init_box_head(cfg, input_shape)
         options["box_predictor"] = _tde_predictor(cfg, options["box_predictor"])
         return options
@@ -36,6 +42,7 @@ class TDECascadeROIHeads(CascadeROIHeads):
 
     @classmethod
     def _init_box_head(cls, cfg, input_shape):
+        _refuse_sigmoid(cfg)
         options = super()._init_box_head(cfg, input_shape)
         options["box_predictors"] = [
             _tde_predictor(cfg, stage, box2box_transform=stage.box2box_transform)
@@ -56,6 +63,7 @@ class TDERes5ROIHeads(Res5ROIHeads):
 
     @classmethod
     def from_config(cls, cfg, input_shape):
+        _refuse_sigmoid(cfg)
         options = super().from_config(cfg, input_shape)
         options["box_predictor"] = _tde_predictor(cfg, options["box_predictor"])
         return options

@@ -12,7 +12,7 @@ from detectron2.evaluation import LVISEvaluator as Upstream
 from detectron2.structures import Boxes, Instances
 from detectron2.utils import comm
 
-from lvis_tde.evaluation import LVISEvaluator
+from lvis_tde.evaluation import LVISEvaluator, evaluate_lvis
 
 NUM_CLASSES, HEIGHT, WIDTH = 6, 48, 64
 
@@ -224,3 +224,14 @@ def test_report_of_what_was_evaluated(dataset, tmp_path):
     pages = evaluator.write_report(str(tmp_path))
     assert pages == [tmp_path / task / "report.html" for task in ("bbox", "segm")]
     assert all(page.stat().st_size > 10000 for page in pages)
+
+
+@pytest.mark.parametrize("engine", ["native", "lvis"])
+def test_a_registered_name_stands_for_its_file(dataset, tmp_path, engine):
+    name, truth = dataset
+    expected = run(LVISEvaluator(name, output_dir=str(tmp_path)), predictions(truth, 1))
+    path = tmp_path / "lvis_instances_results.json"
+    result = evaluate_lvis(name, path, "segm", engine=engine, mask_area=True)
+    assert {k: result.metrics[k] for k in expected["segm"]} == expected["segm"]
+    with pytest.raises(FileNotFoundError, match="not_registered"):
+        evaluate_lvis("not_registered", path, engine=engine)

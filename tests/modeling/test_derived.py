@@ -32,8 +32,8 @@ def train_and_back(predictor):
     predictor.eval()
 
 
-def optimiser_step(predictor):
-    optimiser = torch.optim.SGD([predictor.cls_score.weight], lr=10.0)
+def optimiser_step(predictor, **options):
+    optimiser = torch.optim.SGD([predictor.cls_score.weight], lr=10.0, **options)
     predictor(torch.rand(3, 16))[0].square().sum().backward()
     optimiser.step()
 
@@ -54,6 +54,7 @@ CHANGES = {
     "tau": lambda p: setattr(p.cls_score, "tau", 3.0),
     "gamma": lambda p: setattr(p.cls_score, "gamma", 3.0),
     "optimiser": optimiser_step,
+    "fused optimiser": lambda p: optimiser_step(p, fused=True),
     "other parameter": replace_parameter,
     "double": lambda p: p.double(),
 }

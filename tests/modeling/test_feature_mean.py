@@ -64,6 +64,15 @@ def test_half_precision_features_are_summed_in_fp32():
     torch.testing.assert_close(running.mean, torch.tensor([3e4]), rtol=1e-3, atol=0)
 
 
+@pytest.mark.parametrize("cast", ["half", "bfloat16", "float", "cpu"])
+def test_the_mean_stays_fp32_in_a_half_precision_model(cast):
+    running = RunningFeatureMean(2)
+    running.mean.copy_(torch.tensor([2e-8, 1.0001]))
+    module = getattr(torch.nn.Sequential(running), cast)()
+    assert module[0].mean.dtype == torch.float32
+    assert torch.equal(module[0].mean, torch.tensor([2e-8, 1.0001]))
+
+
 def test_no_gradient_flows():
     running = RunningFeatureMean(3)
     features = torch.rand(2, 3, requires_grad=True)

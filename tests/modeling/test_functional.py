@@ -167,6 +167,9 @@ def test_errors_name_the_value():
     classifier = CosineMultiHeadClassifier(8, 5)
     with pytest.raises(ValueError, match=r"\(7,\).*8 features"):
         tde_logits(torch.randn(2, 8), classifier, torch.zeros(7), 1.0)
+    for alpha in (-1.0, float("inf"), float("nan")):
+        with pytest.raises(ValueError, match=f"alpha={alpha}"):
+            tde_logits(torch.randn(2, 8), classifier, torch.zeros(8), alpha)
     with pytest.raises(ValueError, match=r"\(2, 5\) and \(2, 4\)"):
         exempt_background(torch.zeros(2, 5), torch.zeros(2, 4))
     with pytest.raises(ValueError, match="C >= 1"):

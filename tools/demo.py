@@ -1,0 +1,64 @@
+#!/usr/bin/env python
+"""Draw what a trained model detects without and with TDE, side by side.
+
+    tools/demo.py 'photos/*.jpg' clip.mp4 --config-file C --output DIR --explain \
+        --opts MODEL.WEIGHTS W
+
+Class names and frequency groups are those of the config's dataset, or of --test-data.
+"""
+
+import argparse
+
+from detectron2.utils.logger import setup_logger
+
+from lvis_tde.engine import load_config, use_cpu_without_gpu, use_data
+from lvis_tde.predict import TDEDemo, class_info, find_inputs
+from lvis_tde.trained import load_trained
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("inputs", nargs="+", help="images, globs (quoted) and videos")
+    parser.add_argument("--config-file", required=True, help="of a model with TDE heads")
+    parser.add_argument("--output", default="output/pictures", help="folder for the pictures")
+    parser.add_argument("--alpha", type=float, help="strength of TDE, default MODEL.TDE.ALPHA")
+    parser.add_argument("--score-threshold", type=float, default=0.3, help="least score shown")
+    parser.add_argument("--panel-size", type=int, default=640, help="pixels of the longer side")
+    parser.add_argument(
+        "--explain", action="store_true", help="charts of the detections that TDE changed most"
+    )
+    parser.add_argument(
+        "--test-data",
+        nargs=2,
+        metavar=("JSON", "IMAGES"),
+        help="your own annotation file and image folder, for the class names",
+    )
+    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE ...")
+    return parser.parse_args()
+
+
+def main(args):
+    setup_logger(name="lvis_tde")
+    inputs = find_inputs(args.inputs)
+    cfg = load_config(args.config_file, args.opts)
+    if args.test_data is not None:
+        use_data(cfg, test=args.test_data)
+    if args.alpha is not None:
+        cfg.MODEL.TDE.ALPHA = args.alpha
+    use_cpu_without_gpu(cfg)
+    dataset = next(iter((*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN)), "__unused")
+    classes = class_info(dataset, cfg.MODEL.ROI_HEADS.NUM_CLASSES)
+    demo = TDEDemo(
+        cfg,
+        load_trained(cfg),
+        classes,
+        score_threshold=args.score_threshold,
+        panel_size=args.panel_size,
+    )
+    demo.run(inputs, args.output, explain=args.explain)
+
+
+if __name__ == "__main__":
+    main(parse_args())

@@ -1,0 +1,49 @@
+#!/usr/bin/env python
+"""Choose the strength of TDE for a trained model: one pass over the images for all alphas.
+
+    tools/sweep_alpha.py --config-file output/tde/config_tde.yaml --calibrate 0.05
+
+OUTPUT_DIR of the config gets alpha.json, alpha.png and config_alpha.yaml, the config with the best
+alpha. With --calibrate the images are training images, so that val stays untouched.
+"""
+
+from detectron2.utils import comm
+
+from lvis_tde.engine import argument_parser, launch, setup
+from lvis_tde.sweep import DEFAULT_ALPHAS, format_sweep, run_sweep
+
+
+def parse_args():
+    parser = argument_parser(epilog=__doc__)
+    parser.add_argument(
+        "--alphas",
+        type=lambda text: [float(number) for number in text.split(",")],
+        default=DEFAULT_ALPHAS,
+        help="such as 0,0.5,1 (default: %(default)s)",
+    )
+    parser.add_argument("--metric", default="segm/AP", help="what the best alpha is the best in")
+    parser.add_argument(
+        "--calibrate",
+        type=float,
+        metavar="FRACTION",
+        help="measure on this share of the training images, not on DATASETS.TEST",
+    )
+    parser.add_argument("--split-seed", type=int, default=0, help="other images for --calibrate")
+    return parser.parse_args()
+
+
+def main(args):
+    calibrated = args.calibrate is not None
+    args.eval_only = not calibrated
+    cfg = setup(args, testing=not calibrated)
+    report = run_sweep(
+        cfg, args.alphas, metric=args.metric, calibrate=args.calibrate, seed=args.split_seed
+    )
+    if comm.is_main_process():
+        print(f"\n{report['dataset']}, {report['seconds']:.0f} s\n\n{format_sweep(report)}\n")
+        print(f"alpha {report['alpha']:g} has the best {args.metric}; see {cfg.OUTPUT_DIR}")
+
+
+if __name__ == "__main__":
+    args = parse_args()
+    launch(main, args)
