@@ -157,7 +157,9 @@ class TDEFastRCNNOutputLayers(LargeVocabularyInference, FastRCNNOutputLayers):
             return F.softmax(logits, dim=-1)
         mean = self.feature_mean.mean
         direct = self.cls_score.direct_effect(logits, features, mean, self.alpha)
-        return exempt_background(logits, direct) if self.background_exempt else direct.softmax(-1)
+        if self.background_exempt:
+            return exempt_background(logits, direct, overwrite=True)
+        return direct.softmax(-1)
 
     def _has_mean(self) -> bool:
         if self.feature_mean.mean.any():

@@ -195,7 +195,7 @@ def tde_logits(features: Tensor, classifier, feature_mean: Tensor, alpha: float)
     return classifier(features) - classifier.indirect_effect(features, feature_mean, alpha)
 
 
-def exempt_background(logits: Tensor, tde_logits: Tensor) -> Tensor:
+def exempt_background(logits: Tensor, tde_logits: Tensor, *, overwrite: bool = False) -> Tensor:
     """Background-exempted probabilities (paper section 4.3).
 
     TDE redistributes the probability among the foreground classes and leaves the ratio of
@@ -206,6 +206,7 @@ def exempt_background(logits: Tensor, tde_logits: Tensor) -> Tensor:
     Args:
         logits: (R, C + 1) factual logits; background is the last column.
         tde_logits: (R, C + 1) total direct effect.
+        overwrite: ``tde_logits`` is not needed afterwards; saves a copy.
 
     Returns:
         Tensor: (R, C + 1) probabilities in [0, 1], fp32 at least. Rows sum to 1 within C * 1e-10:
@@ -223,7 +224,8 @@ def exempt_background(logits: Tensor, tde_logits: Tensor) -> Tensor:
     background = p[..., -1].clone()
     foreground = p[..., :-1].sum(-1, keepdim=True)
     # q_i / (1 - q_C) is the softmax over the foreground alone: no division, so no 0 / 0.
-    masked = at_least_fp32(tde_logits).clone()
+    masked = at_least_fp32(tde_logits)
+    masked = masked if overwrite else masked.clone()
     masked[..., -1] = -torch.inf
     # p has done its duty. Where no gradient needs it, its memory spares three fresh tensors of
     # this size, whose page faults would take longer than the arithmetic.

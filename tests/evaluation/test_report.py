@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from lvis_cases import problem
-from test_cases import A, B, C, dataset, found, image, truth
+from lvis_table import A, B, C, dataset, found, image, truth
 
 from lvis_tde.evaluation import Detections, GroundTruth, evaluate_lvis
 from lvis_tde.evaluation.confusion import OUTCOMES, rare_confusions
