@@ -373,12 +373,11 @@ def setup(args, *, testing: bool = True) -> CfgNode:
 
     ``testing`` False is for what needs no test set.
     """
-    setup_logger(name="lvis_tde", distributed_rank=comm.get_rank())
     cfg = load_config(args.config_file, args.opts)
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="lvis_tde")
     use_data(cfg, args.train_data, args.test_data, args.bounds)
     use_cpu_without_gpu(cfg)
     cfg.freeze()
     check_inputs(cfg, training=not args.eval_only, testing=testing)
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="lvis_tde")
     default_setup(cfg, args)
     return cfg
