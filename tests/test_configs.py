@@ -84,7 +84,10 @@ def test_c4_is_detectron2s_on_the_lvis_baseline(version):
     lvis = baseline(version, "r50")
     lvis_keys = {"MODEL.ROI_HEADS.NUM_CLASSES", "MODEL.ROI_HEADS.SCORE_THRESH_TEST"}
     for key in differences(c4, on_coco):
-        assert not key.startswith("MODEL.") or key in lvis_keys | {"MODEL.TDE", "MODEL.TDE_MASK"}, key
+        assert not key.startswith("MODEL.") or key in lvis_keys | {
+            "MODEL.TDE",
+            "MODEL.TDE_MASK",
+        }, key
     for key in differences(c4, lvis):
         assert key.startswith("MODEL.") and key not in lvis_keys or key == "OUTPUT_DIR", key
 
