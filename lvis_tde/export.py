@@ -1,0 +1,322 @@
+"""Models for use without this package: traced for TorchScript, and the box predictor as ONNX.
+
+The strength of TDE is a constant of the exported graph: export once for each alpha.
+"""
+
+import contextlib
+import importlib
+import inspect
+import logging
+import os
+import sys
+import types
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Callable, List, Optional, Sequence, Tuple
+
+import detectron2
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import transforms
+from detectron2.data.detection_utils import read_image
+from detectron2.structures import Instances
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .alpha import tde_predictors
+from .modeling.fast_rcnn import TDEFastRCNNOutputLayers
+from .modeling.functional import (
+    FLOOR,
+    cosine_to_mean,
+    normalize_features,
+    normalize_weight,
+    project_on_mean,
+)
+
+__all__ = [
+    "TracedModel",
+    "export_onnx",
+    "largest_difference",
+    "onnx_difference",
+    "run_export",
+    "trace_model",
+]
+
+logger = logging.getLogger(__name__)
+
+# Between an exported model and its original; both compute in fp32. Box coordinates are in pixels.
+_TOLERANCE = 1e-3
+
+
+def tracing_adapter():
+    """Detectron2's ``TracingAdapter``, in whichever release.
+
+    Importing its package needs Caffe2 in release 0.6, which current torch has no more. The adapter
+    itself does not, so there it is loaded from a package of ours with the same files.
+    """
+    try:
+        from detectron2.export import TracingAdapter
+
+        return TracingAdapter
+    except ImportError:
+        name = f"{__package__}._detectron2_export"
+        package = types.ModuleType(name)
+        package.__path__ = [os.path.join(os.path.dirname(detectron2.__file__), "export")]
+        sys.modules.setdefault(name, package)
+        return importlib.import_module(f"{name}.flatten").TracingAdapter
+
+
+@contextlib.contextmanager
+def _at(model: nn.Module, alpha: Optional[float]):
+    predictors = tde_predictors(model)
+    before = [predictor.alpha for predictor in predictors]
+    training = model.training
+    try:
+        model.eval()
+        for predictor in predictors:
+            predictor.alpha = predictor.alpha if alpha is None else float(alpha)
+            if predictor.alpha > 0 and not predictor.feature_mean.mean.any():
+                raise ValueError(
+                    "The running feature mean is zero, so there is no TDE to export: estimate it "
+                    "with tools/estimate_feature_mean.py, or export with alpha 0."
+                )
+        yield predictors
+    finally:
+        for predictor, value in zip(predictors, before):
+            predictor.alpha = value
+        model.train(training)
+
+
+def _detect(model: nn.Module, inputs: List[dict]) -> List[Instances]:
+    return model.inference(inputs, do_postprocess=False)
+
+
+@dataclass(frozen=True)
+class TracedModel:
+    """A traced detector.
+
+    Attributes:
+        module: TorchScript; takes an image, (3, H, W) float32 in the value range and the channel
+            order of the config, and returns the tensors named in ``outputs``. Boxes are in pixels
+            of that image, masks (N, 1, M, M) in their boxes.
+        outputs: names of the tensors, in order.
+        schema: rebuilds ``[Instances]`` from the tensors, as Detectron2's adapter does.
+    """
+
+    module: torch.jit.ScriptModule
+    outputs: Tuple[str, ...]
+    schema: Callable
+
+    def __call__(self, image: Tensor) -> Instances:
+        """Detections of one image, as ``model.inference([...], do_postprocess=False)[0]``."""
+        return self.schema(self.module(image))[0]
+
+
+def trace_model(model: nn.Module, image: Tensor, alpha: Optional[float] = None) -> TracedModel:
+    """Traces a detector for one alpha with Detectron2's ``TracingAdapter``.
+
+    Args:
+        model: a :class:`GeneralizedRCNN` with TDE predictors; not changed.
+        image: (3, H, W) example with something to detect in it; other sizes work too.
+        alpha: strength of the removal, >= 0; default: the model's.
+
+    Returns:
+        TracedModel: with ``alpha`` as a constant.
+
+    Raises:
+        ValueError: if the model has no TDE predictor, or alpha is positive and the mean zero.
+    """
+    with _at(model, alpha), torch.no_grad(), warnings.catch_warnings():
+        # Each says that a Python value becomes a constant; largest_difference finds mistakes.
+        warnings.simplefilter("ignore")
+        adapter = tracing_adapter()(model, [{"image": image}], _detect)
+        module = torch.jit.trace(adapter, (image,), check_trace=False)
+        # Weights become constants, which need no gradient, whoever runs the module and how.
+        module = torch.jit.freeze(module.eval(), optimize_numerics=False)
+        found = adapter.outputs_schema(module(image))[0]
+    outputs = (*sorted(found.get_fields()), "image_size")
+    return TracedModel(module, outputs, adapter.outputs_schema)
+
+
+@torch.no_grad()
+def largest_difference(
+    model: nn.Module, traced: TracedModel, images: Sequence[Tensor], alpha: Optional[float] = None
+) -> float:
+    """Largest difference of any output of a traced model from the model's own.
+
+    Args:
+        model: what was traced.
+        traced: the result.
+        images: (3, H, W) each, of several sizes.
+        alpha: as given to :func:`trace_model`.
+
+    Returns:
+        float: infinite where the numbers of detections differ.
+    """
+    largest = 0.0
+    with _at(model, alpha):
+        for image in images:
+            ours, theirs = traced(image).get_fields(), _detect(model, [{"image": image}])[0]
+            for name, value in theirs.get_fields().items():
+                a, b = (getattr(one, "tensor", one) for one in (ours[name], value))
+                if a.shape != b.shape:
+                    return float("inf")
+                if a.numel():
+                    largest = max(largest, (a.double() - b.double()).abs().max().item())
+    return largest
+
+
+class _BoxHead(nn.Module):
+    """Features to probabilities and box deltas, with all that does not depend on them folded.
+
+    Written without the in-place steps of the predictor, whose shapes ONNX would freeze.
+    """
+
+    def __init__(self, predictor: TDEFastRCNNOutputLayers):
+        super().__init__()
+        classifier, mean = predictor.cls_score, predictor.feature_mean.mean
+        self.num_heads, self.norm = classifier.num_heads, classifier.norm
+        self.exempt = predictor.background_exempt
+        weight = classifier.scale * normalize_weight(
+            classifier.weight, self.num_heads, self.norm, classifier.gamma
+        )
+        pull = predictor.alpha * project_on_mean(weight, mean, self.num_heads)
+        bias = classifier.bias
+        for name, value in (("weight", weight), ("bias", bias), ("mean", mean), ("pull", pull)):
+            self.register_buffer(name, None if value is None else value.detach().clone())
+        self.bbox_pred = predictor.bbox_pred
+
+    def forward(self, features: Tensor) -> Tuple[Tensor, Tensor]:
+        logits = F.linear(
+            normalize_features(features, self.num_heads, self.norm), self.weight, self.bias
+        )
+        cosine = cosine_to_mean(features, self.mean, self.num_heads, self.norm)
+        direct = logits - F.linear(cosine, self.pull)
+        if not self.exempt:
+            return F.softmax(direct, -1), self.bbox_pred(features)
+        background = F.softmax(logits, -1)[:, -1:]
+        share = (F.softmax(direct[:, :-1], -1) + FLOOR) / (1 + FLOOR)
+        return torch.cat([(1 - background) * share, background], 1), self.bbox_pred(features)
+
+
+def export_onnx(
+    predictor: TDEFastRCNNOutputLayers, path: "str | os.PathLike", alpha: Optional[float] = None
+) -> None:
+    """Writes classifier, TDE, background exemption and box regression as ONNX.
+
+    Input ``features`` (R, D) float32; outputs ``probs`` (R, C + 1), background last, and
+    ``deltas`` (R, 4) or (R, 4 C). R is free.
+
+    Args:
+        predictor: a box predictor; not changed.
+        path: the file to write.
+        alpha: strength of the removal, >= 0; default: the predictor's.
+
+    Raises:
+        ImportError: if the package ``onnx`` is not installed.
+        ValueError: if alpha is positive and the mean zero.
+    """
+    with _at(predictor, alpha), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        head = _BoxHead(predictor).cpu().eval()
+        torch.onnx.export(
+            head,
+            (torch.rand(2, predictor.cls_score.in_features),),
+            os.fspath(path),
+            input_names=["features"],
+            output_names=["probs", "deltas"],
+            dynamic_axes={name: {0: "regions"} for name in ("features", "probs", "deltas")},
+            **_exporter(),
+        )
+
+
+def _exporter() -> dict:
+    # Newer torch has another exporter by default, which needs one more package.
+    known = inspect.signature(torch.onnx.export).parameters
+    return {"dynamo": False} if "dynamo" in known else {}
+
+
+@torch.no_grad()
+def onnx_difference(
+    predictor: TDEFastRCNNOutputLayers,
+    path: "str | os.PathLike",
+    features: Tensor,
+    alpha: Optional[float] = None,
+) -> float:
+    """Largest difference of the outputs of an ONNX file, run by onnxruntime, from the predictor's.
+
+    Args:
+        predictor: what was exported.
+        path: the file.
+        features: (R, D) float32.
+        alpha: as given to :func:`export_onnx`.
+
+    Raises:
+        ImportError: if the package ``onnxruntime`` is not installed.
+    """
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(os.fspath(path), providers=["CPUExecutionProvider"])
+    theirs = session.run(["probs", "deltas"], {"features": features.cpu().numpy()})
+    with _at(predictor, alpha):
+        predictions = predictor(features.to(predictor.feature_mean.mean.device))
+        (probs,) = predictor.predict_probs(predictions, [range(len(features))])
+    pairs = zip((probs, predictions[1]), theirs)
+    return max(
+        float((ours.cpu() - torch.from_numpy(other)).abs().max()) if ours.numel() else 0.0
+        for ours, other in pairs
+    )
+
+
+def run_export(
+    cfg: CfgNode,
+    model: nn.Module,
+    image: str,
+    output: "str | os.PathLike",
+    *,
+    alpha: Optional[float] = None,
+    onnx: bool = True,
+) -> List[Path]:
+    """Writes ``model.ts``, and ``box_predictor.onnx`` (one a cascade stage), and checks them.
+
+    Args:
+        cfg: for the size and the format of the input.
+        model: trained, with TDE predictors.
+        image: a picture with something to detect.
+        output: folder.
+        alpha: strength of the removal, >= 0; default: the model's.
+        onnx: write ONNX too.
+
+    Returns:
+        list: the files.
+
+    Raises:
+        RuntimeError: if an exported file does not give what the model gives.
+        ValueError: see :func:`trace_model`.
+    """
+    folder = Path(output)
+    folder.mkdir(parents=True, exist_ok=True)
+    picture = read_image(image, cfg.INPUT.FORMAT)
+    images = []
+    for scale in (1.0, 0.75, 1.25):
+        edge = round(cfg.INPUT.MIN_SIZE_TEST * scale)
+        resize = transforms.ResizeShortestEdge([edge, edge], cfg.INPUT.MAX_SIZE_TEST)
+        pixels = resize.get_transform(picture).apply_image(picture).astype("float32")
+        images.append(torch.from_numpy(pixels.transpose(2, 0, 1).copy()))
+    traced = trace_model(model, images[0], alpha)
+    files = [folder / "model.ts"]
+    traced.module.save(str(files[0]))
+    reloaded = TracedModel(torch.jit.load(str(files[0])), traced.outputs, traced.schema)
+    differences = {files[0]: largest_difference(model, reloaded, images, alpha)}
+    for number, predictor in enumerate(tde_predictors(model) if onnx else ()):
+        files.append(folder / f"box_predictor{f'_{number}' if number else ''}.onnx")
+        export_onnx(predictor, files[-1], alpha)
+        features = torch.rand(100, predictor.cls_score.in_features)
+        differences[files[-1]] = onnx_difference(predictor, files[-1], features, alpha)
+    for file, difference in differences.items():
+        if not difference <= _TOLERANCE:
+            raise RuntimeError(f"{file} differs from the model by {difference:g}.")
+        logger.info("%s: at most %.1e from the model.", file, difference)
+    logger.info("%s gives %s.", files[0], ", ".join(traced.outputs))
+    return files

@@ -1,0 +1,92 @@
+"""Exported models against the model they come from."""
+
+import pytest
+import torch
+from detectron2.data import DatasetCatalog
+from heads_util import TDE_NAMES, build, predictors, zoo_config
+
+from lvis_tde.export import (
+    export_onnx,
+    largest_difference,
+    onnx_difference,
+    run_export,
+    trace_model,
+)
+
+SIZES = [(64, 96), (80, 64), (128, 112)]
+
+
+def images():
+    generator = torch.Generator().manual_seed(5)
+    return [torch.rand(3, *size, generator=generator) * 255 for size in SIZES]
+
+
+def with_means(model):
+    for predictor in predictors(model):
+        predictor.feature_mean.mean.uniform_(0, 1, generator=torch.Generator().manual_seed(3))
+    return model
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml",
+        "COCO-InstanceSegmentation/mask_rcnn_R_50_C4_1x.yaml",
+    ],
+)
+def test_traced_equals_eager_for_every_size(name, tmp_path):
+    cfg = zoo_config(name)
+    cfg.MODEL.ROI_HEADS.NAME = TDE_NAMES[cfg.MODEL.ROI_HEADS.NAME]
+    model = with_means(build(cfg)).train()
+    traced = trace_model(model, images()[0], alpha=2.0)
+    assert model.training and predictors(model)[0].alpha == 1.5
+    assert largest_difference(model, traced, images(), alpha=2.0) < 1e-4
+    # Alpha is a constant of the graph: the model at another one gives something else.
+    assert largest_difference(model, traced, images(), alpha=0.0) > 1e-3
+    traced.module.save(str(tmp_path / "model.ts"))
+    raw = torch.jit.load(str(tmp_path / "model.ts"))(images()[1])
+    found = dict(zip(traced.outputs, raw))
+    assert found["image_size"].tolist() == list(SIZES[1])
+    assert len(found["scores"]) == len(found["pred_boxes"]) == len(found["pred_masks"]) > 0
+    assert torch.equal(traced(images()[1]).scores, found["scores"])
+
+
+@pytest.mark.parametrize("norm, num_heads", [("deconfound", 2), ("capsule", 1), ("none", 2)])
+@pytest.mark.parametrize("background_exempt", [True, False])
+def test_onnx_equals_the_predictor(norm, num_heads, background_exempt, tiny_model, tmp_path):
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    model = with_means(
+        tiny_model(
+            "deconfound", "MODEL.TDE.NORM", norm, "MODEL.TDE.NUM_HEADS", num_heads,
+            "MODEL.TDE.BACKGROUND_EXEMPT", background_exempt,
+        )
+    )  # fmt: skip
+    (predictor,) = predictors(model)
+    if norm == "none":
+        torch.nn.init.normal_(predictor.cls_score.weight)
+        torch.nn.init.normal_(predictor.cls_score.bias)
+    path = tmp_path / "head.onnx"
+    export_onnx(predictor, path, alpha=0.8)
+    for rows in (1, 2, 37):
+        features = torch.rand(rows, 32) * 3
+        features[0, :16] = 0  # a head without features
+        assert onnx_difference(predictor, path, features, alpha=0.8) < 1e-5
+    assert onnx_difference(predictor, path, features, alpha=3.0) > 1e-4
+
+
+def test_files(tiny_cfg, tiny_model, tiny_set, tmp_path):
+    cfg = tiny_cfg("deconfound", "INPUT.MIN_SIZE_TEST", 64)
+    image = DatasetCatalog.get(tiny_set["val"])[0]["file_name"]
+    onnx = bool(pytest.importorskip("onnxruntime"))
+    files = run_export(cfg, with_means(tiny_model()), image, tmp_path / "out", onnx=onnx)
+    assert [file.name for file in files] == ["model.ts", "box_predictor.onnx"]
+    assert all(file.stat().st_size > 1000 for file in files)
+
+
+def test_no_mean_no_export(tiny_model):
+    model = tiny_model()
+    with pytest.raises(ValueError, match="estimate_feature_mean"):
+        trace_model(model, images()[0])
+    assert predictors(model)[0].alpha == 1.5
+    trace_model(model, images()[0], alpha=0)

@@ -1,0 +1,45 @@
+#!/usr/bin/env python
+"""Export a trained model for one alpha: TorchScript of the detector, ONNX of its box predictors.
+
+    tools/export_model.py --config-file C --image photo.jpg --output DIR MODEL.WEIGHTS W
+
+The exported files are run on three image sizes and compared with the model before the tool ends.
+ONNX needs the packages onnx and onnxruntime; without them it is left out.
+"""
+
+import argparse
+import importlib.util
+from pathlib import Path
+
+from detectron2.utils.logger import setup_logger
+
+from lvis_tde.engine import load_config, use_cpu_without_gpu
+from lvis_tde.export import run_export
+from lvis_tde.trained import load_trained
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config-file", required=True, help="of a model with TDE heads")
+    parser.add_argument("--image", required=True, help="a picture with objects the model knows")
+    parser.add_argument("--output", default="output/export", help="folder for what it writes")
+    parser.add_argument("--alpha", type=float, help="strength of TDE, default MODEL.TDE.ALPHA")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE ...")
+    return parser.parse_args()
+
+
+def main(args):
+    setup_logger(name="lvis_tde")
+    cfg = load_config(args.config_file, args.opts)
+    use_cpu_without_gpu(cfg)
+    onnx = all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime"))
+    files = run_export(cfg, load_trained(cfg), args.image, args.output, alpha=args.alpha, onnx=onnx)
+    print("Wrote " + ", ".join(str(Path(file)) for file in files))
+    if not onnx:
+        print("ONNX was left out: pip install onnx onnxruntime.")
+
+
+if __name__ == "__main__":
+    main(parse_args())
