@@ -64,13 +64,21 @@ def calibration_images(
     return chosen
 
 
-def hold_out(dataset: str, fraction: float, folder: "str | os.PathLike", seed: int = 0) -> str:
+def hold_out(
+    dataset: str,
+    fraction: float,
+    folder: "str | os.PathLike",
+    seed: int = 0,
+    *,
+    rest: bool = False,
+) -> str:
     """Registers a part of a training set as a set to evaluate on.
 
     Args:
         dataset: registered set whose metadata has ``json_file``.
         fraction, seed: see :func:`calibration_images`.
         folder: gets ``calibration.json``, the annotations of the chosen images.
+        rest: write ``training.json`` too, those of all other images, to train without the chosen.
 
     Returns:
         str: name of the new set; its frequency groups are those of the whole.
@@ -87,12 +95,13 @@ def hold_out(dataset: str, fraction: float, folder: "str | os.PathLike", seed: i
     for annotation in annotations["annotations"]:
         classes_of[annotation["image_id"]].append(annotation["category_id"])
     chosen = calibration_images(classes_of, fraction, seed)
-    annotations["images"] = [i for i in annotations["images"] if i["id"] in chosen]
-    annotations["annotations"] = [a for a in annotations["annotations"] if a["image_id"] in chosen]
     path = os.path.join(folder, "calibration.json")
     if comm.is_main_process():
         os.makedirs(folder, exist_ok=True)
-        _write(Path(path), json.dumps(annotations, separators=(",", ":")))
+        _write_part(path, annotations, chosen)
+        if rest:
+            others = set(classes_of) - chosen
+            _write_part(os.path.join(folder, "training.json"), annotations, others)
     comm.synchronize()
     name = f"{dataset}_calibration_{hashlib.sha256(path.encode('utf-8')).hexdigest()[:8]}"
     for catalog in (DatasetCatalog, MetadataCatalog):
@@ -111,6 +120,15 @@ def hold_out(dataset: str, fraction: float, folder: "str | os.PathLike", seed: i
         fraction,
     )
     return name
+
+
+def _write_part(path: str, annotations: dict, images: Set[int]) -> None:
+    part = {
+        **annotations,
+        "images": [i for i in annotations["images"] if i["id"] in images],
+        "annotations": [a for a in annotations["annotations"] if a["image_id"] in images],
+    }
+    _write(Path(path), json.dumps(part, separators=(",", ":")))
 
 
 def run_sweep(

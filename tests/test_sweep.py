@@ -65,7 +65,12 @@ def test_held_out_set(tiny_set, tmp_path):
     assert written["categories"] == everything["categories"]
     assert part.class_frequency == train.class_frequency
     assert part.evaluator_type == "lvis" and part.thing_classes == train.thing_classes
-    assert hold_out(tiny_set["train"], 0.3, tmp_path) == name
+    assert not (tmp_path / "training.json").exists()
+    assert hold_out(tiny_set["train"], 0.3, tmp_path, rest=True) == name
+    rest = json.loads((tmp_path / "training.json").read_text())
+    assert {i["id"] for i in rest["images"]} == {i["id"] for i in everything["images"]} - ids
+    total = len(rest["annotations"]) + len(written["annotations"])
+    assert total == len(everything["annotations"])
 
 
 @pytest.fixture

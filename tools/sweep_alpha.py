@@ -4,13 +4,15 @@
     tools/sweep_alpha.py --config-file output/tde/config_tde.yaml --calibrate 0.05
 
 OUTPUT_DIR of the config gets alpha.json, alpha.png and config_alpha.yaml, the config with the best
-alpha. With --calibrate the images are training images, so that val stays untouched.
+alpha. With --calibrate the images are training images, so that val stays untouched. Best are
+images that the model has not trained on: --split-only writes their annotations and those of the
+others before training, to be used as --train-data and, here, as --test-data.
 """
 
 from detectron2.utils import comm
 
 from lvis_tde.engine import argument_parser, launch, setup
-from lvis_tde.sweep import DEFAULT_ALPHAS, format_sweep, run_sweep
+from lvis_tde.sweep import DEFAULT_ALPHAS, format_sweep, hold_out, run_sweep
 
 
 def parse_args():
@@ -29,13 +31,25 @@ def parse_args():
         help="measure on this share of the training images, not on DATASETS.TEST",
     )
     parser.add_argument("--split-seed", type=int, default=0, help="other images for --calibrate")
-    return parser.parse_args()
+    parser.add_argument(
+        "--split-only",
+        action="store_true",
+        help="only write calibration.json and training.json of --calibrate to OUTPUT_DIR",
+    )
+    args = parser.parse_args()
+    if args.split_only and args.calibrate is None:
+        parser.error("--split-only needs --calibrate FRACTION")
+    return args
 
 
 def main(args):
     calibrated = args.calibrate is not None
     args.eval_only = not calibrated
     cfg = setup(args, testing=not calibrated)
+    if args.split_only:
+        (dataset,) = cfg.DATASETS.TRAIN
+        hold_out(dataset, args.calibrate, cfg.OUTPUT_DIR, args.split_seed, rest=True)
+        return
     report = run_sweep(
         cfg, args.alphas, metric=args.metric, calibrate=args.calibrate, seed=args.split_seed
     )
