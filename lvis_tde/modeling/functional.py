@@ -131,7 +131,8 @@ def project_on_mean(x: Tensor, mean: Tensor, num_heads: int) -> Tensor:
     x = at_least_fp32(x)
     d = multi_head_normalize(mean, num_heads).to(x.dtype)
     # As a product with one column a head: an intermediate of the size of x costs more than its sum.
-    columns = torch.block_diag(*d.chunk(num_heads)).t()
+    own = torch.eye(num_heads, dtype=x.dtype, device=x.device)
+    columns = (d.view(num_heads, -1, 1) * own[:, None]).flatten(0, 1)
     with torch.autocast(device_type=x.device.type, enabled=False):
         return x @ columns
 
