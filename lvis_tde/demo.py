@@ -10,6 +10,7 @@ import json
 import logging
 import multiprocessing
 import os
+import statistics
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +39,7 @@ from .estimate import angle_between, estimate_feature_mean
 from .trained import load_trained
 from .visualization import draw_comparison
 
-__all__ = ["METRICS", "format_table", "run_demo"]
+__all__ = ["METRICS", "format_table", "run_demo", "summarize_seeds"]
 
 logger = logging.getLogger(__name__)
 
@@ -312,3 +313,30 @@ def format_table(results: dict) -> str:
             numbers = " | ".join(f"{values[m]:5.1f}" for m in METRICS)
             lines.append(f"{RUN_NAMES[run]:<22} | {task:<4} | {numbers}")
     return "\n".join(f"| {line} |" for line in lines)
+
+
+def summarize_seeds(output: "str | os.PathLike") -> str:
+    """Mean and sample standard deviation over all seeds that were run, as a table in Markdown.
+
+    Also draws ``group_ap_seeds.png`` in ``output``.
+
+    Args:
+        output: the folder given to :func:`run_demo`.
+
+    Raises:
+        ValueError: if it holds no results.
+    """
+    paths = sorted(Path(output).glob("seed*/results.json"))
+    if not paths:
+        raise ValueError(f"{output} holds no seed*/results.json: run the demo first.")
+    results = [json.loads(path.read_text("utf-8")) for path in paths]
+    runs = {run: [result["runs"][run] for result in results] for run in results[0]["runs"]}
+    plot_group_ap(runs).savefig(Path(output) / "group_ap_seeds.png", dpi=150)
+    lines = [f"| mask AP, {len(results)} seeds | " + " | ".join(METRICS) + " |"]
+    lines.append("|---|" + "---|" * len(METRICS))
+    for run, seeds in runs.items():
+        columns = [[values["segm"][metric] for values in seeds] for metric in METRICS]
+        spread = [statistics.stdev(c) if len(c) > 1 else 0.0 for c in columns]
+        cells = [f"{statistics.mean(c):.1f} ± {s:.1f}" for c, s in zip(columns, spread)]
+        lines.append(f"| {RUN_NAMES[run]} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)

@@ -5,7 +5,6 @@ import contextlib
 import functools
 import logging
 import os
-from collections import OrderedDict
 from pathlib import Path
 from typing import Callable
 
@@ -209,9 +208,14 @@ class Trainer(DefaultTrainer):
         return build_evaluator(cfg, dataset_name)
 
     @classmethod
-    def test(cls, cfg, model, evaluators=None):
-        results = super().test(cfg, model, evaluators)
-        return results if results is not None else OrderedDict()
+    def test_and_report(cls, cfg, model) -> dict:
+        """:meth:`test`, and a page and pictures in ``OUTPUT_DIR/report`` for every LVIS set."""
+        evaluators = [cls.build_evaluator(cfg, name) for name in cfg.DATASETS.TEST]
+        results = cls.test(cfg, model, evaluators)
+        for name, evaluator in zip(cfg.DATASETS.TEST, evaluators):
+            if comm.is_main_process() and isinstance(evaluator, LVISEvaluator):
+                evaluator.write_report(os.path.join(cfg.OUTPUT_DIR, "report", name))
+        return results
 
 
 def check_dataset(name: str, num_classes: int, key: str = "MODEL.ROI_HEADS.NUM_CLASSES") -> None:

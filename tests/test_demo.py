@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from conftest import TINY
 
-from lvis_tde.demo import METRICS, format_table, run_demo
+from lvis_tde.demo import METRICS, format_table, run_demo, summarize_seeds
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 SMALL = dict(num_train=16, num_calib=4, num_val=4, num_classes=7, image_size=64)
@@ -36,6 +36,11 @@ def test_demo(tmp_path, caplog):
     assert len(pictures) == 4
     table = format_table(results)
     assert all(f" {metric} " in table for metric in METRICS)
+
+    (row,) = [
+        line for line in summarize_seeds(tmp_path).splitlines() if line.startswith("| softmax |")
+    ]
+    assert f"{results['runs']['softmax']['segm']['AP']:.1f} ± 0.0" in row
 
     # Again: nothing is trained, and the figures are the same.
     caplog.clear()

@@ -77,7 +77,8 @@ def test_the_mean_sees_the_rate_of_its_own_step(train):
 
 def test_evaluation_reports_rare_common_frequent(tiny_cfg, tiny_set, tiny_model):
     cfg = tiny_cfg("deconfound", "DATASETS.TEST", (tiny_set["val"],), "INPUT.MIN_SIZE_TEST", 64)
-    results = Trainer.test(cfg, tiny_model())
+    results = Trainer.test_and_report(cfg, tiny_model())
+    assert (Path(cfg.OUTPUT_DIR) / "report" / tiny_set["val"] / "segm" / "report.html").is_file()
     for task in ("bbox", "segm"):
         assert {"AP", "AP50", "AP75", "APr", "APc", "APf"} <= set(results[task])
 

@@ -4,19 +4,23 @@
 import argparse
 from pathlib import Path
 
-from lvis_tde.demo import format_table, run_demo
+from lvis_tde.demo import format_table, run_demo, summarize_seeds
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=0, help="varies everything that is random")
     parser.add_argument("--output", default="output/demo", help="folder for all that it makes")
+    parser.add_argument("--summary", action="store_true", help="only sum up the seeds run so far")
     parser.add_argument(
         "opts",
         nargs=argparse.REMAINDER,
         help='"KEY VALUE" of the configs, such as MODEL.DEVICE cuda',
     )
     args = parser.parse_args()
+    if args.summary:
+        print(summarize_seeds(args.output))
+        return
     configs = Path(__file__).parent.parent / "configs"
     results = run_demo(args.output, seed=args.seed, configs=configs, overrides=args.opts)
     print(f"\nSeed {results['seed']}, alpha {results['alpha']:g} (chosen on the calibration split)")

@@ -130,7 +130,10 @@ def project_on_mean(x: Tensor, mean: Tensor, num_heads: int) -> Tensor:
     """
     x = at_least_fp32(x)
     d = multi_head_normalize(mean, num_heads).to(x.dtype)
-    return (x * d).unflatten(-1, (num_heads, -1)).sum(-1)
+    # As a product with one column a head: an intermediate of the size of x costs more than its sum.
+    columns = torch.block_diag(*d.chunk(num_heads)).t()
+    with torch.autocast(device_type=x.device.type, enabled=False):
+        return x @ columns
 
 
 def cosine_to_mean(features: Tensor, mean: Tensor, num_heads: int, norm: str) -> Tensor:
