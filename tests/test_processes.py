@@ -18,6 +18,7 @@ from torch import distributed
 
 from lvis_tde import lazy_engine
 from lvis_tde.engine import Trainer
+from lvis_tde.estimate import estimate_feature_mean
 from lvis_tde.modeling.swap import swap_box_predictor
 
 WORLD = 2
@@ -113,6 +114,12 @@ def swap_after_wrapping(rank):
     return results_of(model)
 
 
+def estimate(cfg, rank=0, world=1):
+    """The mean of a frozen model from two batches; each rank has every other image."""
+    images, half = images_for(cfg, "nothing", rank, world), 2 // world
+    return vars(estimate_feature_mean(util.build(cfg), [images[:half], images[half:]]))
+
+
 def work(folder):
     torch.set_num_threads(1)
     logging.disable(logging.WARNING)
@@ -124,6 +131,7 @@ def work(folder):
             results[heads, lacking] = train(cfg, lacking, rank, WORLD)
         results[heads, "yacs"] = train(make_cfg(heads, folder / "out"), "nothing", rank, WORLD)
         results[heads, "lazy"] = train_lazy(heads, folder, rank)
+        results[heads, "estimate"] = estimate(make_cfg(heads, folder / "out"), rank, WORLD)
     # Last: the run stops with an error on rank 0 alone, where Detectron2 looks at the losses.
     cfg = make_cfg("TDEROIHeads", folder / "out", "SOLVER.MAX_ITER", 1)
     results["not finite"] = train(cfg, "finite pixels", rank, WORLD, mean=3.0)
@@ -166,6 +174,17 @@ def test_the_mean_is_that_of_one_process_with_the_whole_batch(heads, lacking, bo
     for a, b, mean in zip(first, second, expected):
         assert torch.equal(a, b) and mean.norm() > 0
         torch.testing.assert_close(a, mean, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("heads", CONFIGS)
+def test_the_estimate_is_that_of_one_process_with_all_images(heads, both, tmp_path):
+    first, second = (results[heads, "estimate"] for results in both)
+    expected = estimate(make_cfg(heads, tmp_path))
+    assert first["num_foreground"] == second["num_foreground"] == expected["num_foreground"]
+    assert first["angle"] == second["angle"] == pytest.approx(expected["angle"], abs=1e-3)
+    for a, b, mean in zip(first["means"], second["means"], expected["means"]):
+        assert torch.equal(a, b)
+        torch.testing.assert_close(a, mean)
 
 
 @pytest.mark.parametrize("system", ["yacs", "lazy"])
