@@ -233,7 +233,10 @@ def check_dataset(name: str, num_classes: int, key: str = "MODEL.ROI_HEADS.NUM_C
     metadata = MetadataCatalog.get(name)
     paths = [metadata.get("json_file"), metadata.get("image_root")]
     if name.startswith("lvis_v"):  # its image_root is COCO's folder, one level higher
-        paths.append(os.path.join(paths[1], "train2017" if "train" in name else "val2017"))
+        folders = ["val2017"] if "val" in name else ["train2017"]
+        if name.startswith("lvis_v1_val"):
+            folders.append("train2017")
+        paths += [os.path.join(paths[1], folder) for folder in folders]
     for path in paths:
         if path is not None and not os.path.exists(path):
             raise FileNotFoundError(
