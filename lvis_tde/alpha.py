@@ -2,7 +2,8 @@
 
 Alpha enters after the box head, so backbone, RPN and box head run once per image; for each alpha
 only the probabilities, NMS and the evaluation are repeated. Masks and keypoints are predicted, and
-masks pasted or encoded, once for every distinct (box, class) that any alpha keeps.
+masks pasted or encoded, once for every distinct (box, class) that any alpha keeps, or once for
+every box where masks do not depend on the class.
 """
 
 import contextlib
@@ -167,12 +168,21 @@ def detect_boxes(model: nn.Module, inputs: List[dict], alpha: float):
     return instances, kept, calls
 
 
-def _distinct(per_alpha: Sequence[Instances]):
-    """The union of several results by (box, class), and where each result's rows lie in it."""
-    rows = [
-        torch.cat([r.pred_boxes.tensor.double(), r.pred_classes[:, None].double()], dim=1)
-        for r in per_alpha
-    ]
+def _one_mask_for_all_classes(model: nn.Module) -> bool:
+    """Whether what is predicted for a box does not depend on its class."""
+    heads = model.roi_heads
+    if not getattr(heads, "mask_on", False):
+        return True  # keypoints never do
+    predictor = getattr(heads.mask_head, "predictor", None)
+    return getattr(predictor, "out_channels", None) == 1
+
+
+def _distinct(per_alpha: Sequence[Instances], by_class: bool):
+    """The union of several results by (box, class) or by box, and where their rows lie in it."""
+    rows = [r.pred_boxes.tensor.double() for r in per_alpha]
+    if by_class:
+        classes = [r.pred_classes[:, None].double() for r in per_alpha]
+        rows = [torch.cat(pair, dim=1) for pair in zip(rows, classes)]
     union, where = torch.unique(torch.cat(rows), dim=0, return_inverse=True)
     first = torch.full((len(union),), len(where), device=where.device)
     order = torch.arange(len(where), device=where.device)
@@ -187,7 +197,7 @@ def _postprocessed(
 
     Args:
         results: one image's boxes, classes and scores for each alpha.
-        union: every (box, class) of them once, with masks and what else was predicted.
+        union: every box, or (box, class), of them once, with masks and what else was predicted.
         where: for each result its rows in ``union``.
         size: (height, width) of the output image.
         rle: encode masks instead of pasting them.
@@ -205,9 +215,10 @@ def _postprocessed(
         fields = {
             name: [value[i] for i in rows.tolist()] if isinstance(value, list) else value[rows]
             for name, value in done.get_fields().items()
-            if name not in ("row", "scores")
+            if name != "row"
         }
-        outputs.append(Instances(done.image_size, scores=result.scores[kept], **fields))
+        fields.update(scores=result.scores[kept], pred_classes=result.pred_classes[kept])
+        outputs.append(Instances(done.image_size, **fields))
     return outputs
 
 
@@ -239,7 +250,8 @@ def predict_for_alphas(
             per_alpha.append(_box_results(calls)[0])
     # From here on by image.
     per_image = list(zip(*per_alpha))
-    distinct = [_distinct(results) for results in per_image]
+    by_class = not _one_mask_for_all_classes(model)
+    distinct = [_distinct(results, by_class) for results in per_image]
     unions = model.roi_heads.forward_with_given_boxes(features, [union for union, _ in distinct])
     outputs: List[List[dict]] = [[] for _ in alphas]
     for results, union, (_, where), one, size in zip(

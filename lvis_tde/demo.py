@@ -98,7 +98,7 @@ def _evaluate(cfg, model, dataset: str, alphas: Sequence[float] = ()) -> dict:
     loader = build_detection_test_loader(cfg, dataset)
     if not alphas:
         return inference_on_dataset(model, loader, build_evaluator(cfg, dataset))
-    return sweep_alpha(model, loader, alphas, lambda: build_evaluator(cfg, dataset))
+    return sweep_alpha(model, loader, alphas, lambda: build_evaluator(cfg, dataset, save=False))
 
 
 def _calibrate(cfg, model, dataset: str) -> "tuple[float, dict]":

@@ -105,13 +105,18 @@ def _training_sampler(cfg: CfgNode, dataset: list) -> Sampler:
     return TrainingSampler(len(dataset))
 
 
-def build_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
+def build_evaluator(cfg: CfgNode, dataset_name: str, *, save: bool = True) -> DatasetEvaluator:
     """LVIS metrics for a dataset with ``evaluator_type`` "lvis", COCO's for "coco".
+
+    Args:
+        cfg: for ``OUTPUT_DIR`` and the number of detections an image.
+        dataset_name: registered dataset.
+        save: write the detections to a file, too.
 
     Raises:
         ValueError: for any other type.
     """
-    folder = os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
+    folder = os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name) if save else None
     kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
     if kind == "lvis":
         return LVISEvaluator(

@@ -182,7 +182,7 @@ def run_sweep(
         model,
         build_detection_test_loader(cfg, dataset),
         alphas,
-        lambda: build_evaluator(cfg, dataset),
+        lambda: build_evaluator(cfg, dataset, save=False),
     )
     if not comm.is_main_process():
         return {}

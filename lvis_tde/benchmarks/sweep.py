@@ -40,7 +40,7 @@ def run(args):
         return build_detection_test_loader(cfg, names["calib"], sampler=range(len(records)))
 
     def evaluator():
-        return build_evaluator(cfg, names["calib"])
+        return build_evaluator(cfg, names["calib"], save=False)
 
     one, nine = "one evaluation", f"sweep of {len(DEFAULT_ALPHAS)} alphas"
     seconds = median_seconds(
