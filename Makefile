@@ -21,7 +21,9 @@ $(BIN)/pip:
 $(STAMP): $(BIN)/pip setup.py tools/install_detectron2.py
 	$(BIN)/python -c "import torch, torchvision" 2>/dev/null || $(BIN)/pip install torch torchvision
 ifneq ($(DETECTRON2),)
-	$(BIN)/pip install wheel && $(BIN)/pip install --no-build-isolation $(DETECTRON2)
+# Detectron2 main imports pkg_resources, which setuptools 82 dropped.
+	$(BIN)/pip install wheel "setuptools<82"
+	$(BIN)/pip install --no-build-isolation $(DETECTRON2)
 endif
 	$(BIN)/python tools/install_detectron2.py
 	$(BIN)/pip install -e ".[dev]"

@@ -8,6 +8,9 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+?)"', (ROOT / "lvis_tde/__init__.py").read_text("utf-8"))
 
+EXPORT = ["onnx>=1.16", "onnxruntime>=1.17"]
+TEST = ["pytest>=7", "hypothesis>=6", *EXPORT]
+
 setup(
     name="lvis-tde",
     version=VERSION.group(1),
@@ -30,7 +33,8 @@ setup(
         "Pillow>=8.3",
     ],
     extras_require={
-        "test": ["pytest>=7", "hypothesis>=6"],
-        "dev": ["pytest>=7", "hypothesis>=6", "black>=24", "isort>=5", "ruff>=0.6"],
+        "export": EXPORT,
+        "test": TEST,
+        "dev": [*TEST, "black>=24", "isort>=5", "ruff>=0.6"],
     },
 )

@@ -10,6 +10,7 @@ from .modeling.fast_rcnn import TDEFastRCNNOutputLayers
 from .modeling.feature_mean import RunningFeatureMean
 from .modeling.functional import exempt_background, tde_logits
 from .modeling.roi_heads import TDECascadeROIHeads, TDERes5ROIHeads, TDEROIHeads
+from .modeling.swap import swap_box_predictor
 
 __version__ = "0.1.0"
 
@@ -22,5 +23,6 @@ __all__ = [
     "TDERes5ROIHeads",
     "add_tde_config",
     "exempt_background",
+    "swap_box_predictor",
     "tde_logits",
 ]
