@@ -281,7 +281,7 @@ def plot_explanation(
     cosines = ", ".join(f"{value:.2f}" for value in explanation.cosine[row].tolist())
     best = max(range(num_classes), key=after.__getitem__)
     legend = [
-        ("light: without TDE (total effect)", _MUTED),
+        ("light: without TDE (total effect)", "#BBBBBB"),
         ("full: with TDE (direct effect)", INK),
     ]
     if class_frequency:

@@ -32,6 +32,7 @@ def with_means(model):
     [
         "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml",
         "COCO-InstanceSegmentation/mask_rcnn_R_50_C4_1x.yaml",
+        "Misc/cascade_mask_rcnn_R_50_FPN_1x.yaml",
     ],
 )
 def test_traced_equals_eager_for_every_size(name, tmp_path):
