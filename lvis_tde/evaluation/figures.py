@@ -1,7 +1,6 @@
 """Figures of an evaluation, as Matplotlib figures without global state.
 
-Orange is rare, green common, blue frequent everywhere (Okabe and Ito's colours, safe for the
-colour blind).
+The colours of rare, common and frequent are those of :mod:`lvis_tde.charts` everywhere.
 """
 
 from __future__ import annotations
@@ -15,11 +14,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter
 
+from ..charts import GROUP_COLOURS as COLORS
+from ..charts import GROUPS as NAMES
 from .confusion import OUTCOMES, Confusions
 from .result import LVISResult
 
-COLORS = {"r": "#d55e00", "c": "#009e73", "f": "#0072b2"}
-NAMES = {"r": "rare", "c": "common", "f": "frequent"}
 RUN_COLORS = ("#9aa5b1", "#1f2933", "#627d98", "#cbd2d9")
 _OUTCOME_COLORS = ("#1f2933", COLORS["r"], COLORS["c"], COLORS["f"], "#dde2e7")
 
