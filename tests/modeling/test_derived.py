@@ -65,7 +65,10 @@ def test_every_change_is_noticed(name):
     predictor, x = make_predictor(), torch.rand(4, 16)
     before = probs(predictor, x)
     assert torch.equal(probs(predictor, x), before)
-    CHANGES[name](predictor)
+    try:
+        CHANGES[name](predictor)
+    except NotImplementedError:  # before torch 2.4
+        pytest.skip("this torch has no fused optimiser on the CPU")
     x = x.to(predictor.bbox_pred.weight.dtype)
     after = probs(predictor, x)
     fresh = make_predictor()
