@@ -290,6 +290,8 @@ def _draw_images(cfg, model, dataset: str, alpha: float, count: int, output: Pat
             changed = len(_named(off, record["annotations"]) ^ _named(on, record["annotations"]))
         found.append((changed, record, off, on))
     found.sort(key=lambda item: -item[0])
+    for old in output.glob("val_*.png"):  # of another seed, say
+        old.unlink()
     for _, record, off, on in found[:count]:
         truth = {"annotations": record["annotations"]}
         picture = draw_comparison(
