@@ -11,6 +11,8 @@ import logging
 import multiprocessing
 import os
 import statistics
+import threading
+import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -174,6 +176,21 @@ def _deconfound(plan: _Plan) -> dict:
 _PARTS = {"softmax": _softmax, "deconfound": _deconfound}
 
 
+def _end_with_parent() -> None:
+    """Ends this process when the one that started it is gone, however that was killed.
+
+    Workers that train on would get in the way of the run that resumes their work.
+    """
+    parent = os.getppid()
+
+    def watch():
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def _run_part(name: str, plan: _Plan) -> dict:
     # One thread a process, also where there are more cores: two processes with two threads each
     # are far slower on two cores, and the figures must not depend on the number of cores.
@@ -227,7 +244,7 @@ def run_demo(
         parts = [_run_part(name, plan) for name in _PARTS]
     else:
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(jobs, mp_context=context) as pool:
+        with ProcessPoolExecutor(jobs, context, initializer=_end_with_parent) as pool:
             parts = list(pool.map(_run_part, _PARTS, itertools.repeat(plan)))
     results = {"seed": seed, "alpha": None}
     for part in parts:
