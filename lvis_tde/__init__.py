@@ -5,10 +5,10 @@ Momentum Causal Effect", NeurIPS 2020. Importing the package registers its ROI h
 """
 
 from .config import add_tde_config
-from .modeling.classifier import CosineMultiHeadClassifier
+from .layers.classifier import CosineMultiHeadClassifier
+from .layers.feature_mean import RunningFeatureMean
+from .layers.functional import exempt_background, tde_logits
 from .modeling.fast_rcnn import TDEFastRCNNOutputLayers
-from .modeling.feature_mean import RunningFeatureMean
-from .modeling.functional import exempt_background, tde_logits
 from .modeling.roi_heads import TDECascadeROIHeads, TDERes5ROIHeads, TDEROIHeads
 from .modeling.swap import swap_box_predictor
 

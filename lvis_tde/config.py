@@ -66,7 +66,7 @@ def use_tde_on_softmax(cfg: CfgNode, num_heads: int = 1) -> None:
         raise ValueError(
             f"MODEL.ROI_HEADS.NAME is {name!r}; TDE is known to replace {', '.join(_TDE_HEADS)}. "
             "For other heads use lvis_tde.modeling.swap.swap_box_predictor(model, norm='none') and "
-            "lvis_tde.estimate.estimate_feature_mean(model, loader) in your own code."
+            "lvis_tde.calibration.estimate.estimate_feature_mean(model, loader) in your own code."
         )
     frozen = cfg.is_frozen()
     cfg.defrost()

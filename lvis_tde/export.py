@@ -26,15 +26,15 @@ from detectron2.structures import Instances
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .alpha import tde_predictors
-from .modeling.fast_rcnn import TDEFastRCNNOutputLayers
-from .modeling.functional import (
+from .calibration.alpha import tde_predictors
+from .layers.functional import (
     FLOOR,
     cosine_to_mean,
     normalize_features,
     normalize_weight,
     project_on_mean,
 )
+from .modeling.fast_rcnn import TDEFastRCNNOutputLayers
 
 __all__ = [
     "TracedModel",

@@ -46,7 +46,7 @@ def main(argv=None):
         command = commands.add_parser(name, help=summary, description=summary)
         command.add_argument("--json", action="store_true", help="print JSON")
         if name in argv[:1]:  # only the module that is asked for is imported
-            module_name = f"lvis_tde.benchmarks.{name}"
+            module_name = f"benchmarks.{name}"
             try:
                 module = importlib.import_module(module_name)
             except ModuleNotFoundError as error:

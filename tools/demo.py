@@ -11,9 +11,9 @@ import argparse
 
 from detectron2.utils.logger import setup_logger
 
+from lvis_tde.calibration.checkpoint import load_trained
 from lvis_tde.engine import load_config, use_cpu_without_gpu, use_data
-from lvis_tde.predict import TDEDemo, class_info, find_inputs
-from lvis_tde.trained import load_trained
+from lvis_tde.predictor import TDEDemo, class_info, find_inputs
 
 
 def parse_args():

@@ -8,8 +8,8 @@ scores at alpha 0 stay those of the model.
     tools/estimate_feature_mean.py --config-file C --output DIR MODEL.WEIGHTS W
 """
 
+from lvis_tde.calibration.checkpoint import run_estimate
 from lvis_tde.engine import Trainer, argument_parser, launch, setup
-from lvis_tde.trained import run_estimate
 
 
 def parse_args():

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from detectron2.utils.logger import setup_logger
 
+from lvis_tde.calibration.checkpoint import load_trained
 from lvis_tde.engine import load_config, use_cpu_without_gpu
 from lvis_tde.export import run_export
-from lvis_tde.trained import load_trained
 
 
 def parse_args():

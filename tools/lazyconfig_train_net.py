@@ -7,20 +7,19 @@ Overrides are "key=value", for example train.max_iter=10. Without a GPU it runs 
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.engine import default_argument_parser
 
-from lvis_tde import lazy_engine
-from lvis_tde.engine import launch
+from lvis_tde.engine import launch, lazy
 
 
 def main(args):
-    cfg = lazy_engine.setup(args)
+    cfg = lazy.setup(args)
     if not args.eval_only:
-        lazy_engine.train(cfg, resume=args.resume)
+        lazy.train(cfg, resume=args.resume)
         return
-    model = lazy_engine.build_model(cfg)
+    model = lazy.build_model(cfg)
     DetectionCheckpointer(model, cfg.train.output_dir).resume_or_load(
         cfg.train.init_checkpoint, resume=args.resume
     )
-    lazy_engine.evaluate(cfg, model)
+    lazy.evaluate(cfg, model)
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ def main(argv=None):
 
     from lvis_tde.evaluation import Detections, GroundTruth, evaluate_lvis
     from lvis_tde.evaluation.confusion import rare_confusions
-    from lvis_tde.evaluation.report import write_report
+    from lvis_tde.evaluation.report.writer import write_report
 
     try:
         truth = GroundTruth.load(args.annotations)

@@ -4,7 +4,7 @@
 import argparse
 from pathlib import Path
 
-from lvis_tde.demo import format_table, run_demo, summarize_seeds
+from lvis_tde.experiments.demo import format_table, run_demo, summarize_seeds
 
 
 def main():

@@ -11,8 +11,9 @@ others before training, to be used as --train-data and, here, as --test-data.
 
 from detectron2.utils import comm
 
+from lvis_tde.calibration.hold_out import hold_out
+from lvis_tde.calibration.sweep import DEFAULT_ALPHAS, format_sweep, run_sweep
 from lvis_tde.engine import argument_parser, launch, setup
-from lvis_tde.sweep import DEFAULT_ALPHAS, format_sweep, hold_out, run_sweep
 
 
 def parse_args():

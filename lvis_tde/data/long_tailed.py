@@ -14,7 +14,6 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,8 @@ import pycocotools.mask as mask_utils
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 from detectron2.data.datasets.lvis import load_lvis_json
+
+from .files import atomic_path
 
 logger = logging.getLogger(__name__)
 
@@ -294,7 +295,6 @@ def _area(annotation: dict[str, Any], height: int, width: int) -> float:
 
 def _write_copy(data, json_file: Path, train_json, source, cache_dir) -> Path:
     folder = Path(cache_dir if cache_dir is not None else "~/.cache/lvis_tde").expanduser()
-    folder.mkdir(parents=True, exist_ok=True)
     # The name changes with everything the content depends on, so an existing copy is up to date.
     key = [_COPY_VERSION, source]
     for path in filter(None, (json_file, train_json)):
@@ -304,13 +304,7 @@ def _write_copy(data, json_file: Path, train_json, source, cache_dir) -> Path:
     target = folder / f"{json_file.stem}-{digest}.json"
     if target.is_file():
         return target
-    handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=folder)
-    try:
-        with open(handle, "w", encoding="utf-8") as file:
-            json.dump(data, file, separators=(",", ":"))
-        os.replace(temporary, target)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    with atomic_path(target) as partial, open(partial, "w", encoding="utf-8") as file:
+        json.dump(data, file, separators=(",", ":"))
     logger.info("Wrote %s, a copy of %s completed for LVIS's evaluation", target, json_file)
     return target

@@ -49,8 +49,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from lvis_tde.data.long_tailed import frequency_group, register_long_tailed
-from lvis_tde.data.rendering import BASE_HUES, SHAPES, VARIANTS, Appearance, draw_scene
+from .long_tailed import frequency_group, register_long_tailed
+from .rendering import BASE_HUES, SHAPES, VARIANTS, Appearance, draw_scene
 
 logger = logging.getLogger(__name__)
 

@@ -186,7 +186,7 @@ class LVISEvaluator(_UpstreamEvaluator):
         """
         # Matplotlib is needed here only.
         from .confusion import rare_confusions
-        from .report import write_report
+        from .report.writer import write_report
 
         if not self.lvis_results:
             return []

@@ -1,1 +1,1 @@
-"""Classifier, running mean, box predictor and ROI heads."""
+"""What registers with Detectron2: box predictor, ROI heads, mask heads; and the swap."""

@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..config import tde_options
-from .classifier import CosineMultiHeadClassifier
-from .feature_mean import RunningFeatureMean
-from .functional import at_least_fp32, check_alpha, cosine_to_mean, exempt_background
+from ..layers.classifier import CosineMultiHeadClassifier
+from ..layers.feature_mean import RunningFeatureMean
+from ..layers.functional import at_least_fp32, check_alpha, cosine_to_mean, exempt_background
 from .postprocess import LargeVocabularyInference
 
 __all__ = ["TDEFastRCNNOutputLayers"]

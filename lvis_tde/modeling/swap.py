@@ -49,7 +49,7 @@ def swap_box_predictor(model: nn.Module, **tde_options) -> nn.Module:
     a softmax checkpoint loaded after the swap gives the same model. Its bias is dropped and the
     running mean starts at zero, so train before relying on the scores. With ``norm="none"`` the
     bias is kept too: the scores stay the softmax's, and
-    :func:`~lvis_tde.estimate.estimate_feature_mean` is all that TDE then needs.
+    :func:`~lvis_tde.calibration.estimate.estimate_feature_mean` is all that TDE then needs.
 
     Under DistributedDataParallel all ranks must call this; the wrapper is set up anew in place,
     since the bias it expects gradients for is gone.

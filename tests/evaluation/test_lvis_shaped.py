@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from lvis_cases import official_metrics
 
-from lvis_tde.benchmarks import evaluation as benchmark
-from lvis_tde.benchmarks.evaluation_data import DETECTIONS, HEIGHT, WIDTH, Scenes
+from benchmarks import evaluation as benchmark
+from benchmarks.evaluation_data import DETECTIONS, HEIGHT, WIDTH, Scenes
 from lvis_tde.evaluation import Detections, evaluate_lvis
 from lvis_tde.evaluation.rle import encode_masks
 

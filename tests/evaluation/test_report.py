@@ -16,8 +16,8 @@ from lvis_table import A, B, C, dataset, found, image, truth
 
 from lvis_tde.evaluation import Detections, GroundTruth, evaluate_lvis
 from lvis_tde.evaluation.confusion import OUTCOMES, rare_confusions
-from lvis_tde.evaluation.figures import changes, dots, trend
-from lvis_tde.evaluation.report import write_report
+from lvis_tde.evaluation.report.writer import write_report
+from lvis_tde.visualization.class_charts import changes, dots, trend
 
 ROOT = Path(__file__).resolve().parents[2]
 

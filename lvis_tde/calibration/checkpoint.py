@@ -1,0 +1,131 @@
+"""From a trained checkpoint to one with a feature mean, and the config that goes with it."""
+
+import logging
+import os
+from typing import Callable, Iterable
+
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+from detectron2.utils import comm
+from torch import nn
+
+from ..config import use_tde_on_softmax
+from ..data.files import atomic_path, write_text
+from .alpha import tde_predictors
+from .estimate import MeanEstimate, angle_between, estimate_feature_mean
+
+__all__ = ["load_trained", "run_estimate", "save_checkpoint"]
+
+logger = logging.getLogger(__name__)
+
+
+def save_checkpoint(model: nn.Module, path: "str | os.PathLike", **extra) -> None:
+    """Writes a checkpoint that Detectron2 loads, under its final name only when it is complete.
+
+    Args:
+        model: its weights are stored under "model".
+        path: the file to write.
+        **extra: further entries.
+    """
+    with atomic_path(path) as partial:
+        torch.save({"model": model.state_dict(), **extra}, partial)
+
+
+def load_trained(cfg: CfgNode) -> nn.Module:
+    """Builds the model of a config and loads ``MODEL.WEIGHTS``, which must be all of it.
+
+    Args:
+        cfg: such as :func:`~lvis_tde.config.use_tde_on_softmax` makes.
+
+    Returns:
+        nn.Module: in eval mode; its running means are zero where the checkpoint has none.
+
+    Raises:
+        ValueError: if there are no weights, or they lack a parameter or it has another shape.
+    """
+    weights = cfg.MODEL.WEIGHTS
+    if not weights:
+        raise ValueError("MODEL.WEIGHTS is empty: name the checkpoint of a trained model.")
+    model = build_model(cfg).eval()
+    parameters = {name for name, _ in model.named_parameters()}
+    missing = []
+
+    def record(_, incompatible_keys):
+        missing.extend(parameters.intersection(incompatible_keys.missing_keys))
+
+    handle = model.register_load_state_dict_post_hook(record)
+    DetectionCheckpointer(model).load(weights)
+    handle.remove()
+    if missing:
+        raise ValueError(
+            f"{weights} is no checkpoint of this model: it lacks {len(missing)} of its "
+            f"{len(parameters)} parameters, or has another shape of them: {sorted(missing)[0]}, "
+            "... Is it the config that it was trained with?"
+        )
+    return model
+
+
+def run_estimate(
+    cfg: CfgNode,
+    loader_of: Callable[[CfgNode], Iterable],
+    *,
+    num_heads: int = 1,
+    max_batches: int = 500,
+    tolerance: float = 2.0,
+) -> MeanEstimate:
+    """Puts TDE on a trained model: estimates the mean, writes a checkpoint and a config for it.
+
+    ``OUTPUT_DIR`` gets ``model_tde.pth`` and ``config_tde.yaml``, which names it.
+
+    Args:
+        cfg: config of a trained model with ``MODEL.WEIGHTS``: a softmax model, or one with TDE
+            heads, whose mean is then estimated anew.
+        loader_of: makes the training loader of a config, such as ``Trainer.build_train_loader``.
+        num_heads: K for a softmax model; others keep theirs.
+        max_batches, tolerance: see :func:`estimate_feature_mean`.
+
+    Returns:
+        MeanEstimate: what was found.
+
+    Raises:
+        ValueError: see :func:`load_trained`, :func:`estimate_feature_mean` and
+            :func:`~lvis_tde.config.use_tde_on_softmax`.
+    """
+    cfg = cfg.clone()
+    use_tde_on_softmax(cfg, num_heads)
+    model = load_trained(cfg)
+    before = [predictor.feature_mean.mean.clone() for predictor in tde_predictors(model)]
+    heads = tde_predictors(model)[0].cls_score.num_heads
+    found = estimate_feature_mean(
+        model, loader_of(cfg), max_batches=max_batches, tolerance=tolerance
+    )
+    logger.info(
+        "%s after %d batches: %s foreground regions, halves %.2f degrees apart (tolerance %g).",
+        "Converged" if found.converged else "Stopped",
+        found.num_batches,
+        " / ".join(map(str, found.num_foreground)),
+        found.angle,
+        tolerance,
+    )
+    if any(found.num_left_out):
+        logger.warning("%s regions had features that are not finite.", found.num_left_out)
+    for old, new in zip(before, found.means):
+        if old.any():
+            apart = angle_between(old, new, heads).tolist()
+            logger.info("The checkpoint's own mean is %s degrees away, by head.", apart)
+    if comm.is_main_process():
+        checkpoint = os.path.join(cfg.OUTPUT_DIR, "model_tde.pth")
+        save_checkpoint(
+            model,
+            checkpoint,
+            feature_mean={"angle": found.angle, "num_foreground": found.num_foreground},
+        )
+        cfg.defrost()
+        cfg.MODEL.WEIGHTS = checkpoint
+        config = os.path.join(cfg.OUTPUT_DIR, "config_tde.yaml")
+        write_text(config, cfg.dump())
+        logger.info("Wrote %s and %s. Choose alpha next: tools/sweep_alpha.py.", checkpoint, config)
+    comm.synchronize()
+    return found

@@ -1,0 +1,121 @@
+"""A part of the training images to choose settings on, with no class left out."""
+
+import hashlib
+import json
+import logging
+import os
+from collections import defaultdict
+from typing import Dict, Iterable, Set
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.utils import comm
+
+from ..data.files import write_text
+
+__all__ = ["calibration_images", "hold_out"]
+
+logger = logging.getLogger(__name__)
+
+
+def calibration_images(
+    classes_of: Dict[int, Iterable[int]], fraction: float, seed: int = 0
+) -> Set[int]:
+    """Chooses a part of the images such that no class is left out of it, or of the rest.
+
+    An image's rank is a hash of its id and the seed, so the choice is the same before and after
+    training. Beginning with the rarest class, each gets its best ranked images until it has
+    ``fraction`` of its own, at least one; a class with a single image is left to training. So the
+    rare classes, of which a plain draw of 5 % would hold hardly any, can be measured.
+
+    Args:
+        classes_of: image id to the classes that it shows.
+        fraction: share of the images of every class, in (0, 1).
+        seed: another seed, other images.
+
+    Returns:
+        set: image ids.
+
+    Raises:
+        ValueError: if ``fraction`` is out of its range, or nothing can be chosen.
+    """
+    if not 0 < fraction < 1:
+        raise ValueError(f"fraction={fraction} must lie between 0 and 1.")
+    images_of = defaultdict(set)
+    for image, classes in classes_of.items():
+        for one in set(classes):
+            images_of[one].add(image)
+    rank = {image: hashlib.sha256(f"{seed}/{image}".encode()).digest() for image in classes_of}
+    chosen: Set[int] = set()
+    for _, images in sorted(images_of.items(), key=lambda item: (len(item[1]), item[0])):
+        wanted = min(max(1, round(fraction * len(images))), len(images) - 1)
+        left = sorted(images - chosen, key=rank.__getitem__)
+        chosen.update(left[: max(0, wanted - len(images & chosen))])
+    if not chosen:
+        raise ValueError("No class has two images, so none can be held out for calibration.")
+    return chosen
+
+
+def hold_out(
+    dataset: str,
+    fraction: float,
+    folder: "str | os.PathLike",
+    seed: int = 0,
+    *,
+    rest: bool = False,
+) -> str:
+    """Registers a part of a training set as a set to evaluate on.
+
+    Args:
+        dataset: registered set whose metadata has ``json_file``.
+        fraction, seed: see :func:`calibration_images`.
+        folder: gets ``calibration.json``, the annotations of the chosen images.
+        rest: write ``training.json`` too, those of all other images, to train without the chosen.
+
+    Returns:
+        str: name of the new set; its frequency groups are those of the whole.
+
+    Raises:
+        ValueError: see :func:`calibration_images`; or the set has no annotation file.
+    """
+    source = MetadataCatalog.get(dataset)
+    if source.get("json_file") is None:
+        raise ValueError(f"Dataset {dataset!r} has no json_file in its metadata to evaluate with.")
+    with open(source.json_file, encoding="utf-8") as file:
+        annotations = json.load(file)
+    classes_of = {image["id"]: [] for image in annotations["images"]}
+    for annotation in annotations["annotations"]:
+        classes_of[annotation["image_id"]].append(annotation["category_id"])
+    chosen = calibration_images(classes_of, fraction, seed)
+    path = os.path.join(folder, "calibration.json")
+    if comm.is_main_process():
+        _write_part(path, annotations, chosen)
+        if rest:
+            others = set(classes_of) - chosen
+            _write_part(os.path.join(folder, "training.json"), annotations, others)
+    comm.synchronize()
+    name = f"{dataset}_calibration_{hashlib.sha256(path.encode('utf-8')).hexdigest()[:8]}"
+    for catalog in (DatasetCatalog, MetadataCatalog):
+        if name in catalog.list():
+            catalog.remove(name)
+    DatasetCatalog.register(
+        name, lambda: [r for r in DatasetCatalog.get(dataset) if r["image_id"] in chosen]
+    )
+    known = {k: v for k, v in source.as_dict().items() if k not in ("name", "json_file")}
+    MetadataCatalog.get(name).set(json_file=path, **known)
+    logger.info(
+        "Calibration on %d of the %d images of %s: %g of the images of every class, at least one.",
+        len(chosen),
+        len(classes_of),
+        dataset,
+        fraction,
+    )
+    return name
+
+
+def _write_part(path: str, annotations: dict, images: Set[int]) -> None:
+    part = {
+        **annotations,
+        "images": [i for i in annotations["images"] if i["id"] in images],
+        "annotations": [a for a in annotations["annotations"] if a["image_id"] in images],
+    }
+    write_text(path, json.dumps(part, separators=(",", ":")))

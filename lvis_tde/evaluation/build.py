@@ -1,0 +1,37 @@
+"""The evaluator that a data set asks for."""
+
+import os
+
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.evaluation import COCOEvaluator, DatasetEvaluator
+
+from .lvis_evaluator import LVISEvaluator
+
+__all__ = ["build_evaluator"]
+
+
+def build_evaluator(cfg: CfgNode, dataset_name: str, *, save: bool = True) -> DatasetEvaluator:
+    """LVIS metrics for a dataset with ``evaluator_type`` "lvis", COCO's for "coco".
+
+    Args:
+        cfg: for ``OUTPUT_DIR`` and the number of detections an image.
+        dataset_name: registered dataset.
+        save: write the detections to a file, too.
+
+    Raises:
+        ValueError: for any other type.
+    """
+    folder = os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name) if save else None
+    kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
+    if kind == "lvis":
+        return LVISEvaluator(
+            dataset_name, output_dir=folder, max_dets_per_image=cfg.TEST.DETECTIONS_PER_IMAGE
+        )
+    if kind == "coco":
+        # The fast implementation is a compiled operator, which not every installation has.
+        return COCOEvaluator(dataset_name, output_dir=folder, use_fast_impl=False)
+    raise ValueError(
+        f"Dataset {dataset_name!r} has evaluator_type {kind!r}; this tool evaluates 'lvis' and "
+        "'coco'. Set it in the dataset's metadata, or override Trainer.build_evaluator."
+    )

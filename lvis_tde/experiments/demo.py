@@ -1,0 +1,356 @@
+"""The demo: softmax against de-confound against TDE on the generated long-tailed set.
+
+Trains two small models that differ in the box classifier alone, chooses alpha on the calibration
+split and evaluates on val, and puts TDE on the trained softmax model too. Everything random
+follows from one seed.
+"""
+
+import itertools
+import json
+import logging
+import multiprocessing
+import os
+import statistics
+import threading
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Dict, Mapping, Optional, Sequence
+
+import torch
+from detectron2.data import (
+    DatasetCatalog,
+    DatasetMapper,
+    MetadataCatalog,
+    build_detection_test_loader,
+)
+from detectron2.data.detection_utils import read_image
+from detectron2.evaluation import inference_on_dataset
+from detectron2.structures import Boxes, BoxMode, pairwise_iou
+from detectron2.utils.env import seed_all_rng
+from detectron2.utils.logger import setup_logger
+from PIL import Image
+
+from ..calibration.alpha import predict_for_alphas, sweep_alpha, tde_predictors
+from ..calibration.checkpoint import load_trained
+from ..calibration.estimate import angle_between, estimate_feature_mean
+from ..config import use_tde_on_softmax
+from ..data.files import write_text
+from ..data.synthetic import make_synthetic_lvis, register_synthetic_lvis
+from ..engine import Trainer, load_config
+from ..evaluation.build import build_evaluator
+from ..visualization.charts import RUN_NAMES, plot_ap_over_alpha, plot_group_ap
+from ..visualization.detections import draw_comparison
+
+__all__ = ["METRICS", "format_table", "run_demo", "summarize_seeds"]
+
+logger = logging.getLogger(__name__)
+
+METRICS = ("AP", "AP50", "AP75", "APr", "APc", "APf")
+ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What the processes of one demo share."""
+
+    output: Path
+    seed: int
+    configs: Path
+    num_pictures: int
+    mean_batches: int
+    overrides: Sequence
+
+    @property
+    def folder(self) -> Path:
+        return self.output / f"seed{self.seed}"
+
+    def names(self) -> Dict[str, str]:
+        return register_synthetic_lvis(self.output / "datasets", seed=self.seed)
+
+    def config(self, run: str):
+        options = [
+            "SEED", self.seed,
+            "OUTPUT_DIR", str(self.folder / run),
+            "DATASETS.TRAIN", (self.names()["train"],),
+            "DATASETS.TEST", (),
+            *self.overrides,
+        ]  # fmt: skip
+        return load_config(str(self.configs / f"demo_{run}.yaml"), options)
+
+
+def _train(cfg) -> torch.nn.Module:
+    """The trained model: from its checkpoint if it is finished, resumed if it was interrupted."""
+    output = Path(cfg.OUTPUT_DIR)
+    output.mkdir(parents=True, exist_ok=True)
+    saved = output / "config.yaml"
+    if saved.is_file() and saved.read_text("utf-8") != cfg.dump():
+        raise ValueError(
+            f"{output} holds a run with another configuration. Remove that folder, or choose "
+            "another output."
+        )
+    saved.write_text(cfg.dump(), "utf-8")
+    seed_all_rng(cfg.SEED)
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=True)
+    trainer.train()
+    return trainer.model.eval()
+
+
+def _evaluate(cfg, model, dataset: str, alphas: Sequence[float] = ()) -> dict:
+    loader = build_detection_test_loader(cfg, dataset)
+    if not alphas:
+        return inference_on_dataset(model, loader, build_evaluator(cfg, dataset))
+    return sweep_alpha(model, loader, alphas, lambda: build_evaluator(cfg, dataset, save=False))
+
+
+def _calibrate(cfg, model, dataset: str) -> "tuple[float, dict]":
+    """The alpha with the best mask AP, and the results of all."""
+    logger.info("Choosing alpha on the calibration split.")
+    calibration = _evaluate(cfg, model, dataset, ALPHAS)
+    alpha = max(ALPHAS, key=lambda a: calibration[a]["segm"]["AP"])
+    logger.info("alpha = %g has the best mask AP on the calibration split.", alpha)
+    return alpha, {f"{a:g}": _rounded(values) for a, values in calibration.items()}
+
+
+def _estimate(plan: _Plan, cfg, model) -> dict:
+    """Estimates the mean anew; tells how sure it is and how far from the one before."""
+    (predictor,) = tde_predictors(model)
+    tracked = predictor.feature_mean.mean.clone()
+    seed_all_rng(cfg.SEED)
+    found = estimate_feature_mean(
+        model, Trainer.build_train_loader(cfg), max_batches=plan.mean_batches, tolerance=0
+    )
+    report = {
+        "batches": found.num_batches,
+        "foreground": sum(found.num_foreground),
+        "degrees_between_halves": round(found.angle, 2),
+    }
+    if tracked.any():
+        apart = angle_between(tracked, found.means[0], predictor.cls_score.num_heads)
+        report["degrees_to_tracked"] = [round(angle, 2) for angle in apart.tolist()]
+    logger.info("Feature mean estimated: %s", report)
+    return report
+
+
+def _rounded(results: dict) -> dict:
+    return {
+        task: {name: round(float(values[name]), 4) for name in METRICS}
+        for task, values in results.items()
+    }
+
+
+def _softmax(plan: _Plan) -> dict:
+    cfg, names = plan.config("softmax"), plan.names()
+    runs = {"softmax": _rounded(_evaluate(cfg, _train(cfg), names["val"]))}
+    logger.info("TDE on the trained softmax model.")
+    cfg.MODEL.WEIGHTS = os.path.join(cfg.OUTPUT_DIR, "model_final.pth")
+    use_tde_on_softmax(cfg)
+    model = load_trained(cfg)
+    estimated = _estimate(plan, cfg, model)
+    alpha, calibration = _calibrate(cfg, model, names["calib"])
+    runs["softmax_tde"] = _rounded(_evaluate(cfg, model, names["val"], [alpha])[alpha])
+    return {
+        "runs": runs,
+        "alphas": {"softmax_tde": alpha},
+        "calibrations": {"softmax_tde": calibration},
+        "feature_mean": {"softmax_tde": estimated},
+    }
+
+
+def _deconfound(plan: _Plan) -> dict:
+    cfg, names = plan.config("deconfound"), plan.names()
+    model = _train(cfg)
+    alpha, calibration = _calibrate(cfg, model, names["calib"])
+    on_val = _evaluate(cfg, model, names["val"], sorted({0.0, alpha}))
+    _draw_images(cfg, model, names["val"], alpha, plan.num_pictures, plan.output)
+    return {
+        "alpha": alpha,
+        "runs": {"deconfound": _rounded(on_val[0.0]), "tde": _rounded(on_val[alpha])},
+        "alphas": {"tde": alpha},
+        "calibrations": {"tde": calibration},
+        # Last, since it replaces the mean that training tracked.
+        "feature_mean": {"tde": _estimate(plan, cfg, model)},
+    }
+
+
+_PARTS = {"softmax": _softmax, "deconfound": _deconfound}
+
+
+def _end_with_parent() -> None:
+    """Ends this process when the one that started it is gone, however that was killed.
+
+    Workers that train on would get in the way of the run that resumes their work.
+    """
+    parent = os.getppid()
+
+    def watch():
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _run_part(name: str, plan: _Plan) -> dict:
+    # One thread a process, also where there are more cores: two processes with two threads each
+    # are far slower on two cores, and the figures must not depend on the number of cores.
+    torch.set_num_threads(1)
+    for logged in ("detectron2", "fvcore", "lvis_tde"):
+        # The part's name instead of the package's: the lines of both parts reach one terminal.
+        setup_logger(str(plan.folder / name), name=logged, abbrev_name=name)
+    return _PARTS[name](plan)
+
+
+def run_demo(
+    output: "str | os.PathLike",
+    *,
+    seed: int = 0,
+    configs: "str | os.PathLike" = "configs",
+    num_pictures: int = 4,
+    mean_batches: int = 60,
+    jobs: int = 2,
+    dataset: Optional[Mapping] = None,
+    overrides: Sequence = (),
+) -> dict:
+    """Generates the set, trains, calibrates, evaluates and draws.
+
+    A second call finds what is finished; an interrupted one is resumed.
+
+    Args:
+        output: folder for ``results.json`` and pictures of the latest call; below it
+            ``datasets/`` and, for each seed, checkpoints, logs and its own ``results.json``.
+        seed: of the generated set, the weights and the order of training.
+        configs: folder with ``demo_softmax.yaml`` and ``demo_deconfound.yaml``.
+        num_pictures: val images to draw.
+        mean_batches: training batches for the mean of a model that is already trained.
+        jobs: processes of one thread each, to train both models side by side; 1 runs all in this
+            process. The figures do not depend on it.
+        dataset: further arguments of :func:`make_synthetic_lvis`.
+        overrides: "KEY VALUE" changes of the configs.
+
+    Returns:
+        dict: ``{"seed", "alpha", "runs": {run: {task: {metric: percent}}}, "alphas": {run: alpha},
+        "calibrations": {run: {alpha: {task: {metric: percent}}}}, "feature_mean": {run: {...}}}``,
+        as in ``results.json``. ``alpha`` is that of the run "tde"; ``feature_mean`` says how sure
+        the estimated means are and how far from the tracked one.
+
+    Raises:
+        ValueError: if the folder holds a run with another configuration.
+    """
+    plan = _Plan(Path(output), seed, Path(configs), num_pictures, mean_batches, tuple(overrides))
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    make_synthetic_lvis(plan.output / "datasets", seed=seed, **(dataset or {}))
+    if jobs == 1:
+        parts = [_run_part(name, plan) for name in _PARTS]
+    else:
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(jobs, context, initializer=_end_with_parent) as pool:
+            parts = list(pool.map(_run_part, _PARTS, itertools.repeat(plan)))
+    results = {"seed": seed, "alpha": None}
+    for part in parts:
+        for key, value in part.items():
+            if isinstance(value, dict):
+                value = {**results.get(key, {}), **value}
+            results[key] = value
+    for folder in (plan.folder, plan.output):
+        write_text(folder / "results.json", json.dumps(results, indent=2) + "\n")
+    _draw_charts(results, plan.output)
+    return results
+
+
+def _draw_charts(results: dict, output: Path) -> None:
+    plot_group_ap(results["runs"]).savefig(output / "group_ap.png", dpi=150)
+    for run, file in (("tde", "ap_over_alpha.png"), ("softmax_tde", "ap_over_alpha_softmax.png")):
+        curve = {float(a): values["segm"] for a, values in results["calibrations"][run].items()}
+        plot_ap_over_alpha(
+            curve,
+            chosen=results["alphas"][run],
+            title=f"{RUN_NAMES[run]}: mask AP on the calibration split over alpha (%)",
+        ).savefig(output / file, dpi=150)
+
+
+def _named(instances, truth: list) -> set:
+    """The objects of ``truth`` whose best overlapping detection has their class."""
+    boxes = torch.tensor([a["bbox"] for a in truth]).reshape(-1, 4)
+    boxes = Boxes(BoxMode.convert(boxes, truth[0]["bbox_mode"], BoxMode.XYXY_ABS))
+    overlap = pairwise_iou(boxes, instances.pred_boxes) >= 0.5
+    best = torch.where(overlap, instances.scores, -1.0).argmax(1)
+    return {
+        i
+        for i, (annotation, row) in enumerate(zip(truth, best.tolist()))
+        if overlap[i, row] and instances.pred_classes[row] == annotation["category_id"]
+    }
+
+
+def _draw_images(cfg, model, dataset: str, alpha: float, count: int, output: Path) -> None:
+    """Ground truth, TDE off and TDE on for the val images that show most of what TDE does.
+
+    Out of the first 100 these are the ones where it changes the naming of most objects, to the
+    better or to the worse.
+    """
+    metadata = MetadataCatalog.get(dataset)
+    records = [r for r in DatasetCatalog.get(dataset) if r["annotations"]][:100]
+    loader = build_detection_test_loader(records, mapper=DatasetMapper(cfg, is_train=False))
+    found = []
+    for record, inputs in zip(records, loader):
+        pair = predict_for_alphas(model, inputs, [0.0, alpha])
+        off, on = (outputs[0]["instances"].to("cpu") for outputs in pair)
+        changed = 0
+        if len(off) and len(on):
+            changed = len(_named(off, record["annotations"]) ^ _named(on, record["annotations"]))
+        found.append((changed, record, off, on))
+    found.sort(key=lambda item: -item[0])
+    for old in output.glob("val_*.png"):  # of another seed, say
+        old.unlink()
+    for _, record, off, on in found[:count]:
+        truth = {"annotations": record["annotations"]}
+        picture = draw_comparison(
+            read_image(record["file_name"], "RGB"),
+            [("ground truth", truth), ("TDE off", off), (f"TDE, alpha {alpha:g}", on)],
+            class_names=metadata.thing_classes,
+            class_frequency=metadata.class_frequency,
+            truth=truth,
+        )
+        Image.fromarray(picture).save(output / f"val_{record['image_id']}.png")
+
+
+def format_table(results: dict) -> str:
+    """The results as one table in Markdown, which also reads well in a terminal."""
+    lines = [
+        f"{'run':<22} | {'task':<4} | " + " | ".join(f"{m:>5}" for m in METRICS),
+        f"{'-' * 22} | {'-' * 4} | " + " | ".join("-" * 4 + ":" for _ in METRICS),
+    ]
+    for run, tasks in results["runs"].items():
+        for task, values in tasks.items():
+            numbers = " | ".join(f"{values[m]:5.1f}" for m in METRICS)
+            lines.append(f"{RUN_NAMES[run]:<22} | {task:<4} | {numbers}")
+    return "\n".join(f"| {line} |" for line in lines)
+
+
+def summarize_seeds(output: "str | os.PathLike") -> str:
+    """Mean and sample standard deviation over all seeds that were run, as a table in Markdown.
+
+    Also draws ``group_ap_seeds.png`` in ``output``.
+
+    Args:
+        output: the folder given to :func:`run_demo`.
+
+    Raises:
+        ValueError: if it holds no results.
+    """
+    paths = sorted(Path(output).glob("seed*/results.json"))
+    if not paths:
+        raise ValueError(f"{output} holds no seed*/results.json: run the demo first.")
+    results = [json.loads(path.read_text("utf-8")) for path in paths]
+    runs = {run: [result["runs"][run] for result in results] for run in results[0]["runs"]}
+    plot_group_ap(runs).savefig(Path(output) / "group_ap_seeds.png", dpi=150)
+    lines = [f"| mask AP, {len(results)} seeds | " + " | ".join(METRICS) + " |"]
+    lines.append("|---|" + "---|" * len(METRICS))
+    for run, seeds in runs.items():
+        columns = [[values["segm"][metric] for values in seeds] for metric in METRICS]
+        spread = [statistics.stdev(c) if len(c) > 1 else 0.0 for c in columns]
+        cells = [f"{statistics.mean(c):.1f} ± {s:.1f}" for c, s in zip(columns, spread)]
+        lines.append(f"| {RUN_NAMES[run]} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)

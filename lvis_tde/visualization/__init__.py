@@ -1,0 +1,1 @@
+"""One palette, charts, pictures of detections."""

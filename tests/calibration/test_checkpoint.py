@@ -1,0 +1,178 @@
+"""The guide of docs/trained_model.md, in small: a trained softmax model, three commands."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.modeling import build_model
+from detectron2.utils.env import seed_all_rng
+
+from lvis_tde.calibration.checkpoint import load_trained, save_checkpoint
+from lvis_tde.config import use_tde_on_softmax
+from lvis_tde.engine import Trainer, load_config
+from lvis_tde.modeling.swap import swap_box_predictor
+
+TOOLS = Path(__file__).parents[2] / "tools"
+
+
+def command(name, *arguments):
+    """Runs a tool as the command line would, in this process."""
+    spec = importlib.util.spec_from_file_location(f"tools_{name}", TOOLS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    before, sys.argv = sys.argv, [f"{name}.py", *map(str, arguments)]
+    try:
+        parse = getattr(module, "parse_args", None)
+        return module.main(parse() if parse else module.argument_parser().parse_args())
+    finally:
+        sys.argv = before
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, tiny_set):
+    """A softmax model after some steps: its config file and its checkpoint."""
+    from conftest import ROOT, TINY
+
+    folder = tmp_path_factory.mktemp("softmax")
+    cfg = load_config(
+        str(ROOT / "configs" / "demo_softmax.yaml"),
+        [*TINY, "OUTPUT_DIR", str(folder), "SEED", 1, "SOLVER.MAX_ITER", 8]
+        + ["INPUT.MIN_SIZE_TRAIN", (64,), "INPUT.MIN_SIZE_TEST", 64]
+        + ["DATASETS.TRAIN", (tiny_set["train"],), "DATASETS.TEST", ()],
+    )
+    seed_all_rng(1)
+    trainer = Trainer(cfg)
+    trainer.train()
+    cfg.DATASETS.TEST = (tiny_set["val"],)
+    (folder / "config.yaml").write_text(cfg.dump())
+    return cfg, folder / "config.yaml", folder / "model_final.pth"
+
+
+def softmax_model(cfg, weights):
+    model = build_model(cfg).eval()
+    DetectionCheckpointer(model).load(str(weights))
+    return model
+
+
+def test_three_commands(trained, make_batch, tmp_path, capsys):
+    cfg, config, weights = trained
+    kept = weights.read_bytes(), config.read_bytes()
+    output = tmp_path / "tde"
+    found = command(
+        "estimate_feature_mean", "--config-file", config, "--output", output,
+        "--max-batches", 6, "MODEL.WEIGHTS", weights,
+    )  # fmt: skip
+    assert found.num_batches == 6 and sum(found.num_foreground) > 0
+    command(
+        "sweep_alpha", "--config-file", output / "config_tde.yaml",
+        "--calibrate", 0.3, "--alphas", "0,1",
+    )  # fmt: skip
+    assert "| segm APr |" in capsys.readouterr().out
+    results = command("train_net", "--config-file", output / "config_alpha.yaml", "--eval-only")
+    assert {"AP", "APr"} <= set(results["segm"])
+    # The user's own files are as they were.
+    assert (weights.read_bytes(), config.read_bytes()) == kept
+
+    # At alpha 0 the new checkpoint gives what the softmax model gives, and otherwise not.
+    tde = load_config(str(output / "config_alpha.yaml"))
+    assert tde.MODEL.ROI_HEADS.NAME == "TDEROIHeads" and tde.MODEL.TDE.NORM == "none"
+    model, softmax = load_trained(tde), softmax_model(cfg, weights)
+    with torch.no_grad():
+        expected = softmax(make_batch())[0]["instances"]
+        model.roi_heads.box_predictor.alpha = 0.0
+        same = model(make_batch())[0]["instances"]
+        model.roi_heads.box_predictor.alpha = 2.0
+        other = model(make_batch())[0]["instances"]
+    torch.testing.assert_close(same.scores, expected.scores)
+    torch.testing.assert_close(same.pred_boxes.tensor, expected.pred_boxes.tensor)
+    assert torch.equal(same.pred_classes, expected.pred_classes)
+    assert same.scores.shape != other.scores.shape or not torch.allclose(same.scores, other.scores)
+
+
+def test_pictures_and_export_by_command(trained, tiny_set, tmp_path):
+    from detectron2.data import DatasetCatalog
+
+    cfg, config, weights = trained
+    command(
+        "estimate_feature_mean", "--config-file", config, "--output", tmp_path,
+        "--max-batches", 2, "MODEL.WEIGHTS", weights,
+    )  # fmt: skip
+    image = DatasetCatalog.get(tiny_set["val"])[0]["file_name"]
+    made = tmp_path / "config_tde.yaml"
+    command("demo", image, "--config-file", made, "--output", tmp_path / "pictures", "--explain")
+    assert (tmp_path / "pictures" / f"{Path(image).stem}.png").is_file()
+    pytest.importorskip("onnxruntime")
+    command(
+        "export_model", "--config-file", made, "--image", image, "--output", tmp_path / "export"
+    )
+    assert (tmp_path / "export" / "model.ts").is_file()
+
+
+def test_a_softmax_checkpoint_loads_unchanged(trained):
+    cfg, _, weights = trained
+    cfg = cfg.clone()
+    cfg.MODEL.WEIGHTS = str(weights)
+    use_tde_on_softmax(cfg, num_heads=4)
+    state = load_trained(cfg).state_dict()
+    saved = torch.load(weights, weights_only=False)["model"]
+    assert set(state) - set(saved) == {"roi_heads.box_predictor.feature_mean.mean"}
+    assert all(torch.equal(state[name], value) for name, value in saved.items() if name in state)
+    assert set(saved) <= set(state)
+
+
+def test_swap_keeps_the_softmax(trained, make_batch):
+    cfg, _, weights = trained
+    model = softmax_model(cfg, weights)
+    with torch.no_grad():
+        expected = model(make_batch())[0]["instances"]
+        swap_box_predictor(model, norm="none", num_heads=1)
+        found = model(make_batch())[0]["instances"]
+    torch.testing.assert_close(found.scores, expected.scores)
+    assert torch.equal(found.pred_classes, expected.pred_classes)
+
+
+def test_config_of_other_heads(tiny_cfg):
+    cfg = tiny_cfg("deconfound")
+    before = cfg.dump()
+    use_tde_on_softmax(cfg)
+    assert cfg.dump() == before
+    cfg.MODEL.ROI_HEADS.NAME = "PointRendROIHeads"
+    with pytest.raises(ValueError, match="'PointRendROIHeads'.*swap_box_predictor"):
+        use_tde_on_softmax(cfg)
+
+
+def test_incomplete_checkpoints_are_refused(trained, tmp_path):
+    cfg, _, weights = trained
+    cfg = cfg.clone()
+    with pytest.raises(ValueError, match="MODEL.WEIGHTS is empty"):
+        load_trained(cfg)
+    saved = torch.load(weights, weights_only=False)["model"]
+    backbone = {name: value for name, value in saved.items() if name.startswith("backbone")}
+    torch.save({"model": backbone}, tmp_path / "backbone.pth")
+    cfg.MODEL.WEIGHTS = str(tmp_path / "backbone.pth")
+    with pytest.raises(ValueError, match="backbone.pth is no checkpoint of this model"):
+        load_trained(cfg)
+    cfg.MODEL.WEIGHTS = str(weights)
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = 9
+    with pytest.raises(ValueError, match="cls_score"):
+        load_trained(cfg)
+
+
+def test_a_checkpoint_is_complete_or_absent(tmp_path, monkeypatch):
+    model = torch.nn.Linear(2, 2)
+    save_checkpoint(model, tmp_path / "model.pth", angle=1.5)
+    saved = (tmp_path / "model.pth").read_bytes()
+    assert torch.load(tmp_path / "model.pth")["angle"] == 1.5
+
+    def fail(_, path):
+        Path(path).write_bytes(b"half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(OSError, match="No space"):
+        save_checkpoint(model, tmp_path / "model.pth")
+    assert (tmp_path / "model.pth").read_bytes() == saved
+    assert [path.name for path in tmp_path.iterdir()] == ["model.pth"]

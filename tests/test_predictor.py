@@ -1,0 +1,113 @@
+"""Pictures for images, globs and videos; class names and their absence."""
+
+import cv2
+import numpy as np
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.detection_utils import read_image
+
+from lvis_tde.calibration.alpha import predict_for_alphas
+from lvis_tde.predictor import ClassInfo, TDEDemo, class_info, find_inputs, is_video
+from lvis_tde.visualization.charts import GROUP_COLOURS
+
+
+@pytest.fixture
+def demo(tiny_cfg, tiny_model, tiny_set):
+    model = tiny_model()
+    model.roi_heads.box_predictor.feature_mean.mean.fill_(1)
+    classes = class_info(tiny_set["val"], 7)
+    cfg = tiny_cfg("deconfound", "INPUT.MIN_SIZE_TEST", 96)
+    return TDEDemo(cfg, model, classes, score_threshold=0.05, panel_size=160)
+
+
+@pytest.fixture
+def files(tiny_set):
+    return [record["file_name"] for record in DatasetCatalog.get(tiny_set["val"])]
+
+
+def test_pictures_and_charts(demo, files, tmp_path):
+    written = demo.run([files[0], files[1], files[0]], tmp_path / "out", explain=True)
+    assert all(path.is_file() for path in written)
+    pictures = [path for path in written if "_why_" not in path.stem]
+    assert len(pictures) == 3 and len({path.name for path in written}) == len(written) > 3
+    picture = read_image(pictures[0], "RGB")
+    assert picture.shape[1] > 2 * 160  # two panels
+    assert picture.std() > 10
+
+
+def test_the_detections_are_those_of_the_model(demo, files):
+    image = read_image(files[0], "RGB")
+    picture, shown = demo.compare(image)
+    one = demo._input(image)
+    assert one["image"].shape == (3, 96, 96) and (one["height"], one["width"]) == (64, 64)
+    # Detectron2's models read BGR.
+    assert one["image"][0].mean().item() == pytest.approx(image[:, :, 2].mean(), rel=0.02)
+    (found,) = predict_for_alphas(demo.model, [one], [demo.alpha])[0]
+    assert shown == (found["instances"].scores >= 0.05).sum()
+
+
+def test_the_chart_names_the_classes(demo, files):
+    figures = list(demo.explain(read_image(files[0], "RGB"), count=2))
+    assert len(figures) == 2
+    labels = [label.get_text() for label in figures[0].axes[0].get_yticklabels()]
+    names = [name.replace("_", " ") for name in demo.classes.names]
+    assert labels[-1] == "background" and set(labels[:-1]) <= set(names)
+    bars = figures[0].axes[1].patches
+    colours = {tuple(np.round(bar.get_facecolor()[:3], 3)) for bar in bars}
+    known = {tuple(int(c[i : i + 2], 16) / 255 for i in (1, 3, 5)) for c in GROUP_COLOURS.values()}
+    assert len(colours & {tuple(np.round(colour, 3)) for colour in known}) > 0
+    scores = [bar.get_width() for bar in bars]
+    assert all(0 <= score <= 1 for score in scores)
+
+
+def test_video(demo, tmp_path):
+    source = tmp_path / "clip.avi"
+    writer = cv2.VideoWriter(str(source), cv2.VideoWriter_fourcc(*"MJPG"), 5, (64, 48))
+    for value in (30, 120, 200):
+        writer.write(np.full((48, 64, 3), value, np.uint8))
+    writer.release()
+    (written,) = demo.run([str(source)], tmp_path / "out")
+    video = cv2.VideoCapture(str(written))
+    assert video.get(cv2.CAP_PROP_FRAME_COUNT) == 3 and video.get(cv2.CAP_PROP_FPS) == 5
+    ok, frame = video.read()
+    assert ok and frame.shape[1] > 2 * 160
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    with pytest.raises(OSError, match="broken.mp4"):
+        demo.run([str(tmp_path / "broken.mp4")], tmp_path / "out")
+
+
+def test_inputs(tmp_path):
+    for name in ("b.jpg", "a.jpg", "odd[1].jpg", "clip.MP4"):
+        (tmp_path / name).touch()
+    (tmp_path / "folder.jpg").mkdir()
+    names = [str(tmp_path / name) for name in ("a.jpg", "b.jpg", "odd[1].jpg")]
+    assert find_inputs([str(tmp_path / "*.jpg"), names[0]]) == names
+    assert find_inputs([names[2]]) == [names[2]]
+    with pytest.raises(FileNotFoundError, match="none"):
+        find_inputs([str(tmp_path / "none*.png")])
+    assert is_video(tmp_path / "clip.MP4") and not is_video(names[0])
+
+
+def test_missing_metadata_says_what_to_do(tiny_set):
+    with pytest.raises(ValueError, match="'never_registered' has no class names.*--test-data"):
+        class_info("never_registered", 7)
+    with pytest.raises(ValueError, match="7 class names, but the model has 80"):
+        class_info(tiny_set["val"], 80)
+
+
+def test_groups_of_the_builtin_lvis_sets():
+    # Numbers of rare, common and frequent classes as LVIS publishes them.
+    published = {"lvis_v1_val": (337, 461, 405), "lvis_v0.5_val": (454, 461, 315)}
+    for name, numbers in published.items():
+        info = class_info(name, sum(numbers))
+        assert tuple(map(list(info.frequency).count, "rcf")) == numbers
+    assert class_info("coco_2017_val", 80).frequency is None
+
+
+def test_groups_from_counts():
+    MetadataCatalog.get("counted").set(
+        thing_classes=["a", "b", "c"],
+        class_image_count=[{"id": 1, "image_count": 10}, {"id": 2, "image_count": 100}]
+        + [{"id": 3, "image_count": 101}],
+    )
+    assert class_info("counted", 3) == ClassInfo(["a", "b", "c"], ["r", "c", "f"])

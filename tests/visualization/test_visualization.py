@@ -1,0 +1,176 @@
+"""Pictures and charts show what they are given; no display, no global matplotlib state."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pycocotools.mask as mask_utils
+import pytest
+import torch
+from detectron2.structures import Boxes, BoxMode, Instances
+from matplotlib.colors import to_rgb
+
+from lvis_tde.visualization.charts import GROUP_COLOURS
+from lvis_tde.visualization.detections import (
+    draw_comparison,
+    figure_to_array,
+    plot_ap_over_alpha,
+    plot_group_ap,
+)
+
+GREY = np.full((64, 64, 3), 128, np.uint8)
+NAMES = ["head", "middle", "tail"]
+GROUPS = ["f", "c", "r"]
+
+
+def _instances(classes, scores, masks=True):
+    instances = Instances((64, 64))
+    boxes = torch.tensor([[8.0, 20.0, 40.0, 52.0]] * len(classes)).reshape(-1, 4)
+    instances.pred_boxes = Boxes(boxes)
+    instances.pred_classes = torch.tensor(classes, dtype=torch.int64)
+    instances.scores = torch.tensor(scores)
+    if masks:
+        instances.pred_masks = torch.zeros(len(classes), 64, 64, dtype=torch.bool)
+        instances.pred_masks[:, 20:52, 8:40] = True
+    return instances
+
+
+def _record(category, segmentation=None):
+    annotation = {"bbox": [8, 20, 32, 32], "bbox_mode": BoxMode.XYWH_ABS, "category_id": category}
+    if segmentation is not None:
+        annotation["segmentation"] = segmentation
+    return {"annotations": [annotation]}
+
+
+def _pixels(picture, group):
+    """Number of pixels in a group's colour, apart from the legend at the bottom."""
+    colour = 255 * np.array(to_rgb(GROUP_COLOURS[group]))
+    return int((np.abs(picture[:-34].astype(float) - colour).max(-1) < 30).sum())
+
+
+def test_comparison_draws_each_object_in_the_colour_of_its_group():
+    for category, group in enumerate(GROUPS):
+        picture = draw_comparison(
+            GREY,
+            [("truth", _record(category)), ("predicted", _instances([category], [0.9]))],
+            class_names=NAMES,
+            class_frequency=GROUPS,
+        )
+        assert picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[2] == 3
+        assert picture.shape[1] > 2 * 420
+        for other in GROUPS:
+            assert (_pixels(picture, other) > 300) == (other == group)
+
+
+def test_comparison_leaves_out_low_scores_and_surplus_objects():
+    def draw(instances, **options):
+        return draw_comparison(
+            GREY, [("", instances)], class_names=NAMES, class_frequency=GROUPS, **options
+        )
+
+    empty = draw(_instances([], []))
+    np.testing.assert_array_equal(draw(_instances([2], [0.2])), empty)
+    assert _pixels(draw(_instances([2], [0.2]), score_threshold=0.1), "r") > 300
+    one = draw(_instances([0], [0.9]))
+    np.testing.assert_array_equal(draw(_instances([2, 0], [0.4, 0.9]), max_objects=1), one)
+
+
+def test_polygons_rle_and_masks_give_the_same_outline():
+    mask = np.zeros((64, 64), np.uint8, order="F")
+    mask[20:52, 8:40] = 1
+    # A mask's outline has its corners cut.
+    polygon = [8.5, 20, 39.5, 20, 40, 20.5, 40, 51.5, 39.5, 52, 8.5, 52, 8, 51.5, 8, 20.5]
+    pictures = [
+        draw_comparison(GREY, [("", _record(1, segmentation))], class_names=NAMES)
+        for segmentation in ([polygon], mask_utils.encode(mask))
+    ]
+    difference = np.abs(pictures[0].astype(int) - pictures[1]).max(-1) > 40
+    assert difference.mean() < 0.001
+    assert not np.array_equal(
+        pictures[0], draw_comparison(GREY, [("", _record(1))], class_names=NAMES)
+    )
+
+
+def test_marks_follow_class_and_place():
+    def draw(instances, truth):
+        return draw_comparison(GREY, [("", instances)], class_names=NAMES, truth=truth)
+
+    right, wrong = _record(1), _record(0)
+    elsewhere = _record(1)
+    elsewhere["annotations"][0]["bbox"] = [50, 2, 10, 10]
+    prediction = _instances([1], [0.9])
+    assert not np.array_equal(draw(prediction, right), draw(prediction, wrong))
+    np.testing.assert_array_equal(draw(prediction, elsewhere), draw(prediction, wrong))
+
+
+def test_boxes_without_masks_and_other_sizes():
+    image = np.zeros((30, 90, 3), np.uint8)
+    instances = _instances([0], [0.9], masks=False)
+    picture = draw_comparison(image, [("", instances)], class_names=NAMES, panel_size=300)
+    assert picture.shape[1] == 300 + 2 * 14
+
+
+def test_picture_mistakes():
+    with pytest.raises(ValueError, match="float64"):
+        draw_comparison(GREY / 255, [("", _record(0))], class_names=NAMES)
+    with pytest.raises(ValueError, match="panels is empty"):
+        draw_comparison(GREY, [], class_names=NAMES)
+
+
+def _results(*values):
+    return {"segm": dict(zip(("AP", "APr", "APc", "APf"), values))}
+
+
+def test_bars_have_the_height_of_the_values():
+    runs = {"softmax": _results(20.0, 5.0, 22.0, 31.0), "tde": _results(24.0, 15.0, 25.0, 31.5)}
+    figure = plot_group_ap(runs)
+    heights = sorted(bar.get_height() for bar in figure.axes[0].patches)
+    expected = [v for run in runs.values() for v in run["segm"].values()]
+    assert heights == sorted(expected)
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert {f"{value:.1f}" for value in expected} == set(texts)
+
+
+def test_bars_of_seeds_are_means_with_a_dot_each():
+    figure = plot_group_ap({"tde": [_results(1.0, 2.0, 3.0, 4.0), _results(3.0, 4.0, 5.0, 6.0)]})
+    axes = figure.axes[0]
+    assert [bar.get_height() for bar in axes.patches] == [2.0, 3.0, 4.0, 5.0]
+    assert [sorted(line.get_ydata()) for line in axes.lines] == [[1, 3], [2, 4], [3, 5], [4, 6]]
+
+
+def test_group_without_classes_has_no_bar():
+    figure = plot_group_ap({"own run": _results(10.0, float("nan"), 10.0, 10.0)})
+    assert len(figure.axes[0].patches) == 3
+    assert "n/a" in [text.get_text() for text in figure.axes[0].texts]
+
+
+def test_alpha_curve_draws_all_points_and_marks_the_chosen_one():
+    curve = {1.0: {"AP": 3.0, "APr": 1.0}, 0.0: {"AP": 2.0, "APr": 1.5}}
+    axes = plot_ap_over_alpha(curve, chosen=1.0).axes[0]
+    lines = [(list(line.get_xdata()), list(line.get_ydata())) for line in axes.lines]
+    assert ([0.0, 1.0], [2.0, 3.0]) in lines and ([0.0, 1.0], [1.5, 1.0]) in lines
+    assert any(x == [1.0, 1.0] for x, _ in lines)
+    texts = [text.get_text() for text in axes.texts]
+    assert "chosen: 1" in texts and any(text.startswith("APr") for text in texts)
+
+
+def test_chart_mistakes():
+    with pytest.raises(ValueError, match="'tde'.*'bbox'"):
+        plot_group_ap({"tde": _results(1, 1, 1, 1)}, task="bbox")
+    with pytest.raises(ValueError, match="results is empty"):
+        plot_group_ap({})
+    with pytest.raises(ValueError, match="curve is empty"):
+        plot_ap_over_alpha({})
+
+
+def test_figures_become_arrays():
+    array = figure_to_array(plot_group_ap({"tde": _results(1, 2, 3, 4)}))
+    assert array.shape == (380, 760, 3) and array.dtype == np.uint8
+    assert array.std() > 5
+
+
+def test_pyplot_is_not_imported():
+    code = "import sys, lvis_tde.visualization; sys.exit('matplotlib.pyplot' in sys.modules)"
+    import detectron2.utils.visualizer  # noqa: F401  (the test says nothing if this fails)
+
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
