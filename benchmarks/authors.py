@@ -1,6 +1,6 @@
 """The formulation of the authors' implementation, for comparison: two products, head by head.
 
-Written from the formulas of the paper. Weights are normalised in every call, features and weights
+Written from the formulas of the paper. Weights are normalized in every call, features and weights
 are split by head, and the TDE logits are products of their own with the reduced features.
 """
 
@@ -14,7 +14,7 @@ __all__ = ["AuthorsOutputLayers", "authors_logits"]
 
 
 def authors_logits(features, weight, mean, num_heads, tau, gamma, alpha):
-    """Factual and TDE logits, each (R, C + 1), with the "deconfound" normalisation.
+    """Factual and TDE logits, each (R, C + 1), with the "deconfound" normalization.
 
     Args:
         features: (R, D).
@@ -31,7 +31,7 @@ def authors_logits(features, weight, mean, num_heads, tau, gamma, alpha):
 
 
 def _heads(features, weight, mean, num_heads, gamma):
-    """Normalised features, weights and mean of one head after the other."""
+    """Normalized features, weights and mean of one head after the other."""
     size = features.shape[1] // num_heads
     for x, w, m in zip(
         features.split(size, dim=1), weight.split(size, dim=1), mean.split(size, dim=0)

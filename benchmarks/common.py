@@ -1,5 +1,7 @@
 """Measuring: median times of interleaved calls, and peak memory."""
 
+from __future__ import annotations
+
 import argparse
 import json
 import statistics
@@ -65,10 +67,10 @@ def median_seconds(
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for repeat in range(args.warmup + args.repeats):
         for name, call in calls.items():
-            _synchronise(device)
+            _synchronize(device)
             start = now()
             result = call()
-            _synchronise(device)
+            _synchronize(device)
             if repeat >= args.warmup:
                 seconds[name].append(now() - start)
             del result
@@ -98,6 +100,6 @@ def peak_memory(call: Callable[[], Any], device: str) -> float:
     return peak / 1e6
 
 
-def _synchronise(device):
+def _synchronize(device):
     if device.type == "cuda":
         torch.cuda.synchronize(device)

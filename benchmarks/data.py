@@ -9,13 +9,13 @@ def clustered_boxes(num_proposals, image_shape, num_objects, generator):
     """(R, 4) boxes around ``num_objects`` objects, and the object (R,) each belongs to."""
     height, width = image_shape
     limits = torch.tensor([width, height], dtype=torch.float32)
-    centre = torch.rand(num_objects, 2, generator=generator) * limits
+    center = torch.rand(num_objects, 2, generator=generator) * limits
     size = torch.rand(num_objects, 2, generator=generator).square() * 300 + 16
     owner = torch.randint(num_objects, (num_proposals,), generator=generator)
     noise = torch.randn(2, num_proposals, 2, generator=generator)
-    centre = centre[owner] + noise[0] * size[owner] * 0.12
+    center = center[owner] + noise[0] * size[owner] * 0.12
     size = size[owner] * torch.exp(noise[1] * 0.15)
-    return torch.cat([centre - size / 2, centre + size / 2], dim=1), owner
+    return torch.cat([center - size / 2, center + size / 2], dim=1), owner
 
 
 def detection_scores(owner, num_classes, candidates, score_thresh, generator):

@@ -53,8 +53,8 @@ class Scenes:
         size = np.exp(rng.uniform(math.log(8), math.log(250), n))
         aspect = np.exp(rng.normal(0, 0.35, n))
         half = np.stack([size * aspect, size / aspect], axis=1) / 2
-        centre = rng.uniform(0, (WIDTH, HEIGHT), (n, 2))
-        return _clip(np.hstack([centre - half, centre + half]))
+        center = rng.uniform(0, (WIDTH, HEIGHT), (n, 2))
+        return _clip(np.hstack([center - half, center + half]))
 
     def objects(self, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """What is in an image.

@@ -81,10 +81,10 @@ def calibrate_classifier(model, inputs, candidates, seed):
     del raw
     x = features[0].float()
     mean = x.mean(dim=0)
-    centred = x - mean
+    centered = x - mean
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.randint(len(x), (predictor.num_classes,), generator=generator).to(x.device)
-    direction = torch.nn.functional.normalize(centred[chosen], dim=1)
+    direction = torch.nn.functional.normalize(centered[chosen], dim=1)
     prior = torch.randn(predictor.num_classes, generator=generator).to(x.device)
     classifier = predictor.cls_score
     target = candidates * len(inputs)

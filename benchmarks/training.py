@@ -27,7 +27,7 @@ def add_arguments(parser):
 
 
 def run(args):
-    """Median seconds of forward, backward and the optimiser's step, and ratios."""
+    """Median seconds of forward, backward and the optimizer's step, and ratios."""
     setting = set_up(args)
     inputs = make_inputs(args, training=True)
     steps = {name: _step(name, heads, inputs, args) for name, heads in STEPS.items()}
@@ -50,15 +50,15 @@ def run(args):
 def _step(name, heads, inputs, args):
     model = build(name, args, heads).train()
     # A rate at which the weights, and with them the work, stay as they are.
-    optimiser = torch.optim.SGD(model.parameters(), lr=1e-12, momentum=0.9)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-12, momentum=0.9)
     device = torch.device(args.device).type
 
     def step():
         torch.manual_seed(args.seed)  # the same sampled proposals in every step
         with EventStorage(), torch.autocast(device, enabled=args.amp):
             losses = model(inputs)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         sum(losses.values()).backward()
-        optimiser.step()
+        optimizer.step()
 
     return step

@@ -17,7 +17,7 @@ def add_tde_config(cfg: CfgNode) -> None:
     """Adds ``MODEL.TDE`` with the defaults for LVIS (paper section 5.1), and ``MODEL.TDE_MASK``."""
     add_mask_config(cfg)
     cfg.MODEL.TDE = node = CfgNode()
-    # Normalisation of features and weights: "cosine", "capsule" or "deconfound"; "none" keeps the
+    # Normalization of features and weights: "cosine", "capsule" or "deconfound"; "none" keeps the
     # linear classifier of a trained softmax model.
     node.NORM = "deconfound"
     # Number of heads K; it must divide the size of the box head's output.

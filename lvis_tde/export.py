@@ -3,6 +3,8 @@
 The strength of TDE is a constant of the exported graph: export once for each alpha.
 """
 
+from __future__ import annotations
+
 import contextlib
 import copy
 import importlib
@@ -12,9 +14,9 @@ import os
 import sys
 import types
 import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, List, Optional, Sequence, Tuple
 
 import detectron2
 import torch
@@ -70,7 +72,7 @@ def tracing_adapter():
 
 
 @contextlib.contextmanager
-def _at(model: nn.Module, alpha: Optional[float]):
+def _at(model: nn.Module, alpha: float | None):
     predictors = tde_predictors(model)
     before = [predictor.alpha for predictor in predictors]
     training = model.training
@@ -113,7 +115,7 @@ def _without_gradient_scaling():
             setattr(cascade_rcnn, name, scaling)
 
 
-def _detect(model: nn.Module, inputs: List[dict]) -> List[Instances]:
+def _detect(model: nn.Module, inputs: list[dict]) -> list[Instances]:
     return model.inference(inputs, do_postprocess=False)
 
 
@@ -130,7 +132,7 @@ class TracedModel:
     """
 
     module: torch.jit.ScriptModule
-    outputs: Tuple[str, ...]
+    outputs: tuple[str, ...]
     schema: Callable
 
     def __call__(self, image: Tensor) -> Instances:
@@ -138,7 +140,7 @@ class TracedModel:
         return self.schema(self.module(image))[0]
 
 
-def trace_model(model: nn.Module, image: Tensor, alpha: Optional[float] = None) -> TracedModel:
+def trace_model(model: nn.Module, image: Tensor, alpha: float | None = None) -> TracedModel:
     """Traces a detector for one alpha with Detectron2's ``TracingAdapter``.
 
     Args:
@@ -167,7 +169,7 @@ def trace_model(model: nn.Module, image: Tensor, alpha: Optional[float] = None) 
 
 @torch.no_grad()
 def largest_difference(
-    model: nn.Module, traced: TracedModel, images: Sequence[Tensor], alpha: Optional[float] = None
+    model: nn.Module, traced: TracedModel, images: Sequence[Tensor], alpha: float | None = None
 ) -> float:
     """Largest difference of any output of a traced model from the model's own.
 
@@ -214,7 +216,7 @@ class _BoxHead(nn.Module):
         # A copy: this module may move to another device than the model's.
         self.bbox_pred = copy.deepcopy(predictor.bbox_pred)
 
-    def forward(self, features: Tensor) -> Tuple[Tensor, Tensor]:
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         logits = F.linear(
             normalize_features(features, self.num_heads, self.norm), self.weight, self.bias
         )
@@ -228,7 +230,7 @@ class _BoxHead(nn.Module):
 
 
 def export_onnx(
-    predictor: TDEFastRCNNOutputLayers, path: "str | os.PathLike", alpha: Optional[float] = None
+    predictor: TDEFastRCNNOutputLayers, path: str | os.PathLike, alpha: float | None = None
 ) -> None:
     """Writes classifier, TDE, background exemption and box regression as ONNX.
 
@@ -267,9 +269,9 @@ def _exporter() -> dict:
 @torch.no_grad()
 def onnx_difference(
     predictor: TDEFastRCNNOutputLayers,
-    path: "str | os.PathLike",
+    path: str | os.PathLike,
     features: Tensor,
-    alpha: Optional[float] = None,
+    alpha: float | None = None,
 ) -> float:
     """Largest difference of the outputs of an ONNX file, run by onnxruntime, from the predictor's.
 
@@ -300,11 +302,11 @@ def run_export(
     cfg: CfgNode,
     model: nn.Module,
     image: str,
-    output: "str | os.PathLike",
+    output: str | os.PathLike,
     *,
-    alpha: Optional[float] = None,
+    alpha: float | None = None,
     onnx: bool = True,
-) -> List[Path]:
+) -> list[Path]:
     """Writes ``model.ts``, and ``box_predictor.onnx`` (one a cascade stage), and checks them.
 
     Args:

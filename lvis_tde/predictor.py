@@ -1,11 +1,13 @@
 """Detections without and with TDE side by side, for images and videos of any source."""
 
+from __future__ import annotations
+
 import glob
 import logging
 import os
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Iterable, Iterator, List, Optional, Sequence, Tuple
 
 import cv2
 import numpy as np
@@ -34,7 +36,7 @@ class ClassInfo:
     """Names of the classes, and "r", "c" or "f" of each where it is known."""
 
     names: Sequence[str]
-    frequency: Optional[Sequence[str]]
+    frequency: Sequence[str] | None
 
 
 def class_info(dataset: str, num_classes: int) -> ClassInfo:
@@ -72,7 +74,7 @@ def class_info(dataset: str, num_classes: int) -> ClassInfo:
     return ClassInfo(names, frequency)
 
 
-def _lvis_counts(names: Sequence[str]) -> Optional[List[dict]]:
+def _lvis_counts(names: Sequence[str]) -> list[dict] | None:
     # Detectron2 0.6 has the groups of LVIS, but no counts and nothing of both in its metadata.
     from detectron2.data.datasets import lvis_v0_5_categories, lvis_v1_categories
 
@@ -84,12 +86,12 @@ def _lvis_counts(names: Sequence[str]) -> Optional[List[dict]]:
     return None
 
 
-def is_video(path: "str | os.PathLike") -> bool:
+def is_video(path: str | os.PathLike) -> bool:
     """Whether the name is that of a video file."""
     return Path(path).suffix.lower() in _VIDEOS
 
 
-def find_inputs(patterns: Iterable[str]) -> List[str]:
+def find_inputs(patterns: Iterable[str]) -> list[str]:
     """Files for names and globs, in order, each once.
 
     Raises:
@@ -143,7 +145,7 @@ class TDEDemo:
         tensor = torch.from_numpy(resized.astype("float32").transpose(2, 0, 1).copy())
         return {"image": tensor, "height": height, "width": width}
 
-    def compare(self, image: np.ndarray) -> Tuple[np.ndarray, int]:
+    def compare(self, image: np.ndarray) -> tuple[np.ndarray, int]:
         """Detections without and with TDE side by side.
 
         Args:
@@ -193,8 +195,8 @@ class TDEDemo:
                 )
 
     def run(
-        self, paths: Sequence[str], output: "str | os.PathLike", *, explain: bool = False
-    ) -> List[Path]:
+        self, paths: Sequence[str], output: str | os.PathLike, *, explain: bool = False
+    ) -> list[Path]:
         """Writes pictures and videos.
 
         Args:
@@ -250,7 +252,7 @@ def _unused(stem: str, taken: set) -> str:
     return next(name for name in names if name not in taken)
 
 
-def _frames(path: str) -> Iterator[Tuple[np.ndarray, float]]:
+def _frames(path: str) -> Iterator[tuple[np.ndarray, float]]:
     """RGB frames of a video and its frames per second.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The installer's parts that need no network, and the wheel's behaviour where it is installed."""
+"""The installer's parts that need no network, and the wheel's behavior where it is installed."""
 
 import importlib.util
 import subprocess

@@ -8,7 +8,7 @@ from detectron2.data.detection_utils import read_image
 
 from lvis_tde.calibration.alpha import predict_for_alphas
 from lvis_tde.predictor import ClassInfo, TDEDemo, class_info, find_inputs, is_video
-from lvis_tde.visualization.charts import GROUP_COLOURS
+from lvis_tde.visualization.charts import GROUP_COLORS
 
 
 @pytest.fixture
@@ -53,9 +53,9 @@ def test_the_chart_names_the_classes(demo, files):
     names = [name.replace("_", " ") for name in demo.classes.names]
     assert labels[-1] == "background" and set(labels[:-1]) <= set(names)
     bars = figures[0].axes[1].patches
-    colours = {tuple(np.round(bar.get_facecolor()[:3], 3)) for bar in bars}
-    known = {tuple(int(c[i : i + 2], 16) / 255 for i in (1, 3, 5)) for c in GROUP_COLOURS.values()}
-    assert len(colours & {tuple(np.round(colour, 3)) for colour in known}) > 0
+    colors = {tuple(np.round(bar.get_facecolor()[:3], 3)) for bar in bars}
+    known = {tuple(int(c[i : i + 2], 16) / 255 for i in (1, 3, 5)) for c in GROUP_COLORS.values()}
+    assert len(colors & {tuple(np.round(color, 3)) for color in known}) > 0
     scores = [bar.get_width() for bar in bars]
     assert all(0 <= score <= 1 for score in scores)
 

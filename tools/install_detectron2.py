@@ -105,7 +105,7 @@ _library.impl("nms_rotated", _nms_rotated, "CompositeImplicitAutograd")
 
 @dataclass(frozen=True)
 class Rule:
-    """One modernisation: in ``files``, replace every match of the regex ``pattern``."""
+    """One modernization: in ``files``, replace every match of the regex ``pattern``."""
 
     why: str
     files: tuple
@@ -209,7 +209,7 @@ def download(python: str, folder: Path) -> Path:
 
 
 def build_wheel(python: str, archive: Path, folder: Path) -> Path:
-    """Unpacks, modernises and packs ``archive`` as ``detectron2-0.6-py3-none-any.whl``."""
+    """Unpacks, modernizes and packs ``archive`` as ``detectron2-0.6-py3-none-any.whl``."""
     with tarfile.open(archive) as tar:
         if hasattr(tarfile, "data_filter"):
             tar.extractall(folder, filter="data")

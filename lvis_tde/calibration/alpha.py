@@ -6,11 +6,13 @@ masks pasted or encoded, once for every distinct (box, class) that any alpha kee
 every box where masks do not depend on the class.
 """
 
+from __future__ import annotations
+
 import contextlib
 import copy
 import logging
 import time
-from typing import Callable, Dict, Iterable, List, Sequence, Tuple
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from detectron2.evaluation import DatasetEvaluator
@@ -36,7 +38,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 
-def tde_predictors(model: nn.Module) -> List[TDEFastRCNNOutputLayers]:
+def tde_predictors(model: nn.Module) -> list[TDEFastRCNNOutputLayers]:
     """The TDE predictors of a model, one for every cascade stage.
 
     Raises:
@@ -106,7 +108,7 @@ def _alpha(predictors, alpha: float):
             predictor.alpha = value
 
 
-def _box_results(calls) -> Tuple[List[Instances], List[Tensor]]:
+def _box_results(calls) -> tuple[list[Instances], list[Tensor]]:
     """What the box branch gives for the predictors' current alpha; stages are averaged.
 
     Also the rows of the proposals that the detections are made of.
@@ -125,7 +127,7 @@ def _box_results(calls) -> Tuple[List[Instances], List[Tensor]]:
     )
 
 
-def _box_branch(model: nn.Module, inputs: List[dict]):
+def _box_branch(model: nn.Module, inputs: list[dict]):
     """Images, features, and the recorded calls of the predictors: all that comes before alpha."""
     images = model.preprocess_image(inputs)
     features = model.backbone(images.tensor)
@@ -144,7 +146,7 @@ def _check_alphas(alphas: Sequence[float]) -> None:
 
 
 @torch.no_grad()
-def detect_boxes(model: nn.Module, inputs: List[dict], alpha: float):
+def detect_boxes(model: nn.Module, inputs: list[dict], alpha: float):
     """Detections without masks, and what they are made of.
 
     Args:
@@ -192,7 +194,7 @@ def _distinct(per_alpha: Sequence[Instances], by_class: bool):
 
 def _postprocessed(
     results: Sequence[Instances], union: Instances, where, size, rle: bool
-) -> List[Instances]:
+) -> list[Instances]:
     """What upstream's postprocessing makes of each result, done once for the union of all.
 
     Args:
@@ -224,8 +226,8 @@ def _postprocessed(
 
 @torch.no_grad()
 def predict_for_alphas(
-    model: nn.Module, inputs: List[dict], alphas: Sequence[float], *, rle: bool = False
-) -> List[List[dict]]:
+    model: nn.Module, inputs: list[dict], alphas: Sequence[float], *, rle: bool = False
+) -> list[list[dict]]:
     """Predictions of a :class:`GeneralizedRCNN` for several alphas from one pass.
 
     Args:
@@ -253,7 +255,7 @@ def predict_for_alphas(
     by_class = not _one_mask_for_all_classes(model)
     distinct = [_distinct(results, by_class) for results in per_image]
     unions = model.roi_heads.forward_with_given_boxes(features, [union for union, _ in distinct])
-    outputs: List[List[dict]] = [[] for _ in alphas]
+    outputs: list[list[dict]] = [[] for _ in alphas]
     for results, union, (_, where), one, size in zip(
         per_image, unions, distinct, inputs, images.image_sizes
     ):
@@ -265,10 +267,10 @@ def predict_for_alphas(
 
 def sweep_alpha(
     model: nn.Module,
-    loader: Iterable[List[dict]],
+    loader: Iterable[list[dict]],
     alphas: Sequence[float],
     make_evaluator: Callable[[], DatasetEvaluator],
-) -> Dict[float, dict]:
+) -> dict[float, dict]:
     """Evaluates a model for several alphas in one pass over the images.
 
     Args:

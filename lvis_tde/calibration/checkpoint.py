@@ -1,8 +1,10 @@
 """From a trained checkpoint to one with a feature mean, and the config that goes with it."""
 
+from __future__ import annotations
+
 import logging
 import os
-from typing import Callable, Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
@@ -21,7 +23,7 @@ __all__ = ["load_trained", "run_estimate", "save_checkpoint"]
 logger = logging.getLogger(__name__)
 
 
-def save_checkpoint(model: nn.Module, path: "str | os.PathLike", **extra) -> None:
+def save_checkpoint(model: nn.Module, path: str | os.PathLike, **extra) -> None:
     """Writes a checkpoint that Detectron2 loads, under its final name only when it is complete.
 
     Args:

@@ -5,13 +5,15 @@ and no learning rate, since nothing moves. Only its direction is used, so the di
 decides when to stop.
 """
 
+from __future__ import annotations
+
 import contextlib
 import itertools
 import logging
 import math
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Iterable, List, Tuple
 
 import torch
 from detectron2.utils import comm
@@ -25,7 +27,7 @@ __all__ = ["MeanEstimate", "angle_between", "estimate_feature_mean"]
 
 logger = logging.getLogger(__name__)
 
-# Batches between two looks at the angle: each costs a synchronisation of device and processes.
+# Batches between two looks at the angle: each costs a synchronization of device and processes.
 _PERIOD = 10
 
 
@@ -61,12 +63,12 @@ class MeanEstimate:
         num_left_out: foreground regions with features that are not finite, likewise.
     """
 
-    means: Tuple[Tensor, ...]
+    means: tuple[Tensor, ...]
     angle: float
     converged: bool
     num_batches: int
-    num_foreground: Tuple[int, ...]
-    num_left_out: Tuple[int, ...]
+    num_foreground: tuple[int, ...]
+    num_left_out: tuple[int, ...]
 
 
 class _Sums:
@@ -122,7 +124,7 @@ def _frozen(model: nn.Module):
 @torch.no_grad()
 def estimate_feature_mean(
     model: nn.Module,
-    loader: Iterable[List[dict]],
+    loader: Iterable[list[dict]],
     *,
     max_batches: int = 500,
     tolerance: float = 2.0,
@@ -158,7 +160,7 @@ def estimate_feature_mean(
     sums = [_Sums(predictor) for predictor in tde_predictors(model)]
     start = logged = time.monotonic()
     count, angle, converged = 0, math.inf, False
-    totals: List[Tensor] = []
+    totals: list[Tensor] = []
     with contextlib.ExitStack() as stack:
         stack.enter_context(EventStorage(1))
         stack.enter_context(_frozen(model))

@@ -3,8 +3,10 @@
 Shapes as in :mod:`lvis_tde.layers.functional`; the R rows are regions, or detections.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import List, Optional, Sequence, Tuple
 
 import torch
 from detectron2.structures import Instances
@@ -50,7 +52,7 @@ class Explanation:
     def __len__(self) -> int:
         return len(self.total)
 
-    def __getitem__(self, rows) -> "Explanation":
+    def __getitem__(self, rows) -> Explanation:
         """The explanation of some rows: a slice, a mask or a tensor of indices."""
         return Explanation(*(getattr(self, name)[rows] for name in _TENSORS), self.alpha)
 
@@ -60,7 +62,7 @@ _TENSORS = ("total", "indirect", "direct", "cosine", "factual_probs", "direct_pr
 
 @torch.no_grad()
 def explain(
-    predictor: TDEFastRCNNOutputLayers, features: Tensor, alpha: Optional[float] = None
+    predictor: TDEFastRCNNOutputLayers, features: Tensor, alpha: float | None = None
 ) -> Explanation:
     """Takes the predictions for some regions apart.
 
@@ -112,8 +114,8 @@ def _average(stages: Sequence[Explanation]) -> Explanation:
 
 @torch.no_grad()
 def explain_detections(
-    model: nn.Module, inputs: List[dict], alpha: Optional[float] = None
-) -> List[Tuple[Instances, Explanation]]:
+    model: nn.Module, inputs: list[dict], alpha: float | None = None
+) -> list[tuple[Instances, Explanation]]:
     """Detects objects and takes every detection apart.
 
     Args:

@@ -1,11 +1,13 @@
 """A part of the training images to choose settings on, with no class left out."""
 
+from __future__ import annotations
+
 import hashlib
 import json
 import logging
 import os
 from collections import defaultdict
-from typing import Dict, Iterable, Set
+from collections.abc import Iterable
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
@@ -18,8 +20,8 @@ logger = logging.getLogger(__name__)
 
 
 def calibration_images(
-    classes_of: Dict[int, Iterable[int]], fraction: float, seed: int = 0
-) -> Set[int]:
+    classes_of: dict[int, Iterable[int]], fraction: float, seed: int = 0
+) -> set[int]:
     """Chooses a part of the images such that no class is left out of it, or of the rest.
 
     An image's rank is a hash of its id and the seed, so the choice is the same before and after
@@ -45,7 +47,7 @@ def calibration_images(
         for one in set(classes):
             images_of[one].add(image)
     rank = {image: hashlib.sha256(f"{seed}/{image}".encode()).digest() for image in classes_of}
-    chosen: Set[int] = set()
+    chosen: set[int] = set()
     for _, images in sorted(images_of.items(), key=lambda item: (len(item[1]), item[0])):
         wanted = min(max(1, round(fraction * len(images))), len(images) - 1)
         left = sorted(images - chosen, key=rank.__getitem__)
@@ -58,7 +60,7 @@ def calibration_images(
 def hold_out(
     dataset: str,
     fraction: float,
-    folder: "str | os.PathLike",
+    folder: str | os.PathLike,
     seed: int = 0,
     *,
     rest: bool = False,
@@ -112,7 +114,7 @@ def hold_out(
     return name
 
 
-def _write_part(path: str, annotations: dict, images: Set[int]) -> None:
+def _write_part(path: str, annotations: dict, images: set[int]) -> None:
     part = {
         **annotations,
         "images": [i for i in annotations["images"] if i["id"] in images],

@@ -1,10 +1,12 @@
 """From a config to the alpha that suits it, on images that are not those of the final figures."""
 
+from __future__ import annotations
+
 import json
 import logging
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence, Tuple
 
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader
@@ -30,7 +32,7 @@ def run_sweep(
     alphas: Sequence[float] = DEFAULT_ALPHAS,
     *,
     metric: str = "segm/AP",
-    calibrate: Optional[float] = None,
+    calibrate: float | None = None,
     seed: int = 0,
 ) -> dict:
     """Evaluates a trained model for several alphas and writes what was found.
@@ -41,7 +43,7 @@ def run_sweep(
     Args:
         cfg: with TDE heads and ``MODEL.WEIGHTS``.
         alphas: values >= 0.
-        metric: task and metric to maximise, such as "segm/APr"; of equals the smaller alpha.
+        metric: task and metric to maximize, such as "segm/APr"; of equals the smaller alpha.
         calibrate: share of the training images to measure on; None for the test set, whose figures
             are then those of the best of several models.
         seed: of the choice of these images.
@@ -113,7 +115,7 @@ def run_sweep(
     return report
 
 
-def _best(found: Dict[float, dict], metric: str) -> float:
+def _best(found: dict[float, dict], metric: str) -> float:
     known = sorted(
         f"{task}/{name}" for task, values in next(iter(found.values())).items() for name in values
     )
@@ -126,7 +128,7 @@ def _best(found: Dict[float, dict], metric: str) -> float:
 def format_sweep(report: dict) -> str:
     """The results of :func:`run_sweep` as one table in Markdown, the best alpha marked."""
     tasks = list(next(iter(report["results"].values())))
-    columns: List[Tuple[str, str]] = [
+    columns: list[tuple[str, str]] = [
         (task, name)
         for task in tasks
         for name in _SHOWN

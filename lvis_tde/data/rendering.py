@@ -1,4 +1,4 @@
-"""Scenes of the generated long-tailed set: coloured shapes, occlusion and visible polygons.
+"""Scenes of the generated long-tailed set: colored shapes, occlusion and visible polygons.
 
 Masks are kept on a grid of :data:`SUBPIXELS` x :data:`SUBPIXELS` cells per pixel, so that polygons
 are accurate to a fraction of a pixel and edges are anti-aliased. Polygon coordinates follow COCO:
@@ -34,16 +34,16 @@ class Appearance(NamedTuple):
     """What makes a class: one of :data:`SHAPES`, :data:`BASE_HUES` and :data:`VARIANTS`."""
 
     shape: str
-    colour: str
+    color: str
     variant: str
 
     @property
     def name(self) -> str:
         """Name in LVIS's style, such as ``red_disc``, ``orange_disc`` or ``striped_red_disc``."""
         if self.variant == "shifted":
-            return f"{SHIFTED_HUES[self.colour]}_{self.shape}"
+            return f"{SHIFTED_HUES[self.color]}_{self.shape}"
         prefix = "" if self.variant == "plain" else f"{self.variant}_"
-        return f"{prefix}{self.colour}_{self.shape}"
+        return f"{prefix}{self.color}_{self.shape}"
 
 
 def _regular(corners: int) -> np.ndarray:
@@ -87,7 +87,7 @@ SHAPES: dict[str, np.ndarray] = {
 
 class _Placed(NamedTuple):
     outline: np.ndarray  # (N, 2), pixels
-    centre: np.ndarray  # (2,), pixels
+    center: np.ndarray  # (2,), pixels
     radius: float
     angle: float
 
@@ -99,12 +99,12 @@ def _polygon_area(points: np.ndarray) -> float:
 
 def _place(rng: np.random.Generator, shape: str, size: int) -> _Placed:
     radius = size * math.exp(rng.uniform(math.log(0.07), math.log(0.2)))
-    centre = rng.uniform(0.5 * radius, size - 0.5 * radius, size=2)
+    center = rng.uniform(0.5 * radius, size - 0.5 * radius, size=2)
     angle = rng.uniform(0, 2 * math.pi)
     unit = SHAPES[shape] * np.array([1.0, rng.uniform(0.8, 1.0)])
     unit = unit * rng.normal(1.0, 0.02, size=(len(unit), 1))
     turn = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
-    return _Placed(unit @ turn * radius + centre, centre, radius, angle)
+    return _Placed(unit @ turn * radius + center, center, radius, angle)
 
 
 def _rasterise(outline: np.ndarray, size: int) -> np.ndarray:
@@ -130,11 +130,11 @@ def _paint(
     inner = mask[y0 * SUBPIXELS : y1 * SUBPIXELS, x0 * SUBPIXELS : x1 * SUBPIXELS]
     alpha = cv2.resize(inner.astype(np.float32), (x1 - x0, y1 - y0), interpolation=cv2.INTER_AREA)
 
-    hue = BASE_HUES[look.colour] + HUE_SHIFT * (look.variant == "shifted")
+    hue = BASE_HUES[look.color] + HUE_SHIFT * (look.variant == "shifted")
     hue = rng.normal(hue, HUE_SPREAD)
-    colour = _hsv(hue, rng.uniform(0.65, 0.95), rng.uniform(0.65, 0.95))
-    xs = (np.arange(x0, x1) + 0.5 - item.centre[0]) / item.radius
-    ys = (np.arange(y0, y1) + 0.5 - item.centre[1]) / item.radius
+    color = _hsv(hue, rng.uniform(0.65, 0.95), rng.uniform(0.65, 0.95))
+    xs = (np.arange(x0, x1) + 0.5 - item.center[0]) / item.radius
+    ys = (np.arange(y0, y1) + 0.5 - item.center[1]) / item.radius
     light = rng.uniform(-0.15, 0.15, size=2)
     shade = 1 + light[0] * xs[None, :] + light[1] * ys[:, None]
     if look.variant == "striped":
@@ -150,17 +150,17 @@ def _paint(
         rim = cv2.resize(rim.astype(np.float32), alpha.shape[::-1], interpolation=cv2.INTER_AREA)
         shade = shade * (1 - 0.5 * rim)
     region = image[y0:y1, x0:x1]
-    region += alpha[..., None] * (shade[..., None] * colour - region)
+    region += alpha[..., None] * (shade[..., None] * color - region)
 
 
 def _background(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Grey-ish clouds and strokes, (size, size, 3) float32: clutter that belongs to no class."""
+    """Gray-ish clouds and strokes, (size, size, 3) float32: clutter that belongs to no class."""
     coarse = rng.uniform(70, 190, size=(4, 4, 1)) + rng.normal(0, 8, size=(4, 4, 3))
     image = cv2.resize(coarse.astype(np.float32), (size, size), interpolation=cv2.INTER_CUBIC)
     for _ in range(rng.integers(2, 6)):
         (x0, y0), (x1, y1) = rng.integers(0, size, size=(2, 2)).tolist()
-        grey = float(rng.uniform(30, 225))
-        cv2.line(image, (x0, y0), (x1, y1), (grey, grey, grey), int(rng.integers(1, 4)))
+        gray = float(rng.uniform(30, 225))
+        cv2.line(image, (x0, y0), (x1, y1), (gray, gray, gray), int(rng.integers(1, 4)))
     return image
 
 
@@ -173,7 +173,7 @@ def trace_outlines(mask: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]
     Returns:
         Two lists of (N, 2) float64, in cells: polygons simplified to within one cell, and holes.
     """
-    # findContours runs through cell centres; grown by one cell, it runs along the borders.
+    # findContours runs through cell centers; grown by one cell, it runs along the borders.
     grown = cv2.dilate(np.pad(mask, ((0, 1), (0, 1))), np.ones((2, 2), np.uint8), anchor=(1, 1))
     contours, hierarchy = cv2.findContours(grown, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     polygons, holes = [], []

@@ -1,6 +1,8 @@
 """Training data that go on where an interrupted run stopped."""
 
-from typing import Iterator, List, Sequence
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
 
 from torch.utils.data.sampler import Sampler
 
@@ -36,9 +38,9 @@ class ResumableSampler(Sampler):
         yield from self._waiting(stream)
         yield from stream
 
-    def _waiting(self, stream: Iterator[int]) -> List[int]:
+    def _waiting(self, stream: Iterator[int]) -> list[int]:
         """The indices that wait in a bucket when the last batch to leave out is full."""
-        waiting: List[int] = []
+        waiting: list[int] = []
         done = 0
         while done < self._batches:
             index = next(stream)

@@ -1,10 +1,12 @@
 """The way from a command line to a config, and to processes that run it."""
 
+from __future__ import annotations
+
 import argparse
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Callable
 
 import torch
 from detectron2 import engine

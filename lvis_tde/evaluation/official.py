@@ -8,6 +8,8 @@ to it and with a NumPy stand-in of their own. NumPy, the root logger and a ``lvi
 imports himself stay as they are.
 """
 
+from __future__ import annotations
+
 import builtins
 import importlib.util
 import sys
@@ -21,7 +23,7 @@ import numpy as np
 _PRIVATE = "lvis_tde.evaluation._lvis"
 _MODULES = ("lvis", "results", "eval")
 _lock = threading.RLock()
-_loaded: "SimpleNamespace | None" = None
+_loaded: SimpleNamespace | None = None
 
 
 class _NumpyWithFloat(ModuleType):

@@ -1,5 +1,7 @@
 """What an evaluation returns: the thirteen LVIS metrics and a table with one row a category."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any

@@ -5,6 +5,8 @@ split and evaluates on val, and puts TDE on the trained softmax model too. Every
 follows from one seed.
 """
 
+from __future__ import annotations
+
 import itertools
 import json
 import logging
@@ -13,10 +15,10 @@ import os
 import statistics
 import threading
 import time
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, Mapping, Optional, Sequence
 
 import torch
 from detectron2.data import (
@@ -66,7 +68,7 @@ class _Plan:
     def folder(self) -> Path:
         return self.output / f"seed{self.seed}"
 
-    def names(self) -> Dict[str, str]:
+    def names(self) -> dict[str, str]:
         return register_synthetic_lvis(self.output / "datasets", seed=self.seed)
 
     def config(self, run: str):
@@ -105,7 +107,7 @@ def _evaluate(cfg, model, dataset: str, alphas: Sequence[float] = ()) -> dict:
     return sweep_alpha(model, loader, alphas, lambda: build_evaluator(cfg, dataset, save=False))
 
 
-def _calibrate(cfg, model, dataset: str) -> "tuple[float, dict]":
+def _calibrate(cfg, model, dataset: str) -> tuple[float, dict]:
     """The alpha with the best mask AP, and the results of all."""
     logger.info("Choosing alpha on the calibration split.")
     calibration = _evaluate(cfg, model, dataset, ALPHAS)
@@ -204,14 +206,14 @@ def _run_part(name: str, plan: _Plan) -> dict:
 
 
 def run_demo(
-    output: "str | os.PathLike",
+    output: str | os.PathLike,
     *,
     seed: int = 0,
-    configs: "str | os.PathLike" = "configs",
+    configs: str | os.PathLike = "configs",
     num_pictures: int = 4,
     mean_batches: int = 60,
     jobs: int = 2,
-    dataset: Optional[Mapping] = None,
+    dataset: Mapping | None = None,
     overrides: Sequence = (),
 ) -> dict:
     """Generates the set, trains, calibrates, evaluates and draws.
@@ -329,7 +331,7 @@ def format_table(results: dict) -> str:
     return "\n".join(f"| {line} |" for line in lines)
 
 
-def summarize_seeds(output: "str | os.PathLike") -> str:
+def summarize_seeds(output: str | os.PathLike) -> str:
     """Mean and sample standard deviation over all seeds that were run, as a table in Markdown.
 
     Also draws ``group_ap_seeds.png`` in ``output``.

@@ -26,7 +26,7 @@ def _autocast_off(x: Tensor):
 
 
 class CosineMultiHeadClassifier(nn.Module):
-    """Multi-head classifier on normalised features and weights (paper sections 3.3 and 4.1).
+    """Multi-head classifier on normalized features and weights (paper sections 3.3 and 4.1).
 
     ``y_i = tau / K * sum_k xh_k . wh_{i,k}``, without bias. Always factual: the running mean is
     an argument of :func:`~lvis_tde.tde_logits`, so the classifier has no state but its weight.

@@ -1,6 +1,8 @@
 """Tensors that are functions of parameters, kept for as long as the parameters stay as they are."""
 
-from typing import Callable, Sequence
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -11,7 +13,7 @@ __all__ = ["DerivedTensors"]
 class DerivedTensors:
     """A small cache: each entry is dropped when a tensor or setting it was made from changes.
 
-    In-place changes (an optimiser's step, ``load_state_dict``, a buffer's ``copy_``), replaced
+    In-place changes (an optimizer's step, ``load_state_dict``, a buffer's ``copy_``), replaced
     tensors and moves to another device or type are noticed. A change through ``.data`` or by a
     collective is not: :meth:`clear` after it. Nothing is kept where a gradient may be asked for or
     a graph is being recorded, nor in a copy or pickle.
@@ -43,7 +45,7 @@ class DerivedTensors:
             settings: comparable values it depends on.
         """
         if torch.is_grad_enabled():
-            # A step of an optimiser needs a pass like this one, and fused ones leave no trace in
+            # A step of an optimizer needs a pass like this one, and fused ones leave no trace in
             # the version of a parameter.
             self._entries.clear()
             return compute()

@@ -1,6 +1,6 @@
 """The running mean of the foreground features, whose direction is the pull of the head classes."""
 
-from typing import Optional
+from __future__ import annotations
 
 import torch
 from torch import Tensor, distributed, nn
@@ -44,11 +44,11 @@ class RunningFeatureMean(nn.Module):
             raise ValueError(f"momentum={momentum} must lie in [0, 1).")
         self.num_features = num_features
         self.momentum = float(momentum)
-        self.lr: Optional[float] = None
+        self.lr: float | None = None
         self.register_buffer("mean", torch.zeros(num_features, dtype=torch.float32))
 
     @torch.no_grad()
-    def update(self, features: Tensor, mask: Tensor, lr: Optional[float] = None) -> Tensor:
+    def update(self, features: Tensor, mask: Tensor, lr: float | None = None) -> Tensor:
         """Moves the mean towards that of the selected features.
 
         Nothing changes where no process has a selected feature, or where a selected feature of
@@ -86,7 +86,7 @@ class RunningFeatureMean(nn.Module):
         batch_mean = total[:-1] / count.clamp(min=1)
         weight = (1 - self.momentum) * (1.0 if lr is None else lr)
         moved = self.mean.lerp(batch_mean, min(weight, 1.0))
-        # `where` instead of `if`: no synchronisation with the device.
+        # `where` instead of `if`: no synchronization with the device.
         usable = (count > 0) & torch.isfinite(moved).all()
         self.mean.copy_(torch.where(usable, moved, self.mean))
         return count.float()

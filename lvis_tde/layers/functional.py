@@ -10,7 +10,7 @@ Shape shorthand in this package:
 Naming convention:
 
     features: raw classifier input, (R, D)
-    xh, wh: normalised features (R, D) and weights (C + 1, D), head by head
+    xh, wh: normalized features (R, D) and weights (C + 1, D), head by head
     mean: running mean of the raw foreground features, (D,); only its direction counts
     d: the direction of ``mean``, head by head, (D,)
     logits: factual logits y, the total effect
@@ -82,7 +82,7 @@ def at_least_fp32(x: Tensor) -> Tensor:
 def multi_head_normalize(x: Tensor, num_heads: int, offset: float = 0.0) -> Tensor:
     """Divides every head's slice by its own Euclidean norm plus ``offset``.
 
-    One formula serves the three normalisations: ``offset`` is 0 for the cosine, 1 for capsule
+    One formula serves the three normalizations: ``offset`` is 0 for the cosine, 1 for capsule
     features and gamma for de-confound weights (paper section 3.3, multi-head strategy in 4.1).
 
     Args:
@@ -103,14 +103,14 @@ def multi_head_normalize(x: Tensor, num_heads: int, offset: float = 0.0) -> Tens
 
 
 def normalize_features(features: Tensor, num_heads: int, norm: str) -> Tensor:
-    """Normalised features ``xh``, (R, D), by the table of section 3.3; "none" changes nothing."""
+    """Normalized features ``xh``, (R, D), by the table of section 3.3; "none" changes nothing."""
     if check_norm(norm) == NO_NORM:
         return at_least_fp32(features)
     return multi_head_normalize(features, num_heads, _OFFSETS[norm][0] + EPS)
 
 
 def normalize_weight(weight: Tensor, num_heads: int, norm: str, gamma: float) -> Tensor:
-    """Normalised weights ``wh``, (C + 1, D), by the table of section 3.3; "none" leaves them."""
+    """Normalized weights ``wh``, (C + 1, D), by the table of section 3.3; "none" leaves them."""
     if check_norm(norm) == NO_NORM:
         return at_least_fp32(weight)
     offset = _OFFSETS[norm][1]
@@ -142,7 +142,7 @@ def cosine_to_mean(features: Tensor, mean: Tensor, num_heads: int, norm: str) ->
     Args:
         features: (R, D) raw classifier input, any floating type.
         mean, num_heads: see :func:`project_on_mean`.
-        norm: the classifier's normalisation.
+        norm: the classifier's normalization.
 
     Returns:
         Tensor: (R, K), fp32 at least; 0 where the features or the mean are 0.

@@ -4,8 +4,9 @@ The meaning of an output never depends on ``self.training``: ``forward`` gives f
 ``losses`` sees the labels and updates the mean, ``predict_probs`` applies TDE.
 """
 
+from __future__ import annotations
+
 import logging
-from typing import Dict, List, Tuple
 
 import torch
 from detectron2.config import configurable
@@ -26,10 +27,10 @@ __all__ = ["TDEFastRCNNOutputLayers"]
 logger = logging.getLogger(__name__)
 
 # (R, C + 1) factual logits, (R, 4) or (R, 4 C) box deltas, (R, D) classifier input
-Predictions = Tuple[Tensor, Tensor, Tensor]
+Predictions = tuple[Tensor, Tensor, Tensor]
 
 
-def refuse_sigmoid(options: Dict[str, bool]) -> None:
+def refuse_sigmoid(options: dict[str, bool]) -> None:
     """
     Raises:
         ValueError: if ``options`` ask for sigmoid cross entropy or the federated loss.
@@ -121,7 +122,7 @@ class TDEFastRCNNOutputLayers(LargeVocabularyInference, FastRCNNOutputLayers):
             x = torch.flatten(x, start_dim=1)
         return self.cls_score(x), self.bbox_pred(x), x
 
-    def losses(self, predictions: Predictions, proposals: List[Instances]) -> Dict[str, Tensor]:
+    def losses(self, predictions: Predictions, proposals: list[Instances]) -> dict[str, Tensor]:
         """Upstream's losses on the factual logits; also moves the running mean.
 
         Under ``torch.no_grad`` the mean stays: a validation loss or the statistics of batch norm
@@ -131,15 +132,15 @@ class TDEFastRCNNOutputLayers(LargeVocabularyInference, FastRCNNOutputLayers):
             self._update_mean(predictions[2], proposals)
         return super().losses(predictions[:2], proposals)
 
-    def predict_boxes(self, predictions: Predictions, proposals: List[Instances]):
+    def predict_boxes(self, predictions: Predictions, proposals: list[Instances]):
         return super().predict_boxes(predictions[:2], proposals)
 
-    def predict_boxes_for_gt_classes(self, predictions: Predictions, proposals: List[Instances]):
+    def predict_boxes_for_gt_classes(self, predictions: Predictions, proposals: list[Instances]):
         return super().predict_boxes_for_gt_classes(predictions[:2], proposals)
 
     def predict_probs(
-        self, predictions: Predictions, proposals: List[Instances]
-    ) -> Tuple[Tensor, ...]:
+        self, predictions: Predictions, proposals: list[Instances]
+    ) -> tuple[Tensor, ...]:
         """Probabilities after TDE and background exemption.
 
         Args:
@@ -174,7 +175,7 @@ class TDEFastRCNNOutputLayers(LargeVocabularyInference, FastRCNNOutputLayers):
         return False
 
     @torch.no_grad()
-    def _update_mean(self, features: Tensor, proposals: List[Instances]) -> None:
+    def _update_mean(self, features: Tensor, proposals: list[Instances]) -> None:
         labels = [p.gt_classes for p in proposals]
         gt_classes = torch.cat(labels) if labels else features.new_empty(0, dtype=torch.long)
         foreground = (gt_classes >= 0) & (gt_classes < self.num_classes)

@@ -103,10 +103,10 @@ class SelectedClassMaskRCNNConvUpsampleHead(MaskRCNNConvUpsampleHead):
 
 
 class CosineMaskPredictor(nn.Conv2d):
-    """1x1 convolution of normalised features with normalised filters, times a temperature.
+    """1x1 convolution of normalized features with normalized filters, times a temperature.
 
     ``temperature * x / (||x|| + eps) . w_i / (||w_i|| + eps) + b_i``, with the norm of ``x`` taken
-    over the channels of each position: the normalised mask predictor of Wang et al., "Seesaw Loss
+    over the channels of each position: the normalized mask predictor of Wang et al., "Seesaw Loss
     for Long-Tailed Instance Segmentation", CVPR 2021. Always computed in float32, as
     squared features overflow in half precision.
 

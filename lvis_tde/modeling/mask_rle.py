@@ -142,9 +142,9 @@ def _paste_crop(mask, box, crop, threshold):
 
 
 def _grid(start, stop, low, high):
-    """Pixel centres in the coordinates of ``grid_sample``; upstream's operations in its order."""
-    centres = torch.arange(start, stop, device=low.device, dtype=torch.float32) + 0.5
-    return (centres - low) / (high - low) * 2 - 1
+    """Pixel centers in the coordinates of ``grid_sample``; upstream's operations in its order."""
+    centers = torch.arange(start, stop, device=low.device, dtype=torch.float32) + 0.5
+    return (centers - low) / (high - low) * 2 - 1
 
 
 def _hat(grid, side):

@@ -12,9 +12,11 @@ candidates gives exactly the head of the full result. M starts small and grows u
 long enough.
 """
 
+from __future__ import annotations
+
 import logging
 import types
-from typing import Callable
+from collections.abc import Callable
 
 import torch
 from detectron2.layers import batched_nms, nms

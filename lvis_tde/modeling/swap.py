@@ -1,7 +1,9 @@
 """TDE for a model that is already built: exchange its box predictors in place."""
 
+from __future__ import annotations
+
 import logging
-from typing import Dict, Iterator, Tuple
+from collections.abc import Iterator
 
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
@@ -25,7 +27,7 @@ _KEPT = (
     "box_reg_loss_type",
     "loss_weight",
 )
-_BEHAVIOUR = (
+_BEHAVIOR = (
     "forward",
     "losses",
     "inference",
@@ -45,7 +47,7 @@ def swap_box_predictor(model: nn.Module, **tde_options) -> nn.Module:
 
     Box regression, losses, thresholds, device and training mode stay as they are. The classifier
     keeps the softmax's weight as its start, the same parameter object, so an optimizer built
-    before goes on training it: all normalisations read a class from the weight's direction, and
+    before goes on training it: all normalizations read a class from the weight's direction, and
     a softmax checkpoint loaded after the swap gives the same model. Its bias is dropped and the
     running mean starts at zero, so train before relying on the scores. With ``norm="none"`` the
     bias is kept too: the scores stay the softmax's, and
@@ -74,7 +76,7 @@ def swap_box_predictor(model: nn.Module, **tde_options) -> nn.Module:
             "`box_predictor`. TDE is for R-CNN models with FastRCNNOutputLayers."
         )
     # All are built before the first is put in place, so that an error leaves the model whole.
-    swapped: Dict[nn.Module, TDEFastRCNNOutputLayers] = {}
+    swapped: dict[nn.Module, TDEFastRCNNOutputLayers] = {}
     for _, _, path, old in found:
         if old not in swapped:
             _check(path, old)
@@ -88,7 +90,7 @@ def swap_box_predictor(model: nn.Module, **tde_options) -> nn.Module:
     return model
 
 
-def _find_predictors(model: nn.Module) -> Iterator[Tuple[nn.Module, str, str, nn.Module]]:
+def _find_predictors(model: nn.Module) -> Iterator[tuple[nn.Module, str, str, nn.Module]]:
     """Yields (holder, name in the holder, path from ``model``, predictor)."""
     for prefix, module in model.named_modules():
         predictor = module._modules.get("box_predictor")
@@ -124,7 +126,7 @@ def _check(path: str, predictor: nn.Module) -> None:
             f"{path}.cls_score is a {type(classifier).__name__}; expected a Linear with "
             f"{num_outputs} outputs, classes and background, whose weight can be taken over."
         )
-    lost = [m for m in _BEHAVIOUR if getattr(kind, m) is not getattr(FastRCNNOutputLayers, m)]
+    lost = [m for m in _BEHAVIOR if getattr(kind, m) is not getattr(FastRCNNOutputLayers, m)]
     if lost:
         logger.warning(
             "%s is a %s, whose own %s will not be used any more.",

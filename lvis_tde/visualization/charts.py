@@ -1,7 +1,7 @@
 """Charts of average precision per frequency group.
 
 Each is a matplotlib Figure of its own, without pyplot, so nothing global changes and no display is
-needed. Colours are from Okabe and Ito's palette, which colour-blind readers can tell apart.
+needed. Colors are from Okabe and Ito's palette, which color-blind readers can tell apart.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 GROUPS = {"r": "rare", "c": "common", "f": "frequent"}
-GROUP_COLOURS = {"r": "#D55E00", "c": "#0072B2", "f": "#009E73"}
+GROUP_COLORS = {"r": "#D55E00", "c": "#0072B2", "f": "#009E73"}
 METRIC_GROUPS = {"APr": "r", "APc": "c", "APf": "f"}
 METRIC_NAMES = {"AP": "all classes", **{m: GROUPS[g] for m, g in METRIC_GROUPS.items()}}
 RUN_NAMES = {
@@ -24,14 +24,14 @@ RUN_NAMES = {
     "deconfound": "de-confound, TDE off",
     "tde": "de-confound, TDE on",
 }
-RUN_COLOURS = {
+RUN_COLORS = {
     "softmax": "#B8B8B8",
     "softmax_tde": "#6F6F6F",
     "deconfound": "#56B4E9",
     "tde": "#0B4F7D",
 }
 INK = "#222222"
-_SPARE_COLOURS = ("#CC79A7", "#E69F00", "#009E73", "#D55E00")
+_SPARE_COLORS = ("#CC79A7", "#E69F00", "#009E73", "#D55E00")
 _MUTED, _GRID = "#6B6B6B", "#E3E3E3"
 _DPI = 100
 
@@ -80,14 +80,14 @@ def plot_group_ap(
     axes = figure.add_axes((0.06, 0.13, 0.92, 0.66))
     metrics = ("AP", *METRIC_GROUPS)
     width = 0.8 / len(results)
-    spare = iter(_SPARE_COLOURS * len(results))
+    spare = iter(_SPARE_COLORS * len(results))
     highest, legend = 0.0, []
     for index, (run, seeds) in enumerate(results.items()):
         seeds = [seeds] if isinstance(seeds, Mapping) else list(seeds)
         if not seeds or any(task not in seed for seed in seeds):
             raise ValueError(f"run {run!r} has no results for task {task!r}")
-        colour = RUN_COLOURS.get(run) or next(spare)
-        legend.append((names.get(run, run), colour))
+        color = RUN_COLORS.get(run) or next(spare)
+        legend.append((names.get(run, run), color))
         for group, metric in enumerate(metrics):
             values = np.array([seed[task].get(metric, math.nan) for seed in seeds], dtype=float)
             x = group + (index - (len(results) - 1) / 2) * width
@@ -95,7 +95,7 @@ def plot_group_ap(
                 axes.text(x, 0, "n/a", ha="center", va="bottom", size=8, color=_MUTED)
                 continue
             mean, top = np.nanmean(values), np.nanmax(values)
-            axes.bar(x, mean, width * 0.92, color=colour)
+            axes.bar(x, mean, width * 0.92, color=color)
             if len(values) > 1:
                 offsets = np.linspace(-0.25, 0.25, len(values)) * width
                 axes.plot(x + offsets, values, "o", ms=3, color="white", mec=INK, mew=0.8)
@@ -151,18 +151,18 @@ def plot_ap_over_alpha(
         known = np.flatnonzero(~np.isnan(values))
         if not len(known):
             continue
-        colour = INK if metric == "AP" else GROUP_COLOURS[METRIC_GROUPS[metric]]
+        color = INK if metric == "AP" else GROUP_COLORS[METRIC_GROUPS[metric]]
         axes.plot(
             alphas,
             values,
             "-o",
-            color=colour,
+            color=color,
             lw=2.6 if metric == "AP" else 1.6,
             ms=4,
             clip_on=False,
             zorder=3,
         )
-        ends.append((values[known[-1]], f"{metric}  {METRIC_NAMES[metric]}", colour))
+        ends.append((values[known[-1]], f"{metric}  {METRIC_NAMES[metric]}", color))
     _bare(axes)
     axes.grid(axis="y", color=_GRID, lw=0.8)
     axes.set_axisbelow(True)
@@ -172,7 +172,7 @@ def plot_ap_over_alpha(
     axes.margins(x=0.02)
     low, high = axes.get_ylim()
     gap = (high - low) * 0.065
-    for y, (_, label, colour) in zip(_spread([e[0] for e in ends], gap), ends):
+    for y, (_, label, color) in zip(_spread([e[0] for e in ends], gap), ends):
         axes.annotate(
             label,
             (1, y),
@@ -181,7 +181,7 @@ def plot_ap_over_alpha(
             textcoords="offset points",
             va="center",
             size=9.5,
-            color=colour,
+            color=color,
         )
     if chosen is not None:
         axes.axvline(chosen, color=_MUTED, lw=1, ls=(0, (4, 3)), zorder=1)
@@ -216,7 +216,7 @@ def plot_explanation(
         explanation: an :class:`~lvis_tde.calibration.explain.Explanation`.
         row: which of its rows.
         class_names: name of each class, as ``thing_classes``.
-        class_frequency: "r", "c" or "f" of each class; None draws all in one colour.
+        class_frequency: "r", "c" or "f" of each class; None draws all in one color.
         top: number of classes: those with the highest scores without or with TDE.
         title: default: names the class that TDE makes of it.
 
@@ -240,7 +240,7 @@ def plot_explanation(
     order = [*sorted(order, key=lambda i: (-after[i], -before[i], i)), num_classes]
     names = [*(name.replace("_", " ") for name in class_names), "background"]
     groups = list(class_frequency) if class_frequency else ["c"] * num_classes
-    colours = [*(GROUP_COLOURS[group] for group in groups), _MUTED]
+    colors = [*(GROUP_COLORS[group] for group in groups), _MUTED]
 
     figure = Figure(figsize=(9.0, 1.45 + 0.42 * len(order)), dpi=_DPI, facecolor="white")
     height = figure.get_figheight()
@@ -252,8 +252,8 @@ def plot_explanation(
     for place, first, second, label, form in panels:
         axes = figure.add_axes(place)
         for y, i in enumerate(order):
-            axes.barh(y - 0.19, values[first][i], 0.36, color=colours[i], alpha=0.35)
-            axes.barh(y + 0.19, values[second][i], 0.36, color=colours[i])
+            axes.barh(y - 0.19, values[first][i], 0.36, color=colors[i], alpha=0.35)
+            axes.barh(y + 0.19, values[second][i], 0.36, color=colors[i])
             for shift, value in ((-0.19, values[first][i]), (0.19, values[second][i])):
                 axes.annotate(
                     form.format(value),
@@ -277,7 +277,7 @@ def plot_explanation(
             axes.set_yticks(range(len(order)), [names[i] for i in order], size=9.5)
             axes.tick_params(axis="y", length=0)
             for tick, i in zip(axes.get_yticklabels(), order):
-                tick.set_color(colours[i])
+                tick.set_color(colors[i])
     cosines = ", ".join(f"{value:.2f}" for value in explanation.cosine[row].tolist())
     best = max(range(num_classes), key=after.__getitem__)
     legend = [
@@ -285,7 +285,7 @@ def plot_explanation(
         ("full: with TDE (direct effect)", INK),
     ]
     if class_frequency:
-        legend += [(GROUPS[group], GROUP_COLOURS[group]) for group in GROUPS]
+        legend += [(GROUPS[group], GROUP_COLORS[group]) for group in GROUPS]
     words = f"{names[best]}: alpha {explanation.alpha:g}, cosine to the mean {cosines}"
     _headline(figure, title or words, legend)
     return figure
@@ -299,21 +299,21 @@ def _bare(axes) -> None:
 
 
 def _headline(figure: Figure, title: str, legend: Sequence[tuple[str, str]]) -> None:
-    """Title at the left; below it the names of the series in their colours."""
+    """Title at the left; below it the names of the series in their colors."""
     FigureCanvasAgg(figure)
     figure.text(0.02, 1 - 0.114 / figure.get_figheight(), title, va="top", size=13, color=INK)
     x, width = 0.02, figure.get_figwidth() * figure.dpi
     # As far below the title in inches, whatever the height.
     y = 1 - 0.456 / figure.get_figheight()
-    for name, colour in legend:
-        square = figure.text(x, y, "■", va="top", size=11, color=colour)
+    for name, color in legend:
+        square = figure.text(x, y, "■", va="top", size=11, color=color)
         x += (square.get_window_extent().width + 4) / width
         text = figure.text(x, y - 0.002, name, va="top", size=10, color=INK)
         x += (text.get_window_extent().width + 18) / width
 
 
 def _spread(values: Sequence[float], gap: float) -> list[float]:
-    """Move label positions apart until neighbours are ``gap`` apart, each as little as needed."""
+    """Move label positions apart until neighbors are ``gap`` apart, each as little as needed."""
     order = np.argsort(values, kind="stable")
     placed = np.asarray(values, dtype=float)[order]
     for _ in range(100):

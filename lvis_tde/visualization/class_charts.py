@@ -1,6 +1,6 @@
 """Figures of an evaluation, as Matplotlib figures without global state.
 
-Colours of rare, common and frequent: :mod:`lvis_tde.visualization.charts`.
+Colors of rare, common and frequent: :mod:`lvis_tde.visualization.charts`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from matplotlib.ticker import StrMethodFormatter
 
 from ..evaluation.confusion import OUTCOMES, Confusions
 from ..evaluation.result import LVISResult
-from .charts import GROUP_COLOURS as COLORS
+from .charts import GROUP_COLORS as COLORS
 from .charts import GROUPS as NAMES
 
 RUN_COLORS = ("#9aa5b1", "#1f2933", "#627d98", "#cbd2d9")

@@ -1,6 +1,6 @@
 """Pictures of detections beside the ground truth.
 
-Pictures are uint8 RGB arrays. Colours stand for frequency groups.
+Pictures are uint8 RGB arrays. Colors stand for frequency groups.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from matplotlib.patheffects import Stroke
 
 from ..data.rendering import trace_outlines
 from .charts import (
-    GROUP_COLOURS,
+    GROUP_COLORS,
     GROUPS,
     INK,
     figure_to_array,
@@ -54,7 +54,7 @@ def draw_comparison(
 ) -> np.ndarray:
     """Draw several sets of objects over copies of one image, side by side.
 
-    Each object has its outline, its box and a label with class name and score in the colour of its
+    Each object has its outline, its box and a label with class name and score in the color of its
     frequency group.
 
     Args:
@@ -63,7 +63,7 @@ def draw_comparison(
             ``Instances`` (``pred_boxes``, ``pred_classes`` and, where present, ``scores`` and
             ``pred_masks``) or a dict in Detectron2's data set format (``annotations``).
         class_names: name of each class, as ``thing_classes``.
-        class_frequency: "r", "c" or "f" of each class; None draws all in one colour.
+        class_frequency: "r", "c" or "f" of each class; None draws all in one color.
         truth: the right objects, as in ``panels``. With it, a scored object gets a tick if its box
             overlaps one of its class by an IoU of 0.5, else a cross.
         score_threshold: objects with a lower score are left out.
@@ -111,16 +111,16 @@ def draw_comparison(
             for mark, o in zip(marks, objects)
         ]
         groups = [class_frequency[o.category] if class_frequency else "c" for o in objects]
-        _draw_objects(axes, objects, labels, [GROUP_COLOURS[g] for g in groups], scale)
+        _draw_objects(axes, objects, labels, [GROUP_COLORS[g] for g in groups], scale)
     legend = []
     if class_frequency is not None:
-        legend += [(f"■ {name}", GROUP_COLOURS[group]) for group, name in GROUPS.items()]
+        legend += [(f"■ {name}", GROUP_COLORS[group]) for group, name in GROUPS.items()]
     if truth is not None:
         legend.append(("✓ class and place right   ✗ not", INK))
     x = gap
-    for words, colour in legend:
+    for words, color in legend:
         place = (x / total_w, 0.5 * foot / total_h)
-        text = figure.text(*place, words, va="center", size=10, color=colour)
+        text = figure.text(*place, words, va="center", size=10, color=color)
         x += text.get_window_extent().width + 16
     return figure_to_array(figure)
 
@@ -173,19 +173,19 @@ def _marks(objects: list[_Object], truth: list[_Object]) -> list[str]:
     return ["" if o.score is None else "✓ " if ok else "✗ " for o, ok in zip(objects, right)]
 
 
-def _draw_objects(axes, objects, labels, colours, scale: float) -> None:
+def _draw_objects(axes, objects, labels, colors, scale: float) -> None:
     """Draw outlines and boxes, then labels where they hide no other label as far as possible."""
     (_, width), (height, _) = axes.get_xlim(), axes.get_ylim()
     axes.set_autoscale_on(False)
     halo = [Stroke(linewidth=3.4, foreground="white"), Stroke(linewidth=1.8)]
-    for item, colour in zip(objects, colours):
-        style = {"fill": False, "edgecolor": colour, "joinstyle": "round"}
+    for item, color in zip(objects, colors):
+        style = {"fill": False, "edgecolor": color, "joinstyle": "round"}
         for part in item.parts:
             axes.add_patch(Polygon(part, lw=1.8, path_effects=halo, **style))
         x0, y0, x1, y1 = item.box
         axes.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, lw=0.9, **style))
     taken: list[tuple[float, float, float, float]] = []
-    for item, label, colour in zip(objects, labels, colours):
+    for item, label, color in zip(objects, labels, colors):
         text = axes.text(
             0,
             0,
@@ -195,7 +195,7 @@ def _draw_objects(axes, objects, labels, colours, scale: float) -> None:
             va="top",
             ha="left",
             zorder=5,
-            bbox={"facecolor": colour, "edgecolor": "none", "pad": 1.6, "alpha": 0.92},
+            bbox={"facecolor": color, "edgecolor": "none", "pad": 1.6, "alpha": 0.92},
         )
         extent = text.get_window_extent()
         w, h = (extent.width + 5) / scale, (extent.height + 5) / scale

@@ -51,7 +51,7 @@ def _coco(counts, first_image=1):
 
 @pytest.fixture
 def register(tmp_path, request):
-    """Writes data to a file and registers it; the catalogues are cleaned up afterwards."""
+    """Writes data to a file and registers it; the catalogs are cleaned up afterwards."""
     names = []
 
     def _register(data, name="set", **options):

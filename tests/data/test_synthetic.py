@@ -197,7 +197,7 @@ def test_pixels_have_the_hue_of_the_class(folder, apis):
         image = np.array(Image.open(folder / "val" / f"{annotation['image_id']:012d}.jpg"))
         mask = apis["val"].ann_to_mask(annotation).astype(bool)
         name = apis["val"].cats[annotation["category_id"]]["name"]
-        hue = next(h for colour, h in hues.items() if f"_{colour}_" in f"_{name}")
+        hue = next(h for color, h in hues.items() if f"_{color}_" in f"_{name}")
         measured = 360 * colorsys.rgb_to_hsv(*image[mask].mean(0) / 255)[0]
         far += abs((measured - hue + 180) % 360 - 180) > 17.5
     # Nearer to its own hue than to the next, but for the tails of the hue's spread.

@@ -22,7 +22,7 @@ def test_output_does_not_depend_on_mode():
     torch.testing.assert_close(classifier.train()(x), classifier.eval()(x))
 
 
-def test_without_normalisation_it_is_a_linear_layer():
+def test_without_normalization_it_is_a_linear_layer():
     linear, classifier = torch.nn.Linear(8, 5), CosineMultiHeadClassifier(8, 5, 2, norm="none")
     assert classifier.bias.count_nonzero() == 0
     classifier.load_state_dict(linear.state_dict())

@@ -32,10 +32,10 @@ def train_and_back(predictor):
     predictor.eval()
 
 
-def optimiser_step(predictor, **options):
-    optimiser = torch.optim.SGD([predictor.cls_score.weight], lr=10.0, **options)
+def optimizer_step(predictor, **options):
+    optimizer = torch.optim.SGD([predictor.cls_score.weight], lr=10.0, **options)
     predictor(torch.rand(3, 16))[0].square().sum().backward()
-    optimiser.step()
+    optimizer.step()
 
 
 def replace_parameter(predictor):
@@ -53,8 +53,8 @@ CHANGES = {
     "mean, in place": lambda p: p.feature_mean.mean[:8].zero_(),
     "tau": lambda p: setattr(p.cls_score, "tau", 3.0),
     "gamma": lambda p: setattr(p.cls_score, "gamma", 3.0),
-    "optimiser": optimiser_step,
-    "fused optimiser": lambda p: optimiser_step(p, fused=True),
+    "optimizer": optimizer_step,
+    "fused optimizer": lambda p: optimizer_step(p, fused=True),
     "other parameter": replace_parameter,
     "double": lambda p: p.double(),
 }
@@ -68,7 +68,7 @@ def test_every_change_is_noticed(name):
     try:
         CHANGES[name](predictor)
     except NotImplementedError:  # before torch 2.4
-        pytest.skip("this torch has no fused optimiser on the CPU")
+        pytest.skip("this torch has no fused optimizer on the CPU")
     x = x.to(predictor.bbox_pred.weight.dtype)
     after = probs(predictor, x)
     fresh = make_predictor()

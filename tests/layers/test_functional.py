@@ -62,7 +62,7 @@ def test_reference_numbers(case):
 
 @pytest.mark.parametrize("num_heads", [1, 2, 4])
 @pytest.mark.parametrize("norm", NORMS)
-def test_every_normalisation_by_hand(norm, num_heads):
+def test_every_normalization_by_hand(norm, num_heads):
     rng = np.random.default_rng(0)
     x, w, mean = rng.normal(size=(5, 12)), rng.normal(size=(4, 12)), rng.normal(size=12)
     options = dict(num_heads=num_heads, tau=9.0, gamma=0.3, norm=norm)

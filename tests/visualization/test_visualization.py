@@ -10,7 +10,7 @@ import torch
 from detectron2.structures import Boxes, BoxMode, Instances
 from matplotlib.colors import to_rgb
 
-from lvis_tde.visualization.charts import GROUP_COLOURS
+from lvis_tde.visualization.charts import GROUP_COLORS
 from lvis_tde.visualization.detections import (
     draw_comparison,
     figure_to_array,
@@ -43,12 +43,12 @@ def _record(category, segmentation=None):
 
 
 def _pixels(picture, group):
-    """Number of pixels in a group's colour, apart from the legend at the bottom."""
-    colour = 255 * np.array(to_rgb(GROUP_COLOURS[group]))
-    return int((np.abs(picture[:-34].astype(float) - colour).max(-1) < 30).sum())
+    """Number of pixels in a group's color, apart from the legend at the bottom."""
+    color = 255 * np.array(to_rgb(GROUP_COLORS[group]))
+    return int((np.abs(picture[:-34].astype(float) - color).max(-1) < 30).sum())
 
 
-def test_comparison_draws_each_object_in_the_colour_of_its_group():
+def test_comparison_draws_each_object_in_the_color_of_its_group():
     for category, group in enumerate(GROUPS):
         picture = draw_comparison(
             GREY,
