@@ -1,7 +1,7 @@
 """Precision and recall from matches, by the arithmetic of ``LVISEval.accumulate``.
 
 Precision is highest where a true positive has just been added, so its envelope needs to be known
-at true positives only: at most one a ground truth, however many detections there are.
+at true positives only: at most one per ground truth, however many detections there are.
 
 Names: D detections, K those of them that can match (candidates), C categories, T = 10 thresholds,
 A = 4 areas.

@@ -45,9 +45,9 @@ def evaluate_lvis(
             Never modified.
         iou_type: ``bbox``, ``segm``, or ``boundary`` for the lesser of mask IoU and Boundary IoU
             (Cheng et al. 2021).
-        max_dets: most detections an image over all categories, by score; -1 for no limit.
+        max_dets: most detections per image over all categories, by score; -1 for no limit.
         engine: ``native``, or ``lvis`` for the official package, which gives the same numbers.
-        per_category: most detections a category over all images, chosen before any other rule but
+        per_category: most detections per category over all images, chosen before any other rule but
             ``max_dets``. AP_fixed (Dave et al. 2021) is ``max_dets=-1, per_category=10000``.
         mask_area: in mask evaluation the mask decides whether a detection is small, medium or
             large, even if it has a box. Detectron2 does so; ``lvis`` itself takes the box. By

@@ -15,7 +15,7 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, *, save: bool = True) -> Da
     """LVIS metrics for a dataset with ``evaluator_type`` "lvis", COCO's for "coco".
 
     Args:
-        cfg: for ``OUTPUT_DIR`` and the number of detections an image.
+        cfg: for ``OUTPUT_DIR`` and the number of detections per image.
         dataset_name: registered dataset.
         save: write the detections to a file, too.
 

@@ -42,7 +42,7 @@ def rare_confusions(truth: GroundTruth, detections: Detections, max_dets: int = 
     Args:
         truth: ground truth.
         detections: detections.
-        max_dets: most detections an image, -1 for no limit.
+        max_dets: most detections per image, -1 for no limit.
 
     Returns:
         Counts over all objects of rare classes.

@@ -31,7 +31,7 @@ class Detections:
         boxes: (D, 4) float, (x, y, width, height); any value where ``has_box`` is False.
         has_box: (D,) bool.
         counts: uint8, the compressed RLE counts of all detections behind each other.
-        lengths: (D,) int32, bytes of ``counts`` a detection; 0 without a compressed RLE.
+        lengths: (D,) int32, bytes of ``counts`` per detection; 0 without a compressed RLE.
         sizes: (D, 2) int32, height and width of the masks.
         others: detection to its segmentation, where that is no compressed RLE (polygons, plain
             counts).

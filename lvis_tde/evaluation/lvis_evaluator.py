@@ -49,8 +49,8 @@ class LVISEvaluator(_UpstreamEvaluator):
             there are masks.
         distributed: gather the predictions of all ranks on rank 0 and evaluate there.
         output_dir: folder for ``lvis_instances_results.json``, or None.
-        max_dets_per_image: most detections an image, by score; None is LVIS's 300, -1 no limit.
-        per_category: most detections a category over the data set. AP_fixed is 10000, with
+        max_dets_per_image: most detections per image, by score; None is LVIS's 300, -1 no limit.
+        per_category: most detections per category over the data set. AP_fixed is 10000, with
             ``max_dets_per_image=-1``.
         engine: ``native``, or ``lvis`` for the official package.
 

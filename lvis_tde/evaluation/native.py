@@ -38,7 +38,7 @@ class Evaluation:
         recall: likewise.
         num_gt: (C,) ground truths to be found.
         num_dt: (C,) detections that count.
-        timings: CPU seconds a stage.
+        timings: CPU seconds per stage.
     """
 
     precision: np.ndarray
@@ -61,8 +61,8 @@ def evaluate(
         truth: ground truth.
         detections: detections.
         iou_type: ``bbox``, ``segm`` or ``boundary``.
-        max_dets: most detections an image, -1 for no limit.
-        per_category: most detections a category over the whole set, None for no limit.
+        max_dets: most detections per image, -1 for no limit.
+        per_category: most detections per category over the whole set, None for no limit.
 
     Returns:
         Precision, recall and counts.

@@ -1,4 +1,4 @@
-"""What an evaluation returns: the thirteen LVIS metrics and a table with one row a category."""
+"""What an evaluation returns: the thirteen LVIS metrics and a table with one row per category."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class LVISResult:
         metrics: AP AP50 AP75 APs APm APl APr APc APf AR@300 ARs@300 ARm@300 ARl@300, in percent. A
             metric without any ground truth is -100, which is -1 in ``lvis``. The AR keys say 300
             whatever the limit was, as those of ``lvis`` do.
-        per_category: one dict a category, in ascending order of id: ``id, name, frequency,
+        per_category: one dict per category, in ascending order of id: ``id, name, frequency,
             image_count, AP, AP50, AR`` (percent, NaN without ground truth), ``num_gt`` (ground
             truths to be found) and ``num_dt`` (detections that count: after the limits and the
             federated rule).
@@ -79,7 +79,7 @@ def category_table(
     num_gt: np.ndarray,
     num_dt: np.ndarray,
 ) -> list[dict[str, Any]]:
-    """One row a category, see :class:`LVISResult`.
+    """One row per category, see :class:`LVISResult`.
 
     Args:
         categories: C category dicts of the annotation file, in the order of the arrays.

@@ -48,8 +48,8 @@ def select(
         truth: ground truth.
         detections: D detections.
         iou_type: ``bbox``, ``segm`` or ``boundary``.
-        max_dets: most detections an image, -1 for no limit.
-        per_category: most detections a category, None for no limit.
+        max_dets: most detections per image, -1 for no limit.
+        per_category: most detections per category, None for no limit.
 
     Returns:
         K detections.
@@ -117,14 +117,14 @@ def within_limits(
     max_dets: int,
     per_category: int | None,
 ) -> np.ndarray:
-    """Detections within the limit an image, and of those the ones within the limit a category.
+    """Detections within the limit per image, and of those the ones within the limit per category.
 
     Args:
         images: (D,) int64, >= 0.
         labels: (D,) int64, >= 0.
         scores: (D,) float.
-        max_dets: most detections an image, -1 for no limit.
-        per_category: most detections a category, None for no limit.
+        max_dets: most detections per image, -1 for no limit.
+        per_category: most detections per category, None for no limit.
 
     Returns:
         (D,) bool.
