@@ -15,7 +15,7 @@ from torch import nn
 
 from ..config import use_tde_on_softmax
 from ..data.files import atomic_path, write_text
-from .alpha import tde_predictors
+from .settings import tde_predictors
 from .estimate import MeanEstimate, angle_between, estimate_feature_mean
 
 __all__ = ["load_trained", "run_estimate", "save_checkpoint"]

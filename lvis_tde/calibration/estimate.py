@@ -21,7 +21,8 @@ from detectron2.utils.events import EventStorage
 from torch import Tensor, distributed, nn
 
 from ..layers.functional import multi_head_normalize
-from .alpha import box_branch_only, tde_predictors
+from .replay import box_branch_only
+from .settings import tde_predictors
 
 __all__ = ["MeanEstimate", "angle_between", "estimate_feature_mean"]
 

@@ -119,7 +119,11 @@ def test_same_metrics_as_an_evaluation_for_each_alpha(tiny_cfg, tiny_set, tiny_m
 
 
 def test_bad_alpha(tiny_model, make_batch):
-    with pytest.raises(ValueError, match=r"alphas=\[0.5, -1\]"):
-        predict_for_alphas(tiny_model().eval(), make_batch(), [0.5, -1])
+    model = tiny_model().eval()
+    for bad in (-1, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=f"alpha={bad}"):
+            predict_for_alphas(model, make_batch(), [0.5, bad])
+        with pytest.raises(ValueError, match=f"alpha={bad}"):
+            sweep_alpha(model, [make_batch()], [0.5, bad], None)
     with pytest.raises(ValueError, match="no TDE predictor"):
         predict_for_alphas(tiny_model("softmax").eval(), make_batch(), [0.5])
