@@ -10,6 +10,7 @@ from lvis_tde.calibration.explain import explain_detections
 from lvis_tde.modeling.intercept import intercepted
 
 ALPHAS = [0.0, 2.0]
+MANY = ["TEST.DETECTIONS_PER_IMAGE", 120, "MODEL.RPN.POST_NMS_TOPK_TEST", 60]
 FPN = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml"
 CASCADE = "Misc/cascade_mask_rcnn_R_50_FPN_1x.yaml"
 
@@ -182,7 +183,7 @@ def test_a_head_that_leaves_some_out_is_explained():
 
 
 def test_masks_are_predicted_in_parts():
-    model, inputs = model_and_inputs(FPN, "TEST.DETECTIONS_PER_IMAGE", 90)
+    model, inputs = model_and_inputs(FPN, *MANY)
     alphas, largest = [0.0, 1.0, 3.0], []
 
     def measured(original, features, instances):
