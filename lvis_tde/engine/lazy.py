@@ -20,7 +20,6 @@ from omegaconf import DictConfig
 from torch import nn
 
 from .checks import check_dataset, check_weights
-from .hooks import FeatureMeanLR
 
 __all__ = ["build_model", "evaluate", "setup", "train"]
 
@@ -88,7 +87,6 @@ def train(cfg: DictConfig, *, resume: bool = False) -> nn.Module:
     writers = default_writers(cfg.train.output_dir, cfg.train.max_iter) if main else []
     trainer.register_hooks(
         [
-            FeatureMeanLR(),
             hooks.IterationTimer(),
             hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
             hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer) if main else None,

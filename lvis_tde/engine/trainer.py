@@ -9,13 +9,14 @@ from detectron2.config import CfgNode
 from detectron2.data import build_detection_train_loader, get_detection_dataset_dicts
 from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSampler
 from detectron2.engine import DefaultTrainer, defaults
+from detectron2.engine.hooks import EvalHook, PeriodicCheckpointer
 from detectron2.utils import comm
 from torch.utils.data import Sampler
 
 from ..data.resume import ResumableSampler
 from ..evaluation import LVISEvaluator
 from ..evaluation.build import build_evaluator
-from .hooks import FeatureMeanLR, SeedEveryIteration
+from .hooks import PreciseMean, SeedEveryIteration
 
 __all__ = ["Trainer"]
 
@@ -51,7 +52,7 @@ def _ddp_on(device: str):
 
 
 class Trainer(DefaultTrainer):
-    """:class:`DefaultTrainer` with LVIS evaluation, the mean's learning rate and exact resumption.
+    """:class:`DefaultTrainer` with LVIS evaluation and exact resumption.
 
     With ``SEED`` >= 0 a resumed run sees the images that the uninterrupted one would have seen.
     With ``DATALOADER.NUM_WORKERS`` 0 and images of one orientation it also repeats its losses;
@@ -85,10 +86,17 @@ class Trainer(DefaultTrainer):
             self._trainer.load_state_dict(state_dict["_trainer"])
 
     def build_hooks(self):
-        first = [FeatureMeanLR()]
+        hooks = super().build_hooks()
+        num_batches = self.cfg.MODEL.get("TDE", {}).get("PRECISE_MEAN", 0)
+        if num_batches:
+            # After the statistics of batch norm, before the last checkpoint and the evaluation.
+            saves = (PeriodicCheckpointer, EvalHook)
+            place = next(i for i, hook in enumerate(hooks) if isinstance(hook, saves))
+            loader = functools.partial(self.build_train_loader, self.cfg)
+            hooks.insert(place, PreciseMean(self.model, loader, num_batches))
         if self.cfg.SEED >= 0:
-            first.append(SeedEveryIteration(self.cfg.SEED))
-        return first + super().build_hooks()
+            hooks.insert(0, SeedEveryIteration(self.cfg.SEED))
+        return hooks
 
     @classmethod
     def build_train_loader(cls, cfg):
