@@ -17,7 +17,7 @@ from detectron2.evaluation import DatasetEvaluator, inference_context
 from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Instances
 from detectron2.utils import comm
-from torch import Tensor, nn
+from torch import nn
 
 from ..evaluation import LVISEvaluator
 from ..layers.functional import check_alpha

@@ -113,8 +113,8 @@ class BoxBranch:
 
     def _differs(self, how: str) -> ValueError:
         return ValueError(
-            f"{type(self._heads).__name__} runs its networks differently when alpha changes: {how}. "
-            "So one pass cannot serve several alphas; evaluate the model with one alpha at a time."
+            f"{type(self._heads).__name__} runs its networks differently when alpha changes: "
+            f"{how}. One pass cannot serve several alphas: evaluate one alpha at a time."
         )
 
 

@@ -1,4 +1,4 @@
-"""Heads that do more than Detectron2's: the sweep and the explanation follow the model, or refuse."""
+"""Heads that do more than Detectron2's: sweep and explanation follow the model, or refuse."""
 
 import pytest
 import torch
