@@ -41,3 +41,4 @@ lint: install
 	$(BIN)/black --check .
 	$(BIN)/isort --check .
 	$(BIN)/ruff check .
+	$(BIN)/mypy

@@ -89,7 +89,7 @@ class TDEFastRCNNOutputLayers(LargeVocabularyInference, FastRCNNOutputLayers):
         gamma: float = 1 / 32,
         alpha: float = DEFAULT_ALPHA,
         background_exempt: bool = True,
-        mean_momentum: float = 0.99,
+        mean_momentum: float = 0.9998,
         fast_nms: bool = True,
         **kwargs,
     ):
