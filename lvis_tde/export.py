@@ -23,20 +23,22 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import transforms
 from detectron2.data.detection_utils import read_image
+from detectron2.evaluation import inference_context
 from detectron2.modeling.roi_heads import cascade_rcnn
 from detectron2.structures import Instances
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .calibration.alpha import tde_predictors
+from .calibration.settings import settings, tde_predictors
 from .layers.functional import (
-    FLOOR,
     cosine_to_mean,
+    exempt_background,
     normalize_features,
     normalize_weight,
     project_on_mean,
 )
 from .modeling.fast_rcnn import TDEFastRCNNOutputLayers
+from .modeling.intercept import intercepted
 
 __all__ = [
     "TracedModel",
@@ -73,46 +75,25 @@ def tracing_adapter():
 
 @contextlib.contextmanager
 def _at(model: nn.Module, alpha: float | None):
-    predictors = tde_predictors(model)
-    before = [predictor.alpha for predictor in predictors]
-    training = model.training
-    try:
-        model.eval()
+    with inference_context(model), settings(model, alpha=alpha) as predictors:
         for predictor in predictors:
-            predictor.alpha = predictor.alpha if alpha is None else float(alpha)
             if predictor.alpha > 0 and not predictor.feature_mean.mean.any():
                 raise ValueError(
                     "The running feature mean is zero, so there is no TDE to export: estimate it "
                     "with tools/estimate_feature_mean.py, or export with alpha 0."
                 )
-        yield predictors
-    finally:
-        for predictor, value in zip(predictors, before):
-            predictor.alpha = value
-        model.train(training)
+        yield
 
 
-class _Identity:
-    @staticmethod
-    def apply(x: Tensor, _: float) -> Tensor:
-        return x
-
-
-@contextlib.contextmanager
 def _without_gradient_scaling():
     """Leaves out what release 0.6 does to gradients in a cascade's forward pass.
 
     It is a Python function, which TorchScript cannot save; main has it in training alone.
     """
-    name = "_ScaleGradient"
-    scaling = getattr(cascade_rcnn, name, None)
-    try:
-        if scaling is not None:
-            setattr(cascade_rcnn, name, _Identity)
-        yield
-    finally:
-        if scaling is not None:
-            setattr(cascade_rcnn, name, scaling)
+    scaling = getattr(cascade_rcnn, "_ScaleGradient", None)
+    if scaling is None:
+        return contextlib.nullcontext()
+    return intercepted(scaling, "apply", lambda _, features, scale: features)
 
 
 def _detect(model: nn.Module, inputs: list[dict]) -> list[Instances]:
@@ -196,10 +177,7 @@ def largest_difference(
 
 
 class _BoxHead(nn.Module):
-    """Features to probabilities and box deltas, with all that does not depend on them folded.
-
-    Written without the in-place steps of the predictor, whose shapes ONNX would freeze.
-    """
+    """Features to probabilities and box deltas, with all that does not depend on them folded."""
 
     def __init__(self, predictor: TDEFastRCNNOutputLayers):
         super().__init__()
@@ -224,9 +202,7 @@ class _BoxHead(nn.Module):
         direct = logits - F.linear(cosine, self.pull)
         if not self.exempt:
             return F.softmax(direct, -1), self.bbox_pred(features)
-        background = F.softmax(logits, -1)[:, -1:]
-        share = (F.softmax(direct[:, :-1], -1) + FLOOR) / (1 + FLOOR)
-        return torch.cat([(1 - background) * share, background], 1), self.bbox_pred(features)
+        return exempt_background(logits, direct), self.bbox_pred(features)
 
 
 def export_onnx(
@@ -290,7 +266,7 @@ def onnx_difference(
     theirs = session.run(["probs", "deltas"], {"features": features.cpu().numpy()})
     with _at(predictor, alpha):
         predictions = predictor(features.to(predictor.feature_mean.mean.device))
-        (probs,) = predictor.predict_probs(predictions, [range(len(features))])
+        (probs,) = predictor.predict_probs(predictions, [Instances((1, 1), features=features)])
     pairs = zip((probs, predictions[1]), theirs)
     return max(
         float((ours.cpu() - torch.from_numpy(other)).abs().max()) if ours.numel() else 0.0

@@ -14,12 +14,14 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog, transforms
+from detectron2.data.datasets import lvis_v0_5_categories, lvis_v1_categories
 from detectron2.data.detection_utils import read_image
 from PIL import Image
 from torch import nn
 
-from .calibration.alpha import predict_for_alphas, tde_predictors
+from .calibration.alpha import predict_for_alphas
 from .calibration.explain import explain_detections
+from .calibration.settings import tde_predictors
 from .data.long_tailed import frequency_group
 from .visualization.charts import plot_explanation
 from .visualization.detections import draw_comparison
@@ -76,8 +78,6 @@ def class_info(dataset: str, num_classes: int) -> ClassInfo:
 
 def _lvis_counts(names: Sequence[str]) -> list[dict] | None:
     # Detectron2 0.6 has the groups of LVIS, but no counts and nothing of both in its metadata.
-    from detectron2.data.datasets import lvis_v0_5_categories, lvis_v1_categories
-
     for module in (lvis_v1_categories, lvis_v0_5_categories):
         records = sorted(module.LVIS_CATEGORIES, key=lambda record: record["id"])
         if [record["synonyms"][0] for record in records] == list(names):

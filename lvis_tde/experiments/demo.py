@@ -21,29 +21,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from detectron2.data import (
-    DatasetCatalog,
-    DatasetMapper,
-    MetadataCatalog,
-    build_detection_test_loader,
-)
-from detectron2.data.detection_utils import read_image
+from detectron2.data import build_detection_test_loader
 from detectron2.evaluation import inference_on_dataset
-from detectron2.structures import Boxes, BoxMode, pairwise_iou
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
-from PIL import Image
 
-from ..calibration.alpha import predict_for_alphas, sweep_alpha, tde_predictors
+from ..calibration.alpha import sweep_alpha
 from ..calibration.checkpoint import load_trained
 from ..calibration.estimate import angle_between, estimate_feature_mean
+from ..calibration.settings import tde_predictors
+from ..calibration.sweep import best_alpha
 from ..config import use_tde_on_softmax
 from ..data.files import write_text
 from ..data.synthetic import make_synthetic_lvis, register_synthetic_lvis
 from ..engine import Trainer, load_config
 from ..evaluation.build import build_evaluator
-from ..visualization.charts import RUN_NAMES, plot_ap_over_alpha, plot_group_ap
-from ..visualization.detections import draw_comparison
+from ..visualization.charts import RUN_NAMES, plot_group_ap
+from .demo_pictures import draw_charts, draw_images
 
 __all__ = ["METRICS", "format_table", "run_demo", "summarize_seeds"]
 
@@ -111,7 +105,7 @@ def _calibrate(cfg, model, dataset: str) -> tuple[float, dict]:
     """The alpha with the best mask AP, and the results of all."""
     logger.info("Choosing alpha on the calibration split.")
     calibration = _evaluate(cfg, model, dataset, ALPHAS)
-    alpha = max(ALPHAS, key=lambda a: calibration[a]["segm"]["AP"])
+    alpha = best_alpha(calibration, "segm/AP")
     logger.info("alpha = %g has the best mask AP on the calibration split.", alpha)
     return alpha, {f"{a:g}": _rounded(values) for a, values in calibration.items()}
 
@@ -166,7 +160,7 @@ def _deconfound(plan: _Plan) -> dict:
     model = _train(cfg)
     alpha, calibration = _calibrate(cfg, model, names["calib"])
     on_val = _evaluate(cfg, model, names["val"], sorted({0.0, alpha}))
-    _draw_images(cfg, model, names["val"], alpha, plan.num_pictures, plan.output)
+    draw_images(cfg, model, names["val"], alpha, plan.num_pictures, plan.output)
     return {
         "alpha": alpha,
         "runs": {"deconfound": _rounded(on_val[0.0]), "tde": _rounded(on_val[alpha])},
@@ -258,64 +252,8 @@ def run_demo(
             results[key] = value
     for folder in (plan.folder, plan.output):
         write_text(folder / "results.json", json.dumps(results, indent=2) + "\n")
-    _draw_charts(results, plan.output)
+    draw_charts(results, plan.output)
     return results
-
-
-def _draw_charts(results: dict, output: Path) -> None:
-    plot_group_ap(results["runs"]).savefig(output / "group_ap.png", dpi=150)
-    for run, file in (("tde", "ap_over_alpha.png"), ("softmax_tde", "ap_over_alpha_softmax.png")):
-        curve = {float(a): values["segm"] for a, values in results["calibrations"][run].items()}
-        plot_ap_over_alpha(
-            curve,
-            chosen=results["alphas"][run],
-            title=f"{RUN_NAMES[run]}: mask AP on the calibration split over alpha (%)",
-        ).savefig(output / file, dpi=150)
-
-
-def _named(instances, truth: list) -> set:
-    """The objects of ``truth`` whose best overlapping detection has their class."""
-    boxes = torch.tensor([a["bbox"] for a in truth]).reshape(-1, 4)
-    boxes = Boxes(BoxMode.convert(boxes, truth[0]["bbox_mode"], BoxMode.XYXY_ABS))
-    overlap = pairwise_iou(boxes, instances.pred_boxes) >= 0.5
-    best = torch.where(overlap, instances.scores, -1.0).argmax(1)
-    return {
-        i
-        for i, (annotation, row) in enumerate(zip(truth, best.tolist()))
-        if overlap[i, row] and instances.pred_classes[row] == annotation["category_id"]
-    }
-
-
-def _draw_images(cfg, model, dataset: str, alpha: float, count: int, output: Path) -> None:
-    """Ground truth, TDE off and TDE on for the val images that show most of what TDE does.
-
-    Out of the first 100 these are the ones where it changes the naming of most objects, to the
-    better or to the worse.
-    """
-    metadata = MetadataCatalog.get(dataset)
-    records = [r for r in DatasetCatalog.get(dataset) if r["annotations"]][:100]
-    loader = build_detection_test_loader(records, mapper=DatasetMapper(cfg, is_train=False))
-    found = []
-    for record, inputs in zip(records, loader):
-        pair = predict_for_alphas(model, inputs, [0.0, alpha])
-        off, on = (outputs[0]["instances"].to("cpu") for outputs in pair)
-        changed = 0
-        if len(off) and len(on):
-            changed = len(_named(off, record["annotations"]) ^ _named(on, record["annotations"]))
-        found.append((changed, record, off, on))
-    found.sort(key=lambda item: -item[0])
-    for old in output.glob("val_*.png"):  # of another seed, say
-        old.unlink()
-    for _, record, off, on in found[:count]:
-        truth = {"annotations": record["annotations"]}
-        picture = draw_comparison(
-            read_image(record["file_name"], "RGB"),
-            [("ground truth", truth), ("TDE off", off), (f"TDE, alpha {alpha:g}", on)],
-            class_names=metadata.thing_classes,
-            class_frequency=metadata.class_frequency,
-            truth=truth,
-        )
-        Image.fromarray(picture).save(output / f"val_{record['image_id']}.png")
 
 
 def format_table(results: dict) -> str:
