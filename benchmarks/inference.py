@@ -6,7 +6,7 @@ from collections import defaultdict
 import torch
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 
-from lvis_tde.modeling.mask_rle import postprocess_to_rle, rle_instances_to_coco_json
+from lvis_tde.modeling.mask_postprocess import postprocess_to_rle
 
 from .common import add_common_arguments, clock, set_up
 from .model import VARIANTS, build, calibrate_classifier, make_inputs
@@ -69,7 +69,9 @@ def run(args):
                     for index, raw in enumerate(model.inference(inputs, do_postprocess=False)):
                         size = inputs[index]["height"], inputs[index]["width"]
                         processed = postprocess_to_rle(raw, *size).to("cpu")
-                        rle_instances_to_coco_json(processed, index)
+                        written = instances_to_coco_json(processed, index)
+                        for result, rle in zip(written, processed.pred_masks_rle):
+                            result["segmentation"] = rle
                     results = now() - start
                 if clocks[name].keep:
                     totals["images to detections with pasted masks", name].append(masks)

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from ..evaluation import LVISEvaluator
 from ..modeling.fast_rcnn import TDEFastRCNNOutputLayers
-from ..modeling.mask_rle import postprocess_to_rle
+from ..modeling.mask_postprocess import postprocess_to_rle
 from ..modeling.postprocess import large_vocabulary_inference
 
 __all__ = [
@@ -234,8 +234,8 @@ def predict_for_alphas(
         model: in eval mode, with a TDE predictor.
         inputs: N images in Detectron2's format.
         alphas: A values, each >= 0.
-        rle: give masks as ``pred_masks_rle``, see :mod:`lvis_tde.modeling.mask_rle`, in place of
-            ``pred_masks``.
+        rle: give masks as ``pred_masks_rle``, see :mod:`lvis_tde.modeling.mask_postprocess`, in
+            place of ``pred_masks``.
 
     Returns:
         list[list[dict]]: for each alpha what ``model(inputs)`` would return with it.

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pycocotools.mask as mask_utils
 
-from .rle import encode_masks
+from .rle import encode_crops
 
 DILATION_RATIO = 0.02
 
@@ -35,14 +35,14 @@ def boundary_rles(rles: list[dict[str, Any]]) -> list[dict[str, Any]]:
             # No pixel is further than this from the contour.
             out.append(rle)
             continue
-        mask = mask_utils.decode(rle).view(np.bool_)
+        mask = mask_utils.decode(rle).view(np.bool_)[y : y + h, x : x + w]
         sums = np.zeros((h + 1, w + 1), dtype=np.int32)
-        np.cumsum(mask[y : y + h, x : x + w], axis=0, out=sums[1:, 1:])
+        np.cumsum(mask, axis=0, out=sums[1:, 1:])
         np.cumsum(sums[1:, 1:], axis=1, out=sums[1:, 1:])
         inner = sums[window:, window:] - sums[:-window, window:]
         inner -= sums[window:, :-window] - sums[:-window, :-window]
         edge = slice(distance, -distance)
-        mask[y : y + h, x : x + w][edge, edge] &= inner < window**2
-        counts, _ = encode_masks(mask[None], np.array([[x, y, x + w, y + h]]))
+        mask[edge, edge] &= inner < window**2
+        counts, _ = encode_crops([mask], np.array([[x, y]]), (height, width))
         out.append({"size": rle["size"], "counts": counts.tobytes()})
     return out

@@ -1,4 +1,4 @@
-"""Run-length encoding of instance masks from their box crops.
+"""Run-length encoding of instance masks from crops of their boxes, in NumPy alone.
 
 ``pycocotools.mask.encode`` walks over every pixel of the image for every mask, and needs a
 transposed copy of it first. An instance mask is empty outside its box, so only the crop is read
@@ -10,7 +10,31 @@ Names: N masks, H x W the image. Runs go down the columns, as everywhere in COCO
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 import numpy as np
+
+__all__ = ["encode_crops", "encode_masks", "rle_dicts"]
+
+
+def encode_crops(
+    crops: Iterable[np.ndarray], corners: np.ndarray, size: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Encode masks of image size that are False outside their crops.
+
+    Args:
+        crops: N bool masks of any shapes, which may be empty. They are read one by one, so a
+            generator never has more than one in memory.
+        corners: (N, 2) integer, (x0, y0) of each crop, which lies inside the image.
+        size: (H, W) of the image.
+
+    Returns:
+        ``(counts, lengths)``: the compressed counts of all masks behind each other as uint8, and
+        how many bytes each takes, (N,) int32.
+    """
+    height, width = size
+    return _compress(*_counts(*_runs(crops, corners, height), height * width))
 
 
 def encode_masks(masks: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -22,8 +46,7 @@ def encode_masks(masks: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.n
         boxes: (N, 4) float, (x0, y0, x1, y1) in pixels; need not be finite or inside the image.
 
     Returns:
-        ``(counts, lengths)``: the compressed counts of all masks behind each other as uint8, and
-        how many bytes each takes, (N,) int32.
+        ``(counts, lengths)`` as :func:`encode_crops`.
 
     Raises:
         ValueError: the shapes do not fit, or the masks are not bool.
@@ -40,35 +63,58 @@ def encode_masks(masks: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.n
     high = np.ceil(np.nan_to_num(boxes[:, 2:])) + 1
     limit = (width, height)
     low, high = np.clip(low, 0, limit).astype(np.int64), np.clip(high, 0, limit).astype(np.int64)
-    bounds, sizes = _crop_runs(masks, low, high)
+    crops = _crops(masks, low, high)
+    bounds, sizes = _runs(crops, low, height)
     inside = _segment_sum(bounds[1::2] - bounds[::2], sizes // 2)
     outside = [i for i, mask in enumerate(masks) if np.count_nonzero(mask) != inside[i]]
     if outside:
         for i in outside:
             rows, columns = masks[i].any(axis=1).nonzero()[0], masks[i].any(axis=0).nonzero()[0]
             low[i], high[i] = (columns[0], rows[0]), (columns[-1] + 1, rows[-1] + 1)
-        bounds, sizes = _crop_runs(masks, low, high)
+        bounds, sizes = _runs(_crops(masks, low, high), low, height)
     return _compress(*_counts(bounds, sizes, height * width))
 
 
-def _crop_runs(
-    masks: np.ndarray, low: np.ndarray, high: np.ndarray
+def rle_dicts(
+    counts: np.ndarray, lengths: np.ndarray, size: tuple[int, int]
+) -> list[dict[str, Any]]:
+    """Encoded masks as in COCO's result files.
+
+    Args:
+        counts: from :func:`encode_crops`.
+        lengths: likewise, (N,).
+        size: (H, W) of the image.
+
+    Returns:
+        N dicts ``{"size": [H, W], "counts": str}``.
+    """
+    text, ends = counts.tobytes().decode("ascii"), np.cumsum(lengths).tolist()
+    return [{"size": list(size), "counts": text[a:b]} for a, b in zip([0, *ends], ends)]
+
+
+def _crops(masks: np.ndarray, low: np.ndarray, high: np.ndarray) -> list[np.ndarray]:
+    corners = zip(masks, low.tolist(), high.tolist())
+    return [mask[y0:y1, x0:x1] for mask, (x0, y0), (x1, y1) in corners]
+
+
+def _runs(
+    crops: Iterable[np.ndarray], corners: np.ndarray, height: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Start and end of every run, as positions in the whole image, and the number of both a
+    """Start and end of every run, as positions in the whole image, and the number of both per
     mask."""
-    changes = []
-    for mask, (x0, y0), (x1, y1) in zip(masks, low.tolist(), high.tolist()):
-        rows, columns = max(y1 - y0, 0), max(x1 - x0, 0)
+    changes, rows = [], []
+    for crop in crops:
+        tall, wide = crop.shape
         # A zero before the first pixel and below every column ends each run within its column.
-        flat = np.zeros(columns * (rows + 1) + 1, dtype=np.bool_)
-        flat[1:].reshape(columns, rows + 1)[:, :rows] = mask[y0:y1, x0:x1].T
+        flat = np.zeros(wide * (tall + 1) + 1, dtype=np.bool_)
+        flat[1:].reshape(wide, tall + 1)[:, :tall] = crop.T
         changes.append(np.flatnonzero(flat[1:] != flat[:-1]))
+        rows.append(tall)
     sizes = np.array([len(c) for c in changes], dtype=np.int64)
     position = np.concatenate(changes) if changes else np.zeros(0, dtype=np.int64)
-    stride = np.repeat(np.maximum(high[:, 1] - low[:, 1], 0) + 1, sizes)
-    column, row = np.divmod(position, stride)
-    origin = np.repeat(low[:, 0] * masks.shape[1] + low[:, 1], sizes)
-    return origin + column * masks.shape[1] + row, sizes
+    column, row = np.divmod(position, np.repeat(np.array(rows, dtype=np.int64) + 1, sizes))
+    origin = corners[:, 0].astype(np.int64) * height + corners[:, 1]
+    return np.repeat(origin, sizes) + column * height + row, sizes
 
 
 def _segment_sum(values: np.ndarray, sizes: np.ndarray) -> np.ndarray:
@@ -82,7 +128,7 @@ def _counts(bounds: np.ndarray, sizes: np.ndarray, area: int) -> tuple[np.ndarra
 
     Args:
         bounds: (B,) ascending within a mask.
-        sizes: (N,) bounds a mask, even.
+        sizes: (N,) bounds per mask, even.
         area: pixels of the image.
 
     Returns:
@@ -109,7 +155,7 @@ def _counts(bounds: np.ndarray, sizes: np.ndarray, area: int) -> tuple[np.ndarra
 
 
 def _compress(counts: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """COCO's string: from the fourth on differences to the last but one, five bits a character."""
+    """COCO's string: from the fourth on differences to the last but one, five bits per byte."""
     ends = np.cumsum(sizes)
     late = np.flatnonzero(np.arange(len(counts)) - np.repeat(ends - sizes, sizes) > 2)
     value = counts.copy()

@@ -6,7 +6,7 @@ import pytest
 import torch
 from detectron2.layers import paste_masks_in_image
 
-from lvis_tde.evaluation.rle import encode_masks
+from lvis_tde.evaluation.rle import encode_crops, encode_masks, rle_dicts
 
 
 def whole(masks):
@@ -48,6 +48,21 @@ def test_random_masks_in_and_out_of_their_boxes(seed):
                 inside[y0:y1, x0:x1] = mask[y0:y1, x0:x1]
                 mask[:] = inside
         assert cropped(masks, boxes) == whole(masks)
+
+
+def test_crops_at_corners():
+    rng = np.random.default_rng(0)
+    for height, width in ((1, 1), (7, 3), (12, 40)):
+        masks, crops, corners = np.zeros((30, height, width), dtype=bool), [], []
+        for mask in masks:
+            (x0, x1), (y0, y1) = (np.sort(rng.integers(0, n + 1, 2)) for n in (width, height))
+            mask[y0:y1, x0:x1] = rng.random((y1 - y0, x1 - x0)) < 0.7
+            crops.append(mask[y0:y1, x0:x1])
+            corners.append((x0, y0))
+        rles = rle_dicts(*encode_crops(iter(crops), np.array(corners), masks.shape[1:]), (1, 2))
+        assert [rle["counts"].encode() for rle in rles] == whole(masks)
+        assert all(rle["size"] == [1, 2] for rle in rles)
+    assert rle_dicts(*encode_crops([], np.zeros((0, 2), dtype=int), (4, 5)), (4, 5)) == []
 
 
 def test_long_runs_full_columns_and_boxes_that_are_not_finite():

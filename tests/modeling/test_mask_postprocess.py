@@ -1,20 +1,25 @@
 """RLEs from box crops against encodings of upstream's full-size masks, byte for byte."""
 
+import json
+
 import numpy as np
 import pycocotools.mask as mask_util
 import pytest
 import torch
+from detectron2.data import MetadataCatalog
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.layers import paste_masks_in_image
+from detectron2.modeling import GeneralizedRCNN, PanopticFPN
 from detectron2.modeling.postprocessing import detector_postprocess
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import Boxes, Instances, ROIMasks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lvis_tde.modeling.mask_rle import (
+from lvis_tde.evaluation import LVISEvaluator
+from lvis_tde.modeling.mask_postprocess import (
+    masks_as_rle,
     paste_masks_to_rle,
     postprocess_to_rle,
-    rle_instances_to_coco_json,
 )
 
 
@@ -74,6 +79,7 @@ def test_takes_boxes_channels_and_no_instances():
     masks, boxes = torch.rand(3, 1, 28, 28), torch.rand(3, 4) * 20 + torch.tensor([0, 0, 20.0, 20])
     expected = encoded_by_upstream(masks[:, 0], boxes, (50, 60))
     assert paste_masks_to_rle(masks, Boxes(boxes), (50, 60)) == expected
+    assert paste_masks_to_rle(ROIMasks(masks[:, 0]), boxes, (50, 60)) == expected
     assert paste_masks_to_rle(torch.rand(0, 1, 28, 28), Boxes(torch.rand(0, 4)), (5, 6)) == []
 
 
@@ -118,5 +124,73 @@ def test_results_equal_those_of_upstreams_path(with_masks, count):
     expected = instances_to_coco_json(detector_postprocess(raw(), 160, 130), 7)
     processed = postprocess_to_rle(raw(), 160, 130)
     assert processed.image_size == (160, 130)
-    assert rle_instances_to_coco_json(processed, 7) == expected
+    got = instances_to_coco_json(processed, 7)
+    for result, rle in zip(got, processed.get_fields().get("pred_masks_rle", ())):
+        result["segmentation"] = rle
+    assert got == expected
     assert len(expected) == max(count - 1, 0)
+
+
+@pytest.fixture
+def empty_set(tmp_path):
+    path = tmp_path / "images.json"
+    path.write_text(json.dumps({"images": [], "annotations": [], "categories": []}))
+    MetadataCatalog.get("masks_as_rle_test").json_file = str(path)
+    yield "masks_as_rle_test"
+    MetadataCatalog.pop("masks_as_rle_test")
+
+
+def batch_of_sizes(make_batch):
+    batch = make_batch(3)
+    batch[0].update(height=100, width=130)
+    batch[1].update(height=40)
+    del batch[1]["width"], batch[2]["height"], batch[2]["width"]
+    return [{**one, "image_id": i} for i, one in enumerate(batch)]
+
+
+def test_result_file_is_that_of_pasted_masks(tiny_model, make_batch, empty_set, tmp_path):
+    model, batch = tiny_model().eval(), batch_of_sizes(make_batch)
+    files = []
+    for kind in ("pasted", "rle"):
+        evaluator = LVISEvaluator(empty_set, distributed=False, output_dir=str(tmp_path / kind))
+        with torch.no_grad():
+            if kind == "pasted":
+                outputs = model(batch)
+            else:
+                with masks_as_rle(model):
+                    outputs = model(batch)
+                assert all(o["instances"].has("pred_masks_rle") for o in outputs)
+        evaluator.process(batch, outputs)
+        evaluator.evaluate()
+        files.append((tmp_path / kind / "lvis_instances_results.json").read_bytes())
+    assert files[0] == files[1]
+    results = json.loads(files[0])
+    sizes = {r["image_id"]: r["segmentation"]["size"] for r in results}
+    assert sizes == {0: [100, 130], 1: [40, 64], 2: [64, 64]}
+    assert sum(mask_util.area(r["segmentation"]) > 0 for r in results) > 5
+    assert "inference" not in vars(model)
+
+
+def test_raw_results_stay_raw(tiny_model, make_batch):
+    model, batch = tiny_model().eval(), make_batch(1)
+    with torch.no_grad():
+        (expected,) = model.inference(batch, do_postprocess=False)
+        with masks_as_rle(model):
+            (raw,) = model.inference(batch, do_postprocess=False)
+            (given,) = model.inference(batch, [raw], do_postprocess=False)
+    assert raw.pred_masks.equal(expected.pred_masks) and given.has("pred_masks")
+
+
+@pytest.mark.parametrize("kind", [PanopticFPN, torch.nn.Linear])
+def test_other_models_are_left_alone(kind):
+    class Other(kind):
+        def __init__(self):
+            torch.nn.Module.__init__(self)
+
+        def inference(self):
+            return "own"
+
+    assert GeneralizedRCNN.inference is not Other.inference
+    model = Other()
+    with masks_as_rle(model):
+        assert model.inference() == "own" and "inference" not in vars(model)

@@ -4,23 +4,28 @@ Upstream pastes every instance into a bool mask of the whole image, copies all o
 and scans them there. A mask is False outside its box, so the crop of the box holds all there is to
 encode. The encodings are byte for byte those of upstream's masks.
 
-    postprocess_to_rle(instances, height, width)     in place of detector_postprocess
-    rle_instances_to_coco_json(instances, image_id)  in place of instances_to_coco_json
+    postprocess_to_rle(instances, height, width)   in place of detector_postprocess
+    with masks_as_rle(model): ...                  the same for every call of a model
 """
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import numpy as np
-import pycocotools.mask as mask_util
 import torch
-from detectron2.evaluation.coco_evaluation import instances_to_coco_json
+from detectron2.modeling import GeneralizedRCNN
 from detectron2.modeling.postprocessing import detector_postprocess
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import Boxes, Instances, ROIMasks
+from torch import nn
 from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
 
-__all__ = ["paste_masks_to_rle", "postprocess_to_rle", "rle_instances_to_coco_json"]
+from ..evaluation.rle import encode_crops, rle_dicts
+from .intercept import intercepted
+
+__all__ = ["masks_as_rle", "paste_masks_to_rle", "postprocess_to_rle"]
 
 # Values this near to the threshold are computed again in the order of operations of upstream.
 # Far above the error of two interpolations in float32, about 1e-5.
@@ -28,7 +33,7 @@ _BAND = 1e-4
 
 
 def paste_masks_to_rle(
-    masks: torch.Tensor,
+    masks: torch.Tensor | ROIMasks,
     boxes: Boxes | torch.Tensor,
     image_shape: tuple[int, int],
     threshold: float = 0.5,
@@ -48,6 +53,7 @@ def paste_masks_to_rle(
         ValueError: If masks and boxes differ in number or the masks are not square.
     """
     boxes = boxes.tensor if isinstance(boxes, Boxes) else boxes
+    masks = masks.tensor if isinstance(masks, ROIMasks) else masks
     if masks.dim() == 4 and masks.shape[1] == 1:
         masks = masks[:, 0]
     if masks.dim() != 3 or masks.shape[1] != masks.shape[2] or len(masks) != len(boxes):
@@ -58,17 +64,15 @@ def paste_masks_to_rle(
         masks = masks.float()
     height, width = int(image_shape[0]), int(image_shape[1])
     # The bounds of all crops in one transfer.
-    low = (boxes[:, :2].floor() - 1).clamp(min=0)
-    high = torch.min(boxes[:, 2:].ceil() + 1, boxes.new_tensor([width, height]))
-    crops = torch.cat([low, high], dim=1).int().tolist()
-    result = []
-    for mask, box, (x0, y0, x1, y1) in zip(masks, boxes, crops):
-        if x1 > x0 and y1 > y0:
-            crop = _paste_crop(mask, box, (x0, y0, x1, y1), threshold).cpu().numpy()
-        else:
-            crop = np.zeros((1, 1), dtype=bool)
-        result.append(_encode_crop(crop, x0, y0, height, width))
-    return result
+    limit = boxes.new_tensor([width, height])
+    low = (boxes[:, :2].floor() - 1).clamp(min=0).minimum(limit)
+    high = (boxes[:, 2:].ceil() + 1).minimum(limit).maximum(low)
+    bounds = torch.cat([low, high], dim=1).int().cpu().numpy()
+    crops = (
+        _paste_crop(mask, box, crop, threshold).cpu().numpy()
+        for mask, box, crop in zip(masks, boxes, bounds.tolist())
+    )
+    return rle_dicts(*encode_crops(crops, bounds[:, :2], (height, width)), (height, width))
 
 
 def postprocess_to_rle(
@@ -102,26 +106,51 @@ def postprocess_to_rle(
     return results
 
 
-def rle_instances_to_coco_json(instances: Instances, image_id: int) -> list[dict[str, Any]]:
-    """Upstream's ``instances_to_coco_json`` for the output of :func:`postprocess_to_rle`.
+@contextlib.contextmanager
+def masks_as_rle(model: nn.Module) -> Iterator[None]:
+    """While it is open, a detector predicts ``pred_masks_rle`` in place of ``pred_masks``.
+
+    For evaluators that take both, as :class:`lvis_tde.evaluation.LVISEvaluator` does: what it
+    writes and measures stays the same, and no mask of image size is made. Raw results, those of
+    ``inference(..., do_postprocess=False)``, stay as they are, so test-time augmentation works.
 
     Args:
-        instances: On the CPU, with or without ``pred_masks_rle``.
-        image_id: ``image_id`` of the results.
+        model: a :class:`GeneralizedRCNN`, or a DistributedDataParallel around one. A model with
+            another ``inference``, panoptic ones among them, is left alone.
 
-    Returns:
-        One result a detection, in COCO's and LVIS's result format.
+    Yields:
+        Nothing.
     """
-    results = instances_to_coco_json(instances, image_id)
-    if instances.has("pred_masks_rle"):
-        for result, rle in zip(results, instances.pred_masks_rle):
-            result["segmentation"] = rle
-    return results
+    model = model.module if isinstance(model, DistributedDataParallel) else model
+    if getattr(type(model), "inference", None) is GeneralizedRCNN.inference:
+        with intercepted(model, "inference", _inference_to_rle):
+            yield
+    else:
+        yield
+
+
+def _inference_to_rle(
+    original: Callable[..., Any],
+    batched_inputs: Sequence[dict[str, Any]],
+    detected_instances: Sequence[Instances] | None = None,
+    do_postprocess: bool = True,
+) -> list[Any]:
+    results = original(batched_inputs, detected_instances, do_postprocess=False)
+    if not do_postprocess:
+        return results
+    outputs = []
+    for one, result in zip(batched_inputs, results):
+        height, width = one["image"].shape[-2:]
+        size = one.get("height", height), one.get("width", width)
+        outputs.append({"instances": postprocess_to_rle(result, *size)})
+    return outputs
 
 
 def _paste_crop(mask, box, crop, threshold):
     """The bool crop (y1 - y0, x1 - x0) of what upstream pastes for one mask (M, M)."""
     x0, y0, x1, y1 = crop
+    if x0 == x1 or y0 == y1:
+        return torch.zeros((y1 - y0, x1 - x0), dtype=torch.bool)
     along_x = _grid(x0, x1, box[0], box[2]).to(mask.dtype)
     along_y = _grid(y0, y1, box[1], box[3]).to(mask.dtype)
     if mask.dtype == torch.float32:
@@ -151,20 +180,3 @@ def _hat(grid, side):
     """Linear interpolation weights (len(grid), side) with zeros beyond the border."""
     position = ((grid + 1) * side - 1) / 2
     return (1 - (position[:, None] - torch.arange(side, device=grid.device)).abs()).clamp(min=0)
-
-
-def _encode_crop(crop, x0, y0, height, width):
-    """RLE of an image that is False but for ``crop``, whose corner is at (x0, y0)."""
-    # Column by column, each ended by a False, so that no run crosses into the next column.
-    columns = np.zeros((crop.shape[1], crop.shape[0] + 2), dtype=np.int8)
-    columns[:, 1:-1] = crop.T
-    column, row = np.nonzero(columns[:, 1:] != columns[:, :-1])
-    bounds = (column + x0).astype(np.int64) * height + row + y0  # start, end, start, end, ...
-    # Runs that meet, the end of one column and the start of the next, are one run.
-    meets = np.flatnonzero(bounds[1:-1:2] == bounds[2::2]) * 2 + 1
-    bounds = np.delete(bounds, np.concatenate([meets, meets + 1]))
-    counts = np.diff(bounds, prepend=0, append=height * width)
-    if len(counts) > 1 and counts[-1] == 0:
-        counts = counts[:-1]
-    rle = mask_util.frPyObjects({"size": [height, width], "counts": counts.tolist()}, height, width)
-    return {"size": rle["size"], "counts": rle["counts"].decode("ascii")}
