@@ -3,28 +3,13 @@
 import logging
 
 import torch
-from detectron2.engine import HookBase, hooks
+from detectron2.engine import HookBase
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 
-from ..layers.feature_mean import RunningFeatureMean
-
-__all__ = ["FeatureMeanLR", "SeedEveryIteration"]
+__all__ = ["SeedEveryIteration"]
 
 logger = logging.getLogger(__name__)
-
-
-class FeatureMeanLR(HookBase):
-    """Tells every running mean the learning rate of the step that is about to run."""
-
-    def before_train(self):
-        modules = self.trainer.model.modules()
-        self._means = [m for m in modules if isinstance(m, RunningFeatureMean)]
-        self._group = hooks.LRScheduler.get_best_param_group_id(self.trainer.optimizer)
-
-    def before_step(self):
-        for mean in self._means:
-            mean.lr = self.trainer.optimizer.param_groups[self._group]["lr"]
 
 
 class SeedEveryIteration(HookBase):

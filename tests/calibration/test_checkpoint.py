@@ -1,7 +1,6 @@
 """The guide of docs/trained_model.md, in small: a trained softmax model, three commands."""
 
 import importlib.util
-import sys
 from pathlib import Path
 
 import pytest
@@ -23,12 +22,7 @@ def command(name, *arguments):
     spec = importlib.util.spec_from_file_location(f"tools_{name}", TOOLS / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    before, sys.argv = sys.argv, [f"{name}.py", *map(str, arguments)]
-    try:
-        parse = getattr(module, "parse_args", None)
-        return module.main(parse() if parse else module.argument_parser().parse_args())
-    finally:
-        sys.argv = before
+    return module.main([str(argument) for argument in arguments])
 
 
 @pytest.fixture(scope="module")
