@@ -2,10 +2,13 @@
 
 import statistics
 from collections import defaultdict
+from contextlib import ExitStack, contextmanager
+from functools import partial
 
 import torch
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 
+from lvis_tde.modeling.intercept import intercepted
 from lvis_tde.modeling.mask_postprocess import postprocess_to_rle
 
 from .common import add_common_arguments, clock, set_up
@@ -54,10 +57,9 @@ def run(args):
     with torch.no_grad(), amp:
         for repeat in range(args.warmup + args.repeats):
             for name, model in models.items():
-                clocks[name].keep = repeat >= args.warmup
-                with clocks[name].total() as total:
+                with clocks[name].running(keep=repeat >= args.warmup):
                     outputs = model(inputs)
-                masks = total.last
+                masks = clocks[name].last
                 start = now()
                 for index, output in enumerate(outputs):
                     instances_to_coco_json(output["instances"].to("cpu"), index)
@@ -73,7 +75,7 @@ def run(args):
                         for result, rle in zip(written, processed.pred_masks_rle):
                             result["segmentation"] = rle
                     results = now() - start
-                if clocks[name].keep:
+                if repeat >= args.warmup:
                     totals["images to detections with pasted masks", name].append(masks)
                     totals["images to results with RLEs", name].append(results)
 
@@ -105,46 +107,41 @@ def run(args):
 
 
 class _Clock:
-    """Times the stages of one model, and whole calls."""
+    """Times calls of one model, whole and by stage."""
 
     def __init__(self, model, args):
-        self._seconds = clock(args)
+        self._model, self._seconds = model, clock(args)
         self._cuda = torch.device(args.device).type == "cuda"
-        self._now = defaultdict(float)
         self._kept = defaultdict(list)
-        self.keep, self.last = False, 0.0
-        for stage, (path, method) in STAGES.items():
-            module = model.get_submodule(path)
-            setattr(module, method, self._timed(stage, getattr(module, method)))
+        self.last = 0.0
 
     def _time(self):
         if self._cuda:
             torch.cuda.synchronize()
         return self._seconds()
 
-    def _timed(self, stage, call):
-        def timed(*args, **kwargs):
+    @contextmanager
+    def running(self, *, keep):
+        """Clocks the one call inside; ``keep`` counts it for the medians."""
+        stages = dict.fromkeys(STAGES, 0.0)
+
+        def timed(stage, call, *args, **kwargs):
             start = self._time()
             result = call(*args, **kwargs)
-            self._now[stage] += self._time() - start
+            stages[stage] += self._time() - start
             return result
 
-        return timed
-
-    def total(self):
-        self._now.clear()
-        return self
-
-    def __enter__(self):
-        self._start = self._time()
-        return self
-
-    def __exit__(self, *error):
-        self.last = self._time() - self._start
-        if self.keep:
-            for stage, value in self._now.items():
+        with ExitStack() as stack:
+            for stage, (path, method) in STAGES.items():
+                module = self._model.get_submodule(path)
+                stack.enter_context(intercepted(module, method, partial(timed, stage)))
+            start = self._time()
+            yield
+            self.last = self._time() - start
+        if keep:
+            for stage, value in stages.items():
                 self._kept[stage].append(value)
-            self._kept["pasting and the rest"].append(self.last - sum(self._now.values()))
+            self._kept["pasting and the rest"].append(self.last - sum(stages.values()))
 
     def medians(self, batch):
         return {stage: statistics.median(values) / batch for stage, values in self._kept.items()}

@@ -2,6 +2,7 @@
 
 import torch
 from detectron2 import model_zoo
+from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Boxes, Instances
 
@@ -36,7 +37,9 @@ def build(variant, args, heads=None):
             buffer.fill_(0.2)
     if variant.startswith("authors"):
         ours = model.roi_heads.box_predictor
-        ours.__class__ = AuthorsOutputLayers
+        authors = AuthorsOutputLayers(cfg, ShapeSpec(channels=ours.cls_score.in_features))
+        authors.load_state_dict(ours.state_dict())
+        model.roi_heads.box_predictor = authors.to(args.device)
     return model
 
 

@@ -1,8 +1,8 @@
 """Configuration keys of this package: ``MODEL.TDE``, and ``MODEL.TDE_MASK`` beside it."""
 
-from detectron2.config import CfgNode
+from __future__ import annotations
 
-from .modeling.mask_head import add_mask_config
+from detectron2.config import CfgNode
 
 __all__ = ["add_tde_config", "use_tde_on_softmax"]
 
@@ -15,7 +15,6 @@ _TDE_HEADS = {
 
 def add_tde_config(cfg: CfgNode) -> None:
     """Adds ``MODEL.TDE`` with the defaults for LVIS (paper section 5.1), and ``MODEL.TDE_MASK``."""
-    add_mask_config(cfg)
     cfg.MODEL.TDE = node = CfgNode()
     # Normalization of features and weights: "cosine", "capsule" or "deconfound"; "none" keeps the
     # linear classifier of a trained softmax model.
@@ -30,12 +29,20 @@ def add_tde_config(cfg: CfgNode) -> None:
     node.ALPHA = 1.5
     # Keep the factual ratio of foreground to background at inference.
     node.BACKGROUND_EXEMPT = True
-    # Momentum mu of the running mean of the foreground features.
-    node.MEAN_MOMENTUM = 0.9
-    # Weight each step of the mean by the learning rate: momentum 1 - (1 - mu) * lr.
-    node.MEAN_MOMENTUM_LR_SCALED = True
+    # Momentum mu of the running mean of the foreground features; a step weighs 1 - mu.
+    node.MEAN_MOMENTUM = 0.99
     # Faster post-processing for many classes, with the same detections; False runs upstream's.
     node.FAST_NMS = True
+    # Re-estimate the mean from this many batches at the end of training; 0 keeps the running mean.
+    node.PRECISE_MEAN = 0
+    # Removed, and ignored with a warning: the mean's weight followed the learning rate under it.
+    cfg.register_deprecated_key("MODEL.TDE.MEAN_MOMENTUM_LR_SCALED")
+
+    cfg.MODEL.TDE_MASK = node = CfgNode()
+    # Factor on the cosine between a mask feature and a class filter (Seesaw Loss: 20).
+    node.TEMPERATURE = 20.0
+    # Added to both norms before the division.
+    node.EPSILON = 1e-6
 
 
 def tde_options(cfg: CfgNode) -> dict:
@@ -43,7 +50,9 @@ def tde_options(cfg: CfgNode) -> dict:
     if "TDE" not in cfg.MODEL:
         cfg = CfgNode({"MODEL": {}})
         add_tde_config(cfg)
-    return {key.lower(): value for key, value in cfg.MODEL.TDE.items()}
+    options = {key.lower(): value for key, value in cfg.MODEL.TDE.items()}
+    del options["precise_mean"]  # of the training loop
+    return options
 
 
 def use_tde_on_softmax(cfg: CfgNode, num_heads: int = 1) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import heads_util as util
 import pytest
 from detectron2 import model_zoo
+from detectron2.config import LazyConfig
 
 from lvis_tde.engine import load_config
 
@@ -16,12 +17,6 @@ BACKBONES = {"r50": "R_50", "r101": "R_101", "x101": "X_101_32x8d"}
 
 def load(name):
     return load_config(str(ROOT / name))
-
-
-def baseline(version, backbone):
-    # The model of the README lies at the top.
-    folder = "" if (version, backbone) == ("v1", "r50") else f"lvis_{version}/"
-    return load(f"{folder}mask_rcnn_{backbone}_softmax.yaml")
 
 
 def upstream(name):
@@ -52,19 +47,18 @@ def test_config_builds_and_trains(name):
         util.assert_finite(losses, detections)
 
 
-@pytest.mark.parametrize("version", ["v1", "v0.5"])
 @pytest.mark.parametrize("backbone", BACKBONES)
-def test_baselines_are_those_of_detectron2(version, backbone):
-    theirs = f"LVIS{version}-InstanceSegmentation/mask_rcnn_{BACKBONES[backbone]}_FPN_1x.yaml"
-    ours = baseline(version, backbone)
+def test_baselines_are_those_of_detectron2(backbone):
+    theirs = f"LVISv1-InstanceSegmentation/mask_rcnn_{BACKBONES[backbone]}_FPN_1x.yaml"
+    ours = load(f"mask_rcnn_{backbone}_softmax.yaml")
     assert set(differences(ours, upstream(theirs))) == {"OUTPUT_DIR"}
 
 
 @pytest.mark.parametrize("version", ["v1", "v0.5"])
 def test_cascade_is_detectron2s_on_the_lvis_baseline(version):
-    cascade = load(f"lvis_{version}/cascade_r101_softmax.yaml")
+    cascade = load({"v1": "", "v0.5": "lvis_v0.5/"}[version] + "cascade_r101_softmax.yaml")
     on_coco = upstream("Misc/cascade_mask_rcnn_R_50_FPN_1x.yaml")
-    lvis = baseline(version, "r101")
+    lvis = upstream(f"LVIS{version}-InstanceSegmentation/mask_rcnn_R_101_FPN_1x.yaml")
     cascade_keys = {
         "MODEL.ROI_HEADS.NAME",
         "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG",
@@ -74,11 +68,10 @@ def test_cascade_is_detectron2s_on_the_lvis_baseline(version):
     assert not cascade_keys & set(differences(cascade, on_coco))
 
 
-@pytest.mark.parametrize("version", ["v1", "v0.5"])
-def test_c4_is_detectron2s_on_the_lvis_baseline(version):
-    c4 = load(f"lvis_{version}/mask_rcnn_r50_c4_softmax.yaml")
+def test_c4_is_detectron2s_on_the_lvis_baseline():
+    c4 = load("mask_rcnn_r50_c4_softmax.yaml")
     on_coco = upstream("COCO-InstanceSegmentation/mask_rcnn_R_50_C4_1x.yaml")
-    lvis = baseline(version, "r50")
+    lvis = upstream("LVISv1-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml")
     lvis_keys = {"MODEL.ROI_HEADS.NUM_CLASSES", "MODEL.ROI_HEADS.SCORE_THRESH_TEST"}
     for key in differences(c4, on_coco):
         assert not key.startswith("MODEL.") or key in lvis_keys, key
@@ -86,28 +79,37 @@ def test_c4_is_detectron2s_on_the_lvis_baseline(version):
         assert key.startswith("MODEL.") and key not in lvis_keys or key == "OUTPUT_DIR", key
 
 
-def test_tde_configs_differ_from_their_baseline_in_the_heads_alone():
-    pairs = [(n, n.replace("_tde", "_softmax")) for n in RUNS if "mask_rcnn" in n and "_tde" in n]
-    assert len(pairs) == 8
+def test_tde_is_the_deconfound_classifier_with_tde_and_differs_in_the_heads_alone():
+    pairs = [(n, n.replace("_tde", "_softmax")) for n in RUNS if "_tde" in n]
+    assert len(pairs) == 6
     for tde, softmax in pairs:
-        assert set(differences(load(tde), load(softmax))) == {"MODEL.ROI_HEADS.NAME", "OUTPUT_DIR"}
+        cfg = load(tde)
+        assert set(differences(cfg, load(softmax))) == {"MODEL.ROI_HEADS.NAME", "OUTPUT_DIR"}
+        assert cfg.MODEL.ROI_HEADS.NAME in util.TDE_NAMES.values()
+        assert (cfg.MODEL.TDE.NORM, cfg.MODEL.TDE.ALPHA) == ("deconfound", 1.5)
 
 
-@pytest.mark.parametrize("version", ["v1", "v0.5"])
-def test_the_rows_of_the_papers_table(version):
-    softmax = load(f"lvis_{version}/cascade_r101_softmax.yaml")
-    for norm in ("cosine", "capsule", "deconfound"):
-        off = load(f"lvis_{version}/cascade_r101_{norm}.yaml")
-        on = load(f"lvis_{version}/cascade_r101_{norm}_tde.yaml")
-        assert off.MODEL.TDE.NORM == norm and off.MODEL.TDE.ALPHA == 0
-        allowed = {"MODEL.ROI_HEADS.NAME", "MODEL.TDE.NORM", "MODEL.TDE.ALPHA", "OUTPUT_DIR"}
-        assert set(differences(off, softmax)) <= allowed
-        assert set(differences(on, off)) == {"MODEL.TDE.ALPHA"} and on.MODEL.TDE.ALPHA == 1.5
+@pytest.mark.parametrize("folder", ["", "lvis_v0.5/"])
+@pytest.mark.parametrize("norm", ["cosine", "capsule"])
+def test_other_norms_differ_from_tde_in_the_norm_alone(folder, norm):
+    cfg = load(f"{folder}cascade_r101_{norm}.yaml")
+    changed = differences(cfg, load(f"{folder}cascade_r101_tde.yaml"))
+    assert set(changed) == {"MODEL.TDE.NORM", "OUTPUT_DIR"} and cfg.MODEL.TDE.NORM == norm
 
 
-def test_no_two_trainings_share_a_folder():
-    # TDE on and off is one training: those two share theirs on purpose.
-    trained = [n for n in RUNS if not ("cascade" in n and n.endswith("_tde.yaml"))]
-    trained = [n for n in trained if not n.startswith("demo")]  # the demo gives its own
-    folders = [load(name).OUTPUT_DIR for name in trained]
-    assert len(set(folders)) == len(folders)
+def test_every_training_has_the_folder_of_its_name():
+    yacs = {name: load(name).OUTPUT_DIR for name in RUNS}
+    lazy = {
+        f"lazy/{path.name}": LazyConfig.load(str(path)).train.output_dir
+        for path in (ROOT / "lazy").glob("*.py")
+        if path.name != "lvis_v1.py"  # what the others share
+    }
+    assert len(lazy) == 2
+    for name, folder in {**yacs, **lazy}.items():
+        assert Path(folder) == Path("output", name).with_suffix("")
+
+
+def test_the_guide_lists_every_file():
+    text = (ROOT / "README.md").read_text("utf-8")
+    files = [*NAMES, *(str(path.relative_to(ROOT)) for path in ROOT.rglob("*.py"))]
+    assert [name for name in files if f"`{name}`" not in text] == []

@@ -3,18 +3,19 @@
 LVIS's evaluation needs more than COCO files have: a frequency group per class, and per image the
 classes known to be absent (``neg_category_ids``) and those not completely annotated
 (``not_exhaustive_category_ids``). What is missing is derived here and written, with what the
-evaluation reads, into a copy; the original file is never changed.
+evaluation reads, into a copy; the original file is never changed. A copy of a file in which every
+class was looked for everywhere says so (``"exhaustive": true``) instead of listing the absences.
 """
 
 from __future__ import annotations
 
 import collections
+import contextlib
 import functools
 import hashlib
 import json
 import logging
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +23,19 @@ import pycocotools.mask as mask_utils
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 from detectron2.data.datasets.lvis import load_lvis_json
+from iopath.common.file_io import file_lock
 
-from .files import atomic_path
+from ..evaluation.ground_truth import EXHAUSTIVE
+from .annotation_file import FEDERATED, read_annotation_file
+from .files import write_text
 
 logger = logging.getLogger(__name__)
 
 
 # Most images of a rare and of a common class (Gupta et al., LVIS, CVPR 2019).
 LVIS_BOUNDS = (10, 100)
-_FEDERATED = ("neg_category_ids", "not_exhaustive_category_ids")
-_COUNTS = ("frequency", "image_count", "instance_count")
 # Part of the name of a completed copy: raise it when its content changes.
-_COPY_VERSION = 1
+_COPY_VERSION = 2
 
 
 def frequency_group(image_count: int, bounds: tuple[int, int] = LVIS_BOUNDS) -> str:
@@ -70,8 +72,10 @@ def register_long_tailed(
     * ``frequency``, ``image_count`` and ``instance_count`` of the classes, see ``train_json`` and
       ``bounds``;
     * without ``neg_category_ids`` the file is taken as exhaustively annotated, as COCO is: every
-      class without annotation in an image is a negative of it. Regions annotated as a crowd are
-      left out, and the class is listed as not exhaustively annotated in that image;
+      class without annotation in an image is a negative of it. The copy is marked so, for
+      :mod:`lvis_tde.evaluation`; :func:`~lvis_tde.evaluation.ground_truth.with_negatives` lists
+      them for other programs. Regions annotated as a crowd are left out, and the class is listed
+      as not exhaustively annotated in that image;
     * ``area``, and annotation ids from 1, since the ``lvis`` package takes a match with id 0 for
       no match.
 
@@ -108,17 +112,16 @@ def register_long_tailed(
             return
         raise ValueError(f"a data set {name!r} is registered already: choose another name")
 
-    data = _read(json_file)
-    train = data if train_json is None else _read(Path(train_json))
+    data = read_annotation_file(json_file)
+    train = data if train_json is None else read_annotation_file(train_json)
     categories = _complete_categories(train, bounds)
     _check_same_categories(data, categories, json_file, train_json)
-    complete = _complete(data, categories)
     evaluated = json_file
-    if complete is not data:
-        evaluated = _write_copy(complete, json_file, train_json, source, cache_dir)
+    if not _is_complete(data, categories):
+        evaluated = _completed_copy(data, categories, json_file, train_json, source, cache_dir)
 
     id_map = {category["id"]: index for index, category in enumerate(categories)}
-    from_url = all("coco_url" in image and _FEDERATED[0] in image for image in data["images"])
+    from_url = all("coco_url" in image and FEDERATED[0] in image for image in data["images"])
     DatasetCatalog.register(name, functools.partial(_load, str(json_file), root, id_map, from_url))
     MetadataCatalog.get(name).set(
         json_file=str(evaluated),
@@ -140,63 +143,6 @@ def _load(json_file: str, image_root: str, id_map: dict[int, int], from_url: boo
         for annotation in record["annotations"]:
             annotation["category_id"] = id_map[annotation["category_id"] + shift]
     return records
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """Read and check an annotation file."""
-    if not path.is_file():
-        raise ValueError(f"annotation file {str(path)!r} does not exist")
-    try:
-        with open(path, encoding="utf-8") as file:
-            data = json.load(file)
-    except ValueError as error:
-        raise ValueError(f"{str(path)!r} is not a JSON file: {error}") from error
-    for key in ("images", "annotations", "categories"):
-        if not isinstance(data, dict) or not isinstance(data.get(key), list):
-            raise ValueError(f"{str(path)!r} has no list {key!r}: expected LVIS or COCO format")
-        _check_records(data[key], f"{str(path)!r}, {key}")
-    if not data["categories"]:
-        raise ValueError(f"{str(path)!r} has no categories")
-    image_ids = {image["id"] for image in data["images"]}
-    category_ids = {category["id"] for category in data["categories"]}
-    for annotation in data["annotations"]:
-        for key, known in (("image_id", image_ids), ("category_id", category_ids)):
-            if annotation.get(key) not in known:
-                value = annotation.get(key)
-                raise ValueError(
-                    f"{str(path)!r}: annotation {annotation['id']} has {key}={value!r}, "
-                    "which the file does not list"
-                )
-        if len(annotation.get("bbox", ())) != 4:
-            box = annotation.get("bbox")
-            raise ValueError(
-                f"{str(path)!r}: annotation {annotation['id']} has bbox={box!r}, "
-                "expected [x, y, width, height]"
-            )
-    for image in data["images"]:
-        missing = [key for key in ("height", "width") if key not in image]
-        if "file_name" not in image and "coco_url" not in image:
-            missing.append("file_name")
-        if missing:
-            raise ValueError(f"{str(path)!r}: image {image['id']} lacks {missing}")
-    federated = [image["id"] for image in data["images"] if _FEDERATED[0] in image]
-    if federated and len(federated) != len(data["images"]):
-        missing = next(i["id"] for i in data["images"] if _FEDERATED[0] not in i)
-        raise ValueError(
-            f"{str(path)!r}: image {missing} has no neg_category_ids while others have: "
-            "give it to all images (federated annotation) or to none (exhaustive annotation)"
-        )
-    return data
-
-
-def _check_records(records: Sequence[dict[str, Any]], where: str) -> None:
-    seen = set()
-    for record in records:
-        if "id" not in record:
-            raise ValueError(f"{where}: a record has no id: {str(record)[:200]}")
-        if record["id"] in seen:
-            raise ValueError(f"{where}: id {record['id']!r} occurs twice")
-        seen.add(record["id"])
 
 
 def _complete_categories(
@@ -232,34 +178,27 @@ def _check_same_categories(data, categories, json_file, train_json) -> None:
             )
 
 
-def _complete(data: dict[str, Any], categories: list[dict[str, Any]]) -> dict[str, Any]:
-    """The file with what LVIS's evaluation needs; ``data`` itself if that is all there."""
-    present, crowded = collections.defaultdict(set), collections.defaultdict(set)
-    for annotation in data["annotations"]:
-        group = crowded if annotation.get("iscrowd") else present
-        group[annotation["image_id"]].add(annotation["category_id"])
-    federated = all(key in image for image in data["images"] for key in _FEDERATED)
-    plain = all("area" in a and a["id"] != 0 for a in data["annotations"])
-    given = sorted(data["categories"], key=lambda c: c["id"])
-    if federated and plain and not crowded and given == categories:
-        return data
+def _is_complete(data: dict[str, Any], categories: list[dict[str, Any]]) -> bool:
+    lists = (FEDERATED[1],) if data.get(EXHAUSTIVE) is True else FEDERATED
+    return (
+        all(key in image for image in data["images"] for key in lists)
+        and all("area" in a and a["id"] != 0 and not a.get("iscrowd") for a in data["annotations"])
+        and sorted(data["categories"], key=lambda c: c["id"]) == categories
+    )
 
-    all_ids = [category["id"] for category in categories]
+
+def _complete(data: dict[str, Any], categories: list[dict[str, Any]]) -> dict[str, Any]:
+    """What LVIS's evaluation needs of the file."""
+    crowded = collections.defaultdict(set)
+    for annotation in data["annotations"]:
+        if annotation.get("iscrowd"):
+            crowded[annotation["image_id"]].add(annotation["category_id"])
+    keep = ("id", "width", "height", "file_name", "coco_url", FEDERATED[0])
     images = []
     for image in data["images"]:
-        shown, crowd = present[image["id"]], crowded[image["id"]]
-        negatives = image.get(_FEDERATED[0])
-        if negatives is None:
-            negatives = [i for i in all_ids if i not in shown and i not in crowd]
-        incomplete = set(image.get(_FEDERATED[1], ())) | crowd
-        keep = ("id", "width", "height", "file_name", "coco_url")
-        images.append(
-            {
-                **{key: image[key] for key in keep if key in image},
-                "neg_category_ids": negatives,
-                "not_exhaustive_category_ids": sorted(incomplete),
-            }
-        )
+        incomplete = set(image.get(FEDERATED[1], ())) | crowded[image["id"]]
+        kept = {key: image[key] for key in keep if key in image}
+        images.append({**kept, FEDERATED[1]: sorted(incomplete)})
     sizes = {image["id"]: (image.get("height"), image.get("width")) for image in data["images"]}
     first_id = 1 - min((a["id"] for a in data["annotations"]), default=1)
     annotations = []
@@ -269,13 +208,14 @@ def _complete(data: dict[str, Any], categories: list[dict[str, Any]]) -> dict[st
         keep = ("image_id", "category_id", "bbox", "segmentation")
         record = {key: annotation[key] for key in keep if key in annotation}
         record["id"] = annotation["id"] + max(0, first_id)
-        record["area"] = annotation.get("area", None)
+        record["area"] = annotation.get("area")
         if record["area"] is None:
             record["area"] = _area(annotation, *sizes[annotation["image_id"]])
         annotations.append(record)
     info = {"description": "Completed for LVIS's evaluation by lvis_tde", **data.get("info", {})}
     return {
         "info": info,
+        EXHAUSTIVE: data.get(EXHAUSTIVE) is True or not any(FEDERATED[0] in i for i in images),
         "licenses": data.get("licenses", []),
         "categories": [{"synonyms": [c["name"]], **c} for c in categories],
         "images": images,
@@ -293,7 +233,7 @@ def _area(annotation: dict[str, Any], height: int, width: int) -> float:
     return float(mask_utils.area(mask_utils.merge(rles) if isinstance(rles, list) else rles))
 
 
-def _write_copy(data, json_file: Path, train_json, source, cache_dir) -> Path:
+def _completed_copy(data, categories, json_file: Path, train_json, source, cache_dir) -> Path:
     folder = Path(cache_dir if cache_dir is not None else "~/.cache/lvis_tde").expanduser()
     # The name changes with everything the content depends on, so an existing copy is up to date.
     key = [_COPY_VERSION, source]
@@ -302,9 +242,9 @@ def _write_copy(data, json_file: Path, train_json, source, cache_dir) -> Path:
         key.append([os.path.realpath(path), stat.st_size, stat.st_mtime_ns])
     digest = hashlib.sha256(json.dumps(key).encode("utf-8")).hexdigest()[:16]
     target = folder / f"{json_file.stem}-{digest}.json"
-    if target.is_file():
-        return target
-    with atomic_path(target) as partial, open(partial, "w", encoding="utf-8") as file:
-        json.dump(data, file, separators=(",", ":"))
-    logger.info("Wrote %s, a copy of %s completed for LVIS's evaluation", target, json_file)
+    # The first process of a machine writes it, the others wait for it.
+    with contextlib.nullcontext() if target.is_file() else file_lock(str(target)):
+        if not target.is_file():
+            write_text(target, json.dumps(_complete(data, categories), separators=(",", ":")))
+            logger.info("Wrote %s, %s completed for LVIS's evaluation", target, json_file)
     return target

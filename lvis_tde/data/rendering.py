@@ -92,7 +92,8 @@ class _Placed(NamedTuple):
     angle: float
 
 
-def _polygon_area(points: np.ndarray) -> float:
+def polygon_area(points: np.ndarray) -> float:
+    """Area within a polygon, (N, 2)."""
     x, y = points[:, 0], points[:, 1]
     return 0.5 * abs(float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))))
 
@@ -107,7 +108,7 @@ def _place(rng: np.random.Generator, shape: str, size: int) -> _Placed:
     return _Placed(unit @ turn * radius + center, center, radius, angle)
 
 
-def _rasterise(outline: np.ndarray, size: int) -> np.ndarray:
+def _rasterize(outline: np.ndarray, size: int) -> np.ndarray:
     """Fill an outline given in pixels; returns a (size * SUBPIXELS,) * 2 uint8 mask of 0 and 1."""
     mask = np.zeros((size * SUBPIXELS, size * SUBPIXELS), np.uint8)
     cv2.fillPoly(mask, [np.round(outline * SUBPIXELS - 0.5).astype(np.int32)], 1)
@@ -186,10 +187,10 @@ def trace_outlines(mask: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]
 def _visible_polygons(mask: np.ndarray) -> tuple[list[np.ndarray], bool]:
     """Outlines of a subpixel mask in pixels, and whether it has a hole (polygons have none)."""
     outlines, holes = trace_outlines(mask)
-    polygons, holed = [], any(_polygon_area(hole) > SUBPIXELS**2 for hole in holes)
+    polygons, holed = [], any(polygon_area(hole) > SUBPIXELS**2 for hole in holes)
     for points in outlines:
         points = points / SUBPIXELS
-        if len(points) >= 3 and _polygon_area(points) >= MIN_PART_AREA:
+        if len(points) >= 3 and polygon_area(points) >= MIN_PART_AREA:
             polygons.append(points)
     return polygons, holed
 
@@ -230,8 +231,8 @@ def _try_scene(rng, looks, size):
     for index, look in enumerate(looks):
         for _ in range(PLACEMENT_TRIES):
             item = _place(rng, look.shape, size)
-            mask = _rasterise(item.outline, size)
-            area = _polygon_area(item.outline) * SUBPIXELS**2
+            mask = _rasterize(item.outline, size)
+            area = polygon_area(item.outline) * SUBPIXELS**2
             trial = np.where(mask, np.int16(index), owner)
             cells = np.bincount(trial.ravel() + 1, minlength=index + 2)[1:]
             if all(c >= MIN_VISIBLE * a for c, a in zip(cells, [*full, area])):

@@ -1,15 +1,55 @@
 """Hooks of the training loop."""
 
+from __future__ import annotations
+
 import logging
+from collections.abc import Callable, Iterable
 
 import torch
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
+from torch import nn
 
-__all__ = ["SeedEveryIteration"]
+from ..calibration.estimate import estimate_feature_mean
+
+__all__ = ["PreciseMean", "SeedEveryIteration"]
 
 logger = logging.getLogger(__name__)
+
+
+class PreciseMean(HookBase):
+    """Re-estimates the running means at the end of training, from the weights as they then are.
+
+    As Detectron2's ``PreciseBN`` does for the statistics of batch norm. Register it before the
+    hooks that save and evaluate.
+    """
+
+    def __init__(self, model: nn.Module, make_loader: Callable[[], Iterable], num_batches: int):
+        """
+        Args:
+            model: with TDE predictors, wrapped for several processes or not.
+            make_loader: makes a training loader, once.
+            num_batches: batches each process uses, >= 2.
+
+        Raises:
+            ValueError: if ``num_batches`` is too small.
+        """
+        if num_batches < 2:
+            raise ValueError(
+                f"num_batches={num_batches} (MODEL.TDE.PRECISE_MEAN) must be at least 2, or 0 to "
+                "keep the running mean."
+            )
+        self._model = model
+        self._make_loader = make_loader
+        self._num_batches = num_batches
+
+    def after_step(self):
+        if self.trainer.iter + 1 < self.trainer.max_iter:
+            return
+        logger.info("Estimating the feature mean from %d batches.", self._num_batches)
+        loader = self._make_loader()
+        estimate_feature_mean(self._model, loader, max_batches=self._num_batches, tolerance=0)
 
 
 class SeedEveryIteration(HookBase):

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_train_loader, get_detection_dataset_dicts
 from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSampler
-from detectron2.engine import DefaultTrainer, defaults, hooks
+from detectron2.engine import DefaultTrainer, defaults
+from detectron2.engine.hooks import EvalHook, PeriodicCheckpointer
 from detectron2.evaluation import DatasetEvaluator, verify_results
 from detectron2.modeling import GeneralizedRCNNWithTTA
 from detectron2.utils import comm
@@ -22,7 +23,7 @@ from ..data.resume import ResumableSampler, is_wide
 from ..evaluation import LVISEvaluator
 from ..evaluation.build import build_evaluator
 from ..modeling.mask_postprocess import masks_as_rle
-from .hooks import SeedEveryIteration
+from .hooks import PreciseMean, SeedEveryIteration
 
 __all__ = ["Trainer", "predicting_for", "write_reports"]
 
@@ -115,13 +116,20 @@ class Trainer(DefaultTrainer):
             self._trainer.load_state_dict(state_dict["_trainer"])
 
     def build_hooks(self):
-        first = []
-        if self.cfg.SEED >= 0:
-            first.append(SeedEveryIteration(self.cfg.SEED))
+        hooks = super().build_hooks()
+        num_batches = self.cfg.MODEL.get("TDE", {}).get("PRECISE_MEAN", 0)
+        if num_batches:
+            # After the statistics of batch norm, before the last checkpoint and the evaluation.
+            saves = (PeriodicCheckpointer, EvalHook)
+            place = next(i for i, hook in enumerate(hooks) if isinstance(hook, saves))
+            loader = functools.partial(self.build_train_loader, self.cfg)
+            hooks.insert(place, PreciseMean(self.model, loader, num_batches))
         if self.cfg.TEST.AUG.ENABLED:
             # Not last: the writer closes its files at the end of training.
-            first.append(hooks.EvalHook(0, lambda: self.test_with_TTA(self.cfg, self.model)))
-        return first + super().build_hooks()
+            hooks.insert(0, EvalHook(0, lambda: self.test_with_TTA(self.cfg, self.model)))
+        if self.cfg.SEED >= 0:
+            hooks.insert(0, SeedEveryIteration(self.cfg.SEED))
+        return hooks
 
     @classmethod
     def build_train_loader(cls, cfg):

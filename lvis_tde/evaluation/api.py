@@ -12,7 +12,7 @@ import numpy as np
 
 from . import native
 from .detections import Detections
-from .ground_truth import GroundTruth, read_annotations
+from .ground_truth import GroundTruth, read_annotations, with_negatives
 from .official import load_official
 from .result import LVISResult, category_table, summarize
 from .selection import check, within_limits
@@ -37,7 +37,9 @@ def evaluate_lvis(
 
     Args:
         annotations: path or content of an annotation file in LVIS format, the name of a registered
-            data set, or (engine ``native`` only) a :class:`GroundTruth`. Never modified.
+            data set, or (engine ``native`` only) a :class:`GroundTruth`. Never modified. With
+            ``"exhaustive": true`` beside "images" every category was looked for in every image, and
+            no image lists the absent ones.
         detections: path or content of a result file, dicts with ``image_id, category_id, score``
             and ``bbox`` (x, y, width, height) or ``segmentation`` (RLE); or :class:`Detections`.
             Never modified.
@@ -118,7 +120,7 @@ def _official(
     if per_category is not None:
         keep = within_limits(images, labels, detections.scores, max_dets, per_category)
         results, max_dets = [r for r, k in zip(results, keep.tolist()) if k], -1
-    lvis_gt = FromMemory(annotations)
+    lvis_gt = FromMemory(with_negatives(annotations))
     evaluation = official.LVISEval(
         lvis_gt, official.LVISResults(lvis_gt, results, max_dets=max_dets), iou_type
     )

@@ -18,6 +18,10 @@ from .detections import id_column, index_of
 from .errors import complain
 from .result import FREQUENCIES
 
+# Key of a file in which every class was looked for in every image, so that no image needs to list
+# the classes that it is known not to show.
+EXHAUSTIVE = "exhaustive"
+
 
 @dataclass
 class GroundTruth:
@@ -29,7 +33,7 @@ class GroundTruth:
         categories: C category dicts, by ascending id.
         category_ids: C ids, ascending.
         negatives: (K,) int64, ``image * C + category`` of the pairs verified to be absent,
-            ascending.
+            ascending; empty in an exhaustive set.
         not_exhaustive: (K,) int64, likewise, of the pairs that are not annotated exhaustively.
         annotation_ids: (G,) ids.
         images: (G,) int64, positions in ``image_ids``.
@@ -38,6 +42,8 @@ class GroundTruth:
         ignore: (G,) bool.
         boxes: G boxes, (x, y, width, height), or None where an annotation has none.
         segmentations: G segmentations as in the file, or None.
+        undecided: (K,) int64, likewise, in a set that is marked as exhaustive: the pairs without a
+            ground truth that are no negatives either. None in a federated set.
     """
 
     image_ids: list[Any]
@@ -53,9 +59,26 @@ class GroundTruth:
     ignore: np.ndarray
     boxes: list[Any]
     segmentations: list[Any]
+    undecided: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def judged(self, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """Which detections are right or wrong: where their category is annotated or known absent.
+
+        Args:
+            images: (K,) int64, positions in ``image_ids``.
+            labels: (K,) int64, positions in ``category_ids``.
+
+        Returns:
+            (K,) bool.
+        """
+        pairs = images * len(self.category_ids) + labels
+        if self.undecided is not None:
+            return ~np.isin(pairs, self.undecided)
+        positives = self.images * len(self.category_ids) + self.labels
+        return np.isin(pairs, np.union1d(positives, self.negatives))
 
     @classmethod
     def load(cls, annotations: str | os.PathLike[str] | dict[str, Any]) -> GroundTruth:
@@ -75,27 +98,44 @@ class GroundTruth:
         for key in ("images", "annotations", "categories"):
             if key not in annotations:
                 raise ValueError(f"the annotations have no {key!r}, only {sorted(annotations)}")
+        exhaustive = annotations.get(EXHAUSTIVE) is True
         # Of several entries with one id the last one counts.
         images = {image["id"]: image for image in annotations["images"]}
         categories = {category["id"]: category for category in annotations["categories"]}
         entries = annotations["annotations"]
-        _check(images, categories, entries)
+        _check(images, categories, entries, exhaustive)
 
         image_ids, category_ids = sorted(images), sorted(categories)
-        image = index_of(id_column([a["image_id"] for a in entries]), image_ids)
+        num_cats = len(category_ids)
+
+        def positions(entries: list[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
+            return (
+                index_of(id_column([a["image_id"] for a in entries]), image_ids),
+                index_of(id_column([a["category_id"] for a in entries]), category_ids),
+            )
+
+        def listed(key: str) -> np.ndarray:
+            lists = [images[i][key] for i in image_ids]
+            flat = index_of(id_column([c for ids in lists for c in ids]), category_ids)
+            owner = np.repeat(np.arange(len(lists)), [len(ids) for ids in lists])
+            return np.unique((owner * num_cats + flat)[flat >= 0])
+
+        image, label = positions(entries)
+        mentioned = image * num_cats + label
         area = np.array([a["area"] for a in entries], dtype=np.float64)
         order = np.argsort(image, kind="stable")
         # lvis looks annotations up by id after it has selected them.
         last = {a["id"]: a for a in entries}
         chosen = order[(area[order] > 0) & (area[order] < np.inf)]
         entries = [last[entries[i]["id"]] for i in chosen.tolist()]
-
-        def pairs(key: str) -> np.ndarray:
-            lists = [images[i][key] for i in image_ids]
-            flat = index_of(id_column([c for ids in lists for c in ids]), category_ids)
-            owner = np.repeat(np.arange(len(lists)), [len(ids) for ids in lists])
-            return np.unique((owner * len(category_ids) + flat)[flat >= 0])
-
+        image, label = positions(entries)
+        negatives, undecided = np.zeros(0, dtype=np.int64), None
+        not_exhaustive = listed("not_exhaustive_category_ids")
+        if exhaustive:
+            known = np.union1d(mentioned, not_exhaustive)
+            undecided = np.setdiff1d(known, image * num_cats + label)
+        else:
+            negatives = listed("neg_category_ids")
         return cls(
             image_ids=image_ids,
             image_sizes=np.array(
@@ -104,15 +144,16 @@ class GroundTruth:
             ).reshape(-1, 2),
             categories=[categories[i] for i in category_ids],
             category_ids=category_ids,
-            negatives=pairs("neg_category_ids"),
-            not_exhaustive=pairs("not_exhaustive_category_ids"),
+            negatives=negatives,
+            not_exhaustive=not_exhaustive,
             annotation_ids=[a["id"] for a in entries],
-            images=index_of(id_column([a["image_id"] for a in entries]), image_ids),
-            labels=index_of(id_column([a["category_id"] for a in entries]), category_ids),
+            images=image,
+            labels=label,
             areas=np.array([a["area"] for a in entries], dtype=np.float64),
             ignore=np.array([bool(a.get("ignore", 0)) for a in entries], dtype=np.bool_),
             boxes=[a.get("bbox") for a in entries],
             segmentations=[a.get("segmentation") for a in entries],
+            undecided=undecided,
         )
 
 
@@ -145,8 +186,33 @@ def _file_of_registered(name: str) -> str:
     )
 
 
-def _check(images: dict, categories: dict, entries: list[dict[str, Any]]) -> None:
-    for key in ("neg_category_ids", "not_exhaustive_category_ids"):
+def with_negatives(annotations: dict[str, Any]) -> dict[str, Any]:
+    """Annotations with ``neg_category_ids`` in every image, for programs that know no other way.
+
+    Args:
+        annotations: content of a file in LVIS format, perhaps marked as exhaustive: with
+            ``"exhaustive": true`` beside "images", and no lists of negatives.
+
+    Returns:
+        The same object if it is not marked; else a copy without the mark, in which the negatives of
+        an image are the categories neither annotated in it nor listed as not exhaustive.
+    """
+    if annotations.get(EXHAUSTIVE) is not True:
+        return annotations
+    known = {i["id"]: set(i["not_exhaustive_category_ids"]) for i in annotations["images"]}
+    for entry in annotations["annotations"]:
+        known[entry["image_id"]].add(entry["category_id"])
+    ids = [category["id"] for category in annotations["categories"]]
+    images = [
+        {**image, "neg_category_ids": [i for i in ids if i not in known[image["id"]]]}
+        for image in annotations["images"]
+    ]
+    rest = {key: value for key, value in annotations.items() if key != EXHAUSTIVE}
+    return {**rest, "images": images}
+
+
+def _check(images: dict, categories: dict, entries: list[dict[str, Any]], exhaustive: bool) -> None:
+    for key in ("neg_category_ids", "not_exhaustive_category_ids")[exhaustive:]:
         complain(
             [i for i, image in images.items() if key not in image],
             f"images without {key!r}",

@@ -95,6 +95,23 @@ class LVISEvaluator(_UpstreamEvaluator):
         # Upstream's proposal recall asks for it; nothing else does.
         return load_official().LVIS(self._json_file)
 
+    def fresh_copy(self) -> LVISEvaluator:
+        """An evaluator with the same options and no predictions, which shares the annotations only.
+
+        For evaluating several settings in one pass: the annotations are in memory once, and what
+        one evaluator processes no other one sees, whatever a subclass keeps or its ``reset`` does.
+
+        Returns:
+            As if made and reset anew; independent of this one, which stays as it is.
+        """
+        shared = ("_truth", "_metadata", "_lvis_api", "_parts", "_gathered", "_proposals")
+        memo = {id(vars(self)[name]): vars(self)[name] for name in shared if name in vars(self)}
+        other = copy.deepcopy(self, memo)
+        other.lvis_results = {}
+        # Replaces the predictions, which are the only shared columns that ever change.
+        other.reset()
+        return other
+
     def reset(self) -> None:
         """Forget all predictions."""
         self._parts: list[Detections] = []

@@ -66,9 +66,7 @@ def select(
 
     # A detection of a category that is neither annotated in the image nor verified to be absent
     # from it is neither right nor wrong.
-    pairs = images * len(truth.category_ids) + labels
-    positives = truth.images * len(truth.category_ids) + truth.labels
-    index = np.flatnonzero(keep & np.isin(pairs, np.union1d(positives, truth.negatives)))
+    index = np.flatnonzero(keep & truth.judged(images, labels))
     if by_box:
         boxes = detections.boxes[index].astype(np.float64)
         areas = boxes[:, 2] * boxes[:, 3]

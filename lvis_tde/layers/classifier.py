@@ -1,28 +1,27 @@
 """The classifier that replaces the softmax box classifier. This file needs torch alone."""
 
+import logging
 import math
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .derived import DerivedTensors
 from .functional import (
     NO_NORM,
+    NORMS,
     at_least_fp32,
+    autocast_off,
     check_norm,
     check_num_heads,
     cosine_to_mean,
     counterfactual,
     normalize_features,
     normalize_weight,
-    project_on_mean,
+    weight_pull,
 )
 
-
-def _autocast_off(x: Tensor):
-    # Norms and cosines in half precision would cost the differences between rare classes.
-    return torch.autocast(device_type=x.device.type, enabled=False)
+logger = logging.getLogger(__name__)
 
 
 class CosineMultiHeadClassifier(nn.Module):
@@ -34,6 +33,8 @@ class CosineMultiHeadClassifier(nn.Module):
     ``norm="none"`` is the linear classifier of a softmax detector, ``y = w . x + b``, so that a
     trained one can be used with TDE: parameters of the same names, no scale, and a bias that TDE
     leaves as it is.
+
+    Normalization, heads, tau and gamma are part of checkpoints; loading one with others warns.
 
     Attributes:
         weight (Parameter): (out_features, in_features). In detection the last row is background.
@@ -78,7 +79,6 @@ class CosineMultiHeadClassifier(nn.Module):
         self.weight = nn.Parameter(torch.empty(out_features, in_features))
         bias = nn.Parameter(torch.empty(out_features)) if norm == NO_NORM else None
         self.register_parameter("bias", bias)
-        self._derived = DerivedTensors()
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -107,10 +107,14 @@ class CosineMultiHeadClassifier(nn.Module):
         Returns:
             Tensor: (R, out_features), fp32 at least, also under autocast.
         """
-        with _autocast_off(features):
+        with autocast_off(features):
             xh = normalize_features(features, self.num_heads, self.norm)
-            bias = None if self.bias is None else self.bias.to(xh.dtype)
-            return F.linear(xh, self._scaled_weight().to(xh.dtype), bias)
+            wh = normalize_weight(self.weight, self.num_heads, self.norm, self.gamma)
+            wh = wh.to(xh.dtype)
+            if self.bias is not None:
+                return F.linear(xh, wh, self.bias.to(xh.dtype))
+            # The product takes the scale along; scaling any factor would be a pass of its own.
+            return torch.addmm(xh.new_zeros(1), xh, wh.t(), beta=0, alpha=self.scale)
 
     def indirect_effect(self, features: Tensor, feature_mean: Tensor, alpha: float) -> Tensor:
         """Counterfactual logits, see :func:`~lvis_tde.layers.functional.counterfactual`.
@@ -123,7 +127,7 @@ class CosineMultiHeadClassifier(nn.Module):
         Returns:
             Tensor: (R, out_features), fp32 at least, also under autocast.
         """
-        with _autocast_off(features):
+        with autocast_off(features):
             cosine, pull = self._rank_k(features, feature_mean)
             return counterfactual(cosine, pull, scale=1.0, alpha=alpha)
 
@@ -139,38 +143,50 @@ class CosineMultiHeadClassifier(nn.Module):
         Returns:
             Tensor: (R, out_features), fp32 at least, also under autocast.
         """
-        with _autocast_off(features):
+        with autocast_off(features):
             cosine, pull = self._rank_k(features, feature_mean)
             return torch.addmm(at_least_fp32(logits), cosine, pull.t(), alpha=-alpha)
 
-    def train(self, mode: bool = True):
-        self._derived.clear()
-        return super().train(mode)
-
-    def _rank_k(self, features, feature_mean):
+    def _rank_k(self, features: Tensor, feature_mean: Tensor) -> tuple[Tensor, Tensor]:
         """``xh_k . d_k`` (R, K) and ``tau / K * d_k . wh_{i,k}`` (out_features, K)."""
-
-        def compute():
-            return project_on_mean(self._scaled_weight(), feature_mean, self.num_heads)
-
         cosine = cosine_to_mean(features, feature_mean, self.num_heads, self.norm)
-        pull = self._keep("pull", compute, self.weight, feature_mean)
-        return cosine, pull.to(cosine.dtype)
+        pull = weight_pull(self.weight, feature_mean, self.num_heads, self.norm, self.gamma)
+        return cosine, self.scale * pull.to(cosine.dtype)
 
-    def _scaled_weight(self) -> Tensor:
-        """``wh * tau / K``."""
+    def _settings(self) -> dict[str, float | str]:
+        """What the weights were trained with and mean nothing without."""
+        settings: dict[str, float | str] = {"norm": self.norm, "num_heads": self.num_heads}
+        if self.norm != NO_NORM:
+            settings["tau"] = self.tau
+        if self.norm == "deconfound":
+            settings["gamma"] = self.gamma
+        return settings
 
-        def compute():
-            weight = normalize_weight(self.weight, self.num_heads, self.norm, self.gamma)
-            return weight * self.scale
+    def get_extra_state(self) -> Tensor:
+        # A tensor, since checkpointers take every entry for one.
+        values = [NORMS.index(self.norm), self.num_heads, self.tau, self.gamma]
+        return torch.tensor(values, dtype=torch.float64, device="cpu")
 
-        return self._keep("weight", compute, self.weight)
+    def set_extra_state(self, state: Tensor) -> None:
+        index, num_heads, tau, gamma = state.tolist()
+        theirs = {"norm": NORMS[int(index)], "num_heads": int(num_heads), "tau": tau}
+        theirs["gamma"] = gamma
+        differing = [
+            f"{name} {theirs[name]} there, {value} here"
+            for name, value in self._settings().items()
+            if theirs[name] != value
+        ]
+        if differing:
+            logger.warning(
+                "The checkpoint's classifier has other settings than this one: %s. Weights that "
+                "were trained with the one give wrong scores with the other.",
+                "; ".join(differing),
+            )
 
-    def _keep(self, name, compute, *sources):
-        if self.training:
-            return compute()
-        settings = (self.num_heads, self.norm, self.gamma, self.tau)
-        return self._derived.get(name, compute, sources, settings)
+    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
+        # Checkpoints of softmax models, and of earlier releases, do not know the entry.
+        state_dict.setdefault(f"{prefix}_extra_state", self.get_extra_state())
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def extra_repr(self) -> str:
         return (

@@ -14,10 +14,10 @@ def _world_size() -> int:
 class RunningFeatureMean(nn.Module):
     """Exponential moving average of the raw features of foreground RoIs (paper section 3.4).
 
-    ``mean <- mean + w * (batch_mean - mean)`` with ``w = (1 - momentum) * lr``, so the mean
-    follows the same learning-rate-weighted path as the momentum of SGD (the authors' code), or
-    ``w = 1 - momentum`` where ``lr`` is not given. Only the direction is used, so a slow start
-    from zero does no harm.
+    ``mean <- mean + (1 - momentum) * (batch_mean - mean)``. The weight of a step is constant: a
+    mean that followed a decaying learning rate would stand still while the features move on. Only
+    the direction is used, so the start from zero needs no bias correction, which would scale the
+    mean and not turn it.
 
     Over several processes the batch mean is that of all of them, weighted by count, and equal
     on all ranks: every rank must call :meth:`update` in every step, foreground or not.
@@ -25,14 +25,14 @@ class RunningFeatureMean(nn.Module):
     Attributes:
         mean (Tensor): buffer, (num_features,), fp32 also in a half-precision model; saved in
             checkpoints. Zero until the first update with foreground.
-        lr (float or None): learning rate of the current step, where the training loop tells it.
     """
 
-    def __init__(self, num_features: int, momentum: float = 0.9):
+    def __init__(self, num_features: int, momentum: float = 0.99):
         """
         Args:
             num_features: D.
-            momentum: mu in [0, 1), 0.9 in the paper.
+            momentum: mu in [0, 1). The authors have 0.9998 for LVIS and 0.9 for CIFAR; see
+                docs/benchmarks.md for what was measured.
 
         Raises:
             ValueError: if an argument is out of its range.
@@ -44,11 +44,10 @@ class RunningFeatureMean(nn.Module):
             raise ValueError(f"momentum={momentum} must lie in [0, 1).")
         self.num_features = num_features
         self.momentum = float(momentum)
-        self.lr: float | None = None
         self.register_buffer("mean", torch.zeros(num_features, dtype=torch.float32))
 
     @torch.no_grad()
-    def update(self, features: Tensor, mask: Tensor, lr: float | None = None) -> Tensor:
+    def update(self, features: Tensor, mask: Tensor) -> Tensor:
         """Moves the mean towards that of the selected features.
 
         Nothing changes where no process has a selected feature, or where a selected feature of
@@ -57,13 +56,12 @@ class RunningFeatureMean(nn.Module):
         Args:
             features: (R, num_features) raw classifier input, any floating type.
             mask: (R,) bool, True for foreground: ``0 <= gt < C``.
-            lr: learning rate that weights the step, >= 0; None for an unweighted step.
 
         Returns:
             Tensor: scalar fp32, the number of selected features over all processes.
 
         Raises:
-            ValueError: if the shapes do not fit, or ``lr`` is negative.
+            ValueError: if the shapes do not fit.
         """
         if features.dim() != 2 or features.shape[1] != self.num_features:
             raise ValueError(
@@ -71,8 +69,6 @@ class RunningFeatureMean(nn.Module):
             )
         if mask.shape != features.shape[:1]:
             raise ValueError(f"mask has shape {tuple(mask.shape)}, expected ({len(features)},).")
-        if lr is not None and not lr >= 0:
-            raise ValueError(f"lr={lr} must not be negative.")
         # One buffer [sum, count], so that all ranks agree with a single collective. It is called
         # by every rank in every step: leaving early without foreground would hang the others.
         dtype = self.mean.dtype
@@ -84,8 +80,7 @@ class RunningFeatureMean(nn.Module):
             distributed.all_reduce(total)
         count = total[-1]
         batch_mean = total[:-1] / count.clamp(min=1)
-        weight = (1 - self.momentum) * (1.0 if lr is None else lr)
-        moved = self.mean.lerp(batch_mean, min(weight, 1.0))
+        moved = self.mean.lerp(batch_mean, 1 - self.momentum)
         # `where` instead of `if`: no synchronization with the device.
         usable = (count > 0) & torch.isfinite(moved).all()
         self.mean.copy_(torch.where(usable, moved, self.mean))

@@ -17,6 +17,7 @@ Naming convention:
     tde_logits: logits without the indirect effect of the momentum, t = y - y0
 """
 
+import contextlib
 import math
 
 import torch
@@ -64,19 +65,30 @@ def check_num_heads(num_features: int, num_heads: int) -> int:
 
 
 def check_alpha(alpha: float) -> float:
-    """Returns ``alpha``.
+    """Returns ``alpha`` as a float.
 
     Raises:
         ValueError: if it is negative or not finite.
     """
     if not 0 <= alpha < math.inf:
         raise ValueError(f"alpha={alpha} must be finite and not negative (0 turns TDE off).")
-    return alpha
+    return float(alpha)
 
 
 def at_least_fp32(x: Tensor) -> Tensor:
     """Half precision loses small norms and means: fp16 and bf16 become fp32, the rest stays."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def autocast_off(x: Tensor) -> contextlib.AbstractContextManager:
+    """Full precision for what follows, on the device of ``x``.
+
+    Norms and cosines in half precision would cost the differences between rare classes.
+    """
+    # A tensor without storage computes nothing, and its device knows no autocast.
+    if x.is_meta:
+        return contextlib.nullcontext()
+    return torch.autocast(device_type=x.device.type, enabled=False)
 
 
 def multi_head_normalize(x: Tensor, num_heads: int, offset: float = 0.0) -> Tensor:
@@ -113,8 +125,12 @@ def normalize_weight(weight: Tensor, num_heads: int, norm: str, gamma: float) ->
     """Normalized weights ``wh``, (C + 1, D), by the table of section 3.3; "none" leaves them."""
     if check_norm(norm) == NO_NORM:
         return at_least_fp32(weight)
+    return multi_head_normalize(weight, num_heads, _weight_offset(norm, gamma))
+
+
+def _weight_offset(norm: str, gamma: float) -> float:
     offset = _OFFSETS[norm][1]
-    return multi_head_normalize(weight, num_heads, (gamma if offset == "gamma" else offset) + EPS)
+    return (gamma if offset == "gamma" else offset) + EPS
 
 
 def project_on_mean(x: Tensor, mean: Tensor, num_heads: int) -> Tensor:
@@ -131,7 +147,7 @@ def project_on_mean(x: Tensor, mean: Tensor, num_heads: int) -> Tensor:
     x = at_least_fp32(x)
     d = multi_head_normalize(mean, num_heads).to(x.dtype)
     # One matrix-vector product a head: ten times faster than one thin matrix product.
-    with torch.autocast(device_type=x.device.type, enabled=False):
+    with autocast_off(x):
         heads = zip(x.chunk(num_heads, dim=-1), d.chunk(num_heads))
         return torch.stack([x_k @ d_k for x_k, d_k in heads], dim=-1)
 
@@ -147,12 +163,33 @@ def cosine_to_mean(features: Tensor, mean: Tensor, num_heads: int, norm: str) ->
     Returns:
         Tensor: (R, K), fp32 at least; 0 where the features or the mean are 0.
     """
-    features = at_least_fp32(features)
-    projection = project_on_mean(features, mean, num_heads)
-    if check_norm(norm) == NO_NORM:
+    offset = None if check_norm(norm) == NO_NORM else _OFFSETS[norm][0]
+    return _normalized_projection(features, mean, num_heads, offset)
+
+
+def weight_pull(weight: Tensor, mean: Tensor, num_heads: int, norm: str, gamma: float) -> Tensor:
+    """``d_k . wh_{i,k}``: how far each class's weights point along the mean.
+
+    Args:
+        weight: (C + 1, D) raw weights, any floating type.
+        mean, num_heads: see :func:`project_on_mean`.
+        norm, gamma: the classifier's normalization.
+
+    Returns:
+        Tensor: (C + 1, K), fp32 at least; 0 where the weights or the mean are 0.
+    """
+    offset = None if check_norm(norm) == NO_NORM else _weight_offset(norm, gamma)
+    return _normalized_projection(weight, mean, num_heads, offset)
+
+
+def _normalized_projection(x: Tensor, mean: Tensor, num_heads: int, offset: float | None) -> Tensor:
+    """Projection first, then the division: K numbers of a row are divided in place of D."""
+    x = at_least_fp32(x)
+    projection = project_on_mean(x, mean, num_heads)
+    if offset is None:
         return projection
-    length = torch.linalg.vector_norm(features.unflatten(-1, (num_heads, -1)), dim=-1)
-    return projection / torch.where(length > 0, length + _OFFSETS[norm][0], 1.0)
+    length = torch.linalg.vector_norm(x.unflatten(-1, (num_heads, -1)), dim=-1)
+    return projection / torch.where(length > 0, length + offset, 1.0)
 
 
 def counterfactual(cosine: Tensor, pull: Tensor, *, scale: float, alpha: float) -> Tensor:
@@ -163,7 +200,7 @@ def counterfactual(cosine: Tensor, pull: Tensor, *, scale: float, alpha: float) 
 
     Args:
         cosine: (R, K) ``xh_k . d_k``, from :func:`cosine_to_mean`.
-        pull: (C + 1, K) ``d_k . wh_{i,k}``, from :func:`project_on_mean`.
+        pull: (C + 1, K) ``d_k . wh_{i,k}``, from :func:`weight_pull`.
         scale: tau / K.
         alpha: strength of the removal, >= 0.
 
@@ -198,7 +235,7 @@ def tde_logits(features: Tensor, classifier, feature_mean: Tensor, alpha: float)
     return classifier(features) - classifier.indirect_effect(features, feature_mean, alpha)
 
 
-def exempt_background(logits: Tensor, tde_logits: Tensor, *, overwrite: bool = False) -> Tensor:
+def exempt_background(logits: Tensor, tde_logits: Tensor) -> Tensor:
     """Background-exempted probabilities (paper section 4.3).
 
     TDE redistributes the probability among the foreground classes and leaves the ratio of
@@ -209,7 +246,6 @@ def exempt_background(logits: Tensor, tde_logits: Tensor, *, overwrite: bool = F
     Args:
         logits: (R, C + 1) factual logits; background is the last column.
         tde_logits: (R, C + 1) total direct effect.
-        overwrite: ``tde_logits`` is not needed afterwards; saves a copy.
 
     Returns:
         Tensor: (R, C + 1) probabilities in [0, 1], fp32 at least. Rows sum to 1 within C * 1e-10:
@@ -224,17 +260,7 @@ def exempt_background(logits: Tensor, tde_logits: Tensor, *, overwrite: bool = F
             f"{tuple(logits.shape)} and {tuple(tde_logits.shape)}."
         )
     p = F.softmax(at_least_fp32(logits), dim=-1)
-    background = p[..., -1].clone()
-    foreground = p[..., :-1].sum(-1, keepdim=True)
     # q_i / (1 - q_C) is the softmax over the foreground alone: no division, so no 0 / 0.
-    masked = at_least_fp32(tde_logits)
-    masked = masked if overwrite else masked.clone()
-    masked[..., -1] = -torch.inf
-    # p has done its duty. Where no gradient needs it, its memory spares three fresh tensors of
-    # this size, whose page faults would take longer than the arithmetic.
-    reused = None if torch.is_grad_enabled() else p
-    share = torch.softmax(masked, dim=-1, out=reused)
-    result = torch.add(share, FLOOR, out=reused)
-    result *= foreground / (1 + FLOOR)
-    result[..., -1] = background
-    return result
+    share = F.softmax(at_least_fp32(tde_logits)[..., :-1], dim=-1)
+    foreground = p[..., :-1].sum(-1, keepdim=True)
+    return torch.cat([(share + FLOOR) * (foreground / (1 + FLOOR)), p[..., -1:]], dim=-1)

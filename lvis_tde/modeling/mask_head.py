@@ -12,7 +12,7 @@ instance.
 """
 
 import torch
-from detectron2.config import CfgNode, configurable
+from detectron2.config import configurable
 from detectron2.layers import ShapeSpec, cat
 from detectron2.modeling.roi_heads.mask_head import (
     ROI_MASK_HEAD_REGISTRY,
@@ -23,26 +23,18 @@ from detectron2.modeling.roi_heads.mask_head import (
 from torch import nn
 from torch.nn import functional as F
 
+from ..layers.functional import autocast_off
+
 __all__ = [
     "CosineMaskPredictor",
     "CosineMaskRCNNConvUpsampleHead",
     "SelectedClassMaskRCNNConvUpsampleHead",
-    "add_mask_config",
     "select_class_logits",
 ]
 
 # Without the masks of all classes the upsampled features are the largest tensors, and in inference
 # they are used up at once: a part of the instances at a time bounds their memory, and fits caches.
 INSTANCES_AT_A_TIME = 32
-
-
-def add_mask_config(cfg: CfgNode) -> None:
-    """Add the keys of the cosine mask head, ``MODEL.TDE_MASK``, to ``cfg``."""
-    cfg.MODEL.TDE_MASK = CfgNode()
-    # Factor on the cosine between a mask feature and a class filter (Seesaw Loss: 20).
-    cfg.MODEL.TDE_MASK.TEMPERATURE = 20.0
-    # Added to both norms before the division.
-    cfg.MODEL.TDE_MASK.EPSILON = 1e-6
 
 
 def select_class_logits(
@@ -141,13 +133,13 @@ class CosineMaskPredictor(nn.Conv2d):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Logits (N, C, M, M), float32, of all classes from features (N, D, M, M)."""
-        with torch.autocast(x.device.type, enabled=False):
+        with autocast_off(x):
             x = x.float()
             return F.conv2d(x * self._scale(x), self._unit_weight(), self.bias)
 
     def select(self, x: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
         """Logits (N, 1, M, M), float32, of one class per instance; ``classes`` is int64 (N,)."""
-        with torch.autocast(x.device.type, enabled=False):
+        with autocast_off(x):
             x = x.float()
             weight = self._unit_weight()
             # Scaling the N masks instead of the N x D features saves a copy of the features.

@@ -15,8 +15,6 @@ long enough.
 from __future__ import annotations
 
 import logging
-import types
-from collections.abc import Callable
 
 import torch
 from detectron2.layers import batched_nms, nms
@@ -27,7 +25,6 @@ __all__ = [
     "LargeVocabularyInference",
     "LargeVocabularyFastRCNNOutputLayers",
     "large_vocabulary_inference",
-    "with_large_vocabulary_inference",
 ]
 
 logger = logging.getLogger(__name__)
@@ -120,29 +117,6 @@ class LargeVocabularyInference:
 
 class LargeVocabularyFastRCNNOutputLayers(LargeVocabularyInference, FastRCNNOutputLayers):
     """Detectron2's plain softmax predictor with fast, equal inference at many classes."""
-
-
-def with_large_vocabulary_inference(method: Callable) -> Callable:
-    """The bound method of an ROI head with its call of ``fast_rcnn_inference`` replaced.
-
-    ``CascadeROIHeads`` calls the function by its global name in the middle of a method. This runs
-    that method's own code, of whichever release, with the one name bound to
-    :func:`large_vocabulary_inference`.
-
-    Raises:
-        ValueError: If the method does not use the name.
-    """
-    function = method.__func__
-    if "fast_rcnn_inference" not in function.__code__.co_names:
-        raise ValueError(
-            f"{function.__qualname__} does not call fast_rcnn_inference; set MODEL.TDE.FAST_NMS "
-            "to False with this release of Detectron2"
-        )
-    names = {**function.__globals__, "fast_rcnn_inference": large_vocabulary_inference}
-    replaced = types.FunctionType(
-        function.__code__, names, function.__name__, function.__defaults__, function.__closure__
-    )
-    return types.MethodType(replaced, method.__self__)
 
 
 def _single_image(boxes, scores, image_shape, score_thresh, nms_thresh, topk):

@@ -1,11 +1,18 @@
 """ROI heads that differ from upstream's in the box predictor alone."""
 
+from __future__ import annotations
+
+import contextlib
+
+import torch
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import ROI_HEADS_REGISTRY
 from detectron2.modeling.roi_heads import CascadeROIHeads, Res5ROIHeads, StandardROIHeads
+from torch import nn
 
 from .fast_rcnn import TDEFastRCNNOutputLayers, refuse_sigmoid
-from .postprocess import with_large_vocabulary_inference
+from .intercept import intercepted
+from .postprocess import large_vocabulary_inference
 
 __all__ = ["TDEROIHeads", "TDECascadeROIHeads", "TDERes5ROIHeads"]
 
@@ -21,8 +28,27 @@ def _tde_predictor(cfg, upstream, **changes):
     return TDEFastRCNNOutputLayers(cfg, shape, **changes)
 
 
+class _WithTDEPredictors(nn.Module):
+    """Refuses predictors without TDE, which explicit arguments (LazyConfig) can bring in."""
+
+    def __init__(self, *args, **kwargs):
+        """
+        Raises:
+            TypeError: if a box predictor has no TDE.
+        """
+        super().__init__(*args, **kwargs)
+        predictors = self.box_predictor
+        for predictor in predictors if isinstance(predictors, nn.ModuleList) else [predictors]:
+            if not isinstance(predictor, TDEFastRCNNOutputLayers):
+                raise TypeError(
+                    f"{type(self).__name__} was given a {type(predictor).__name__} as box "
+                    "predictor, which has no TDE. Use TDEFastRCNNOutputLayers, or the heads of "
+                    "Detectron2 without TDE."
+                )
+
+
 @ROI_HEADS_REGISTRY.register()
-class TDEROIHeads(StandardROIHeads):
+class TDEROIHeads(_WithTDEPredictors, StandardROIHeads):
     """:class:`StandardROIHeads` with :class:`TDEFastRCNNOutputLayers`, for FPN models."""
 
     @classmethod
@@ -34,7 +60,7 @@ class TDEROIHeads(StandardROIHeads):
 
 
 @ROI_HEADS_REGISTRY.register()
-class TDECascadeROIHeads(CascadeROIHeads):
+class TDECascadeROIHeads(_WithTDEPredictors, CascadeROIHeads):
     """:class:`CascadeROIHeads` with a TDE predictor, and so a running mean, for every stage.
 
     The probabilities after TDE are averaged over the stages, as upstream averages its own.
@@ -51,14 +77,37 @@ class TDECascadeROIHeads(CascadeROIHeads):
         return options
 
     def _forward_box(self, features, proposals, targets=None):
-        method = super()._forward_box
-        if not self.training and self.box_predictor[-1].fast_nms:
-            method = with_large_vocabulary_inference(method)
-        return method(features, proposals, targets)
+        slow = not self.box_predictor[-1].fast_nms
+        if self.training or slow or torch.jit.is_tracing():
+            return super()._forward_box(features, proposals, targets)
+        stages = []
+
+        def record(predict_probs, predictions, proposals):
+            stages.append((predict_probs(predictions, proposals), predictions, proposals))
+            # Upstream leaves out what is not finite: its own NMS has nothing to do.
+            return [torch.full((len(p), 2), torch.nan, device=p.device) for p in stages[-1][0]]
+
+        with contextlib.ExitStack() as stack:
+            for predictor in self.box_predictor:
+                stack.enter_context(intercepted(predictor, "predict_probs", record))
+            super()._forward_box(features, proposals)
+        _, predictions, proposals = stages[-1]
+        predictor = self.box_predictor[-1]
+        # The order of upstream's operations, to the last bit.
+        scores = [sum(image) * (1.0 / len(stages)) for image in zip(*(s for s, _, _ in stages))]
+        instances, _ = large_vocabulary_inference(
+            predictor.predict_boxes(predictions, proposals),
+            scores,
+            [p.image_size for p in proposals],
+            predictor.test_score_thresh,
+            predictor.test_nms_thresh,
+            predictor.test_topk_per_image,
+        )
+        return instances
 
 
 @ROI_HEADS_REGISTRY.register()
-class TDERes5ROIHeads(Res5ROIHeads):
+class TDERes5ROIHeads(_WithTDEPredictors, Res5ROIHeads):
     """:class:`Res5ROIHeads` with :class:`TDEFastRCNNOutputLayers`, for C4 models."""
 
     @classmethod

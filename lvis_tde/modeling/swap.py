@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from .fast_rcnn import TDEFastRCNNOutputLayers
+from .postprocess import LargeVocabularyInference
 
 __all__ = ["swap_box_predictor"]
 
@@ -27,23 +28,14 @@ _KEPT = (
     "box_reg_loss_type",
     "loss_weight",
 )
-_BEHAVIOR = (
-    "forward",
-    "losses",
-    "inference",
-    "predict_boxes",
-    "predict_boxes_for_gt_classes",
-    "predict_probs",
-    "box_reg_loss",
-)
 
 
 def swap_box_predictor(model: nn.Module, **tde_options) -> nn.Module:
     """Puts the TDE predictor in the place of every softmax box predictor of ``model``.
 
     Works on whatever holds a :class:`FastRCNNOutputLayers`, or a list of them (cascades), as
-    ``box_predictor``: Detectron2's ROI heads and those of other projects, alone, in a detector,
-    or wrapped (DistributedDataParallel, GeneralizedRCNNWithTTA).
+    ``box_predictor``: Detectron2's ROI heads and those of other projects, alone, in a detector, or
+    in test-time augmentation. Call it before DistributedDataParallel wraps the model.
 
     Box regression, losses, thresholds, device and training mode stay as they are. The classifier
     keeps the softmax's weight as its start, the same parameter object, so an optimizer built
@@ -52,9 +44,6 @@ def swap_box_predictor(model: nn.Module, **tde_options) -> nn.Module:
     running mean starts at zero, so train before relying on the scores. With ``norm="none"`` the
     bias is kept too: the scores stay the softmax's, and
     :func:`~lvis_tde.calibration.estimate.estimate_feature_mean` is all that TDE then needs.
-
-    Under DistributedDataParallel all ranks must call this; the wrapper is set up anew in place,
-    since the bias it expects gradients for is gone.
 
     Args:
         model: changed in place.
@@ -67,8 +56,14 @@ def swap_box_predictor(model: nn.Module, **tde_options) -> nn.Module:
     Raises:
         TypeError: if a ``box_predictor`` is of a kind that cannot be exchanged.
         ValueError: if there is none, or it has TDE already, or it is a sigmoid classifier or
-            predicts rotated boxes. The model is then unchanged.
+            predicts rotated boxes, or DistributedDataParallel is around it. The model is then
+            unchanged.
     """
+    if any(isinstance(module, DistributedDataParallel) for module in model.modules()):
+        raise ValueError(
+            "The model is wrapped in DistributedDataParallel, which goes on waiting for gradients "
+            "of the parameters it was built with. Swap first, then wrap."
+        )
     found = list(_find_predictors(model))
     if not found:
         raise ValueError(
@@ -84,9 +79,6 @@ def swap_box_predictor(model: nn.Module, **tde_options) -> nn.Module:
     for holder, name, path, old in found:
         holder.register_module(name, swapped[old])
         logger.info("%s is now a %s.", path, type(swapped[old]).__name__)
-    for module in model.modules():
-        if isinstance(module, DistributedDataParallel):
-            _wrap_anew(module)
     return model
 
 
@@ -126,7 +118,7 @@ def _check(path: str, predictor: nn.Module) -> None:
             f"{path}.cls_score is a {type(classifier).__name__}; expected a Linear with "
             f"{num_outputs} outputs, classes and background, whose weight can be taken over."
         )
-    lost = [m for m in _BEHAVIOR if getattr(kind, m) is not getattr(FastRCNNOutputLayers, m)]
+    lost = _own_names(predictor)
     if lost:
         logger.warning(
             "%s is a %s, whose own %s will not be used any more.",
@@ -134,6 +126,16 @@ def _check(path: str, predictor: nn.Module) -> None:
             kind.__name__,
             ", ".join(lost),
         )
+
+
+def _own_names(predictor: FastRCNNOutputLayers) -> list[str]:
+    """What a subclass has beyond upstream's predictor: its methods, layers and parameters."""
+    kinds = type(predictor).__mro__
+    kinds = kinds[: kinds.index(FastRCNNOutputLayers)]
+    names = {name for kind in kinds if kind is not LargeVocabularyInference for name in vars(kind)}
+    names = {name for name in names if not name.startswith("__") and name != "from_config"}
+    own = (*predictor._modules, *predictor._parameters, *predictor._buffers)
+    return sorted(names | set(own) - {"cls_score", "bbox_pred"})
 
 
 def _tde_predictor_for(old: FastRCNNOutputLayers, tde_options: dict) -> TDEFastRCNNOutputLayers:
@@ -153,21 +155,3 @@ def _tde_predictor_for(old: FastRCNNOutputLayers, tde_options: dict) -> TDEFastR
         new.cls_score.bias = old.cls_score.bias
     new.feature_mean.to(old.cls_score.weight.device)
     return new.train(old.training)
-
-
-def _wrap_anew(wrapper: DistributedDataParallel) -> None:
-    hooks, training = getattr(wrapper, "_comm_hooks", ()), wrapper.training
-    wrapper.__init__(
-        wrapper.module,
-        device_ids=wrapper.device_ids,
-        output_device=wrapper.output_device,
-        dim=wrapper.dim,
-        broadcast_buffers=wrapper.broadcast_buffers,
-        process_group=wrapper.process_group,
-        find_unused_parameters=wrapper.find_unused_parameters,
-        gradient_as_bucket_view=wrapper.gradient_as_bucket_view,
-        static_graph=wrapper.static_graph,
-    )
-    for hook, state in hooks:
-        wrapper.register_comm_hook(state, hook)
-    wrapper.training = training

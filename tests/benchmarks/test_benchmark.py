@@ -1,14 +1,18 @@
 """The benchmark tool runs, and its instruments measure what they say. Nothing is timed here."""
 
+import argparse
 import importlib.util
 import json
 from pathlib import Path
 
 import pytest
 import torch
+from detectron2.structures import Boxes, Instances
 
+from benchmarks.authors import AuthorsOutputLayers
 from benchmarks.common import peak_memory
 from benchmarks.data import calibrate, clustered_boxes, detection_scores
+from benchmarks.model import build
 
 TOOL = Path(__file__).parents[2] / "tools" / "benchmark.py"
 
@@ -44,11 +48,24 @@ def test_mask_measures_both_modes(tool, capsys):
         assert all(value > 0 for value in table.values())
 
 
-def test_a_missing_module_is_named(tool, capsys, monkeypatch):
-    monkeypatch.setitem(tool.BENCHMARKS, "weather", "none")
-    with pytest.raises(SystemExit):
-        tool.main(["weather"])
-    assert "no benchmarks.weather" in capsys.readouterr().err
+def test_the_authors_predictor_is_ours_in_another_formulation():
+    args = argparse.Namespace(device="cpu", seed=0, batch=1, size=64)
+    models = {name: build(name, args).eval() for name in ("authors' formulation", "this project")}
+    authors, ours = models.values()
+    assert type(authors.roi_heads.box_predictor) is AuthorsOutputLayers
+    assert authors.roi_heads.box_predictor.state_dict().keys() == (
+        ours.roi_heads.box_predictor.state_dict().keys()
+    )
+    features = torch.rand(5, 1024, generator=torch.Generator().manual_seed(0))
+    boxes = Boxes(torch.tensor([[0.0, 0.0, 9.0, 9.0]]).expand(5, 4))
+    proposals = [Instances((64, 64), proposal_boxes=boxes)]
+    probs = []
+    for model in models.values():
+        predictor = model.roi_heads.box_predictor
+        predictor.feature_mean.mean.copy_(features.mean(dim=0))
+        with torch.no_grad():
+            probs.append(predictor.predict_probs(predictor(features), proposals)[0])
+    torch.testing.assert_close(*probs, rtol=0, atol=1e-4)
 
 
 def test_bad_numbers_are_refused(tool):

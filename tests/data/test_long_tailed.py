@@ -2,6 +2,10 @@
 
 import copy
 import json
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pycocotools.mask as mask_utils
@@ -9,12 +13,13 @@ import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
-from detectron2.evaluation import LVISEvaluator
 from detectron2.structures import Boxes, BoxMode, Instances
 from detectron2.structures.masks import polygons_to_bitmask
 from lvis import LVIS
 
 from lvis_tde.data.long_tailed import frequency_group, register_long_tailed
+from lvis_tde.evaluation import LVISEvaluator, evaluate_lvis
+from lvis_tde.evaluation.ground_truth import with_negatives
 
 SIZE = 32
 
@@ -70,11 +75,9 @@ def register(tmp_path, request):
         MetadataCatalog.remove(name)
 
 
-def _perfect_predictions(name, monkeypatch):
-    """Evaluate the annotations themselves, through Detectron2's own LVIS evaluator."""
-    # lvis 0.5.3 uses an alias that NumPy 1.24 removed.
-    monkeypatch.setattr(np, "float", float, raising=False)
-    evaluator = LVISEvaluator(name, distributed=False)
+def _perfect_predictions(name):
+    """Evaluate the annotations themselves, by the official package."""
+    evaluator = LVISEvaluator(name, distributed=False, engine="lvis")
     evaluator.reset()
     for record in DatasetCatalog.get(name):
         objects = [a for a in record["annotations"] if not a.get("iscrowd")]
@@ -100,7 +103,7 @@ def test_groups_follow_lvis(count, group):
     assert frequency_group(count) == group
 
 
-def test_coco_file_with_gaps_in_its_ids_is_evaluated_by_group(register, monkeypatch):
+def test_coco_file_with_gaps_in_its_ids_is_evaluated_by_group(register):
     data = _coco({90: 2, 3: 12, 7: 103})
     name = register(data)
     metadata = MetadataCatalog.get(name)
@@ -112,7 +115,7 @@ def test_coco_file_with_gaps_in_its_ids_is_evaluated_by_group(register, monkeypa
         {"id": 7, "image_count": 103},
         {"id": 90, "image_count": 2},
     ]
-    for task, results in _perfect_predictions(name, monkeypatch).items():
+    for task, results in _perfect_predictions(name).items():
         for metric in ("AP", "AP50", "APr", "APc", "APf"):
             assert results[metric] == pytest.approx(100.0), (task, metric)
 
@@ -128,7 +131,7 @@ def test_records_are_those_of_detectron2(register, tmp_path):
     MetadataCatalog.remove(f"{name}_upstream")
 
 
-def test_zero_based_annotation_and_category_ids(register, monkeypatch):
+def test_zero_based_annotation_and_category_ids(register):
     data = _coco({0: 3, 1: 2})
     for annotation in data["annotations"]:
         annotation["id"] -= 1
@@ -136,14 +139,90 @@ def test_zero_based_annotation_and_category_ids(register, monkeypatch):
     api = LVIS(MetadataCatalog.get(name).json_file)
     assert sorted(api.anns) == [1, 2, 3, 4, 5]
     # An object with id 0 that is found would count as a false positive.
-    assert _perfect_predictions(name, monkeypatch)["segm"]["APr"] == pytest.approx(100.0)
+    assert _perfect_predictions(name)["segm"]["APr"] == pytest.approx(100.0)
+
+
+def _negatives(name):
+    content = json.loads(Path(MetadataCatalog.get(name).json_file).read_text())
+    assert content["exhaustive"] is True
+    assert not any("neg_category_ids" in image for image in content["images"])
+    expanded = with_negatives(content)
+    assert "exhaustive" not in expanded and "exhaustive" in content
+    return {image["id"]: image["neg_category_ids"] for image in expanded["images"]}
 
 
 def test_exhaustive_file_has_every_absent_class_as_negative(register):
     name = register(_coco({1: 3, 2: 1, 3: 2}))
+    assert _negatives(name) == {1: [], 2: [2], 3: [2, 3]}
     api = LVIS(MetadataCatalog.get(name).json_file)
-    assert [api.imgs[i]["neg_category_ids"] for i in (1, 2, 3)] == [[], [2], [2, 3]]
     assert all(image["not_exhaustive_category_ids"] == [] for image in api.imgs.values())
+
+
+def test_copy_of_an_exhaustive_file_lists_no_absences(register, tmp_path):
+    data = _coco({c: 1 + c % 3 for c in range(1, 401)})
+    copied = Path(MetadataCatalog.get(register(data)).json_file)
+    assert copied.stat().st_size < 1.3 * (tmp_path / "set.json").stat().st_size
+    data = _lvis()
+    assert with_negatives(data) is data
+
+
+@pytest.mark.parametrize("engine", ["native", "lvis"])
+@pytest.mark.parametrize("seed", range(3))
+def test_exhaustive_mark_evaluates_as_the_lists(register, seed, engine):
+    rng = np.random.default_rng(seed)
+    data = _coco(dict.fromkeys(range(2, 8), 12))
+    boxes = rng.integers(0, 20, (len(data["annotations"]), 2))
+    data["annotations"] = [a for a in data["annotations"] if rng.random() < 0.5]
+    for annotation, (x, y) in zip(data["annotations"], boxes.tolist()):
+        annotation.update(bbox=[x, y, 8, 8], area=64.0, segmentation=[_square(x, y, 8)])
+        annotation["area"] *= rng.random() < 0.9  # without an area it is no ground truth
+        annotation["iscrowd"] = int(rng.random() < 0.2)
+    results = []
+    for image in data["images"]:
+        for category in range(2, 8):
+            for x, y in (boxes[rng.integers(len(boxes), size=3)] + rng.integers(2)).tolist():
+                found = dict(image_id=image["id"], category_id=category, score=rng.random())
+                results.append({**found, "bbox": [x, y, 8, 8], "segmentation": [_square(x, y, 8)]})
+    name = register(data, bounds=(4, 6))
+    marked = json.loads(Path(MetadataCatalog.get(name).json_file).read_text())
+
+    listed = copy.deepcopy(marked)
+    del listed["exhaustive"]
+    for image in listed["images"]:
+        here = [a for a in data["annotations"] if a["image_id"] == image["id"]]
+        shown = {a["category_id"] for a in here}
+        image["neg_category_ids"] = [c for c in range(2, 8) if c not in shown]
+        crowds = {a["category_id"] for a in here if a["iscrowd"]}
+        assert set(image["not_exhaustive_category_ids"]) == crowds
+    for iou_type in ("bbox", "segm"):
+        got, expected = (
+            evaluate_lvis(annotations, results, iou_type, engine=engine)
+            for annotations in (marked, listed)
+        )
+        assert got.metrics == expected.metrics and 0 < got.metrics["AP"] < 100
+        np.testing.assert_equal(got.per_category, expected.per_category)
+    if seed == 0:
+        other = evaluate_lvis(name, results, "bbox", engine="native")
+        assert other.metrics == pytest.approx(evaluate_lvis(listed, results, "bbox").metrics)
+
+
+def test_one_process_writes_the_copy_and_the_others_wait(register, tmp_path, caplog):
+    path = tmp_path / "shared.json"
+    path.write_text(json.dumps(_coco({c: 40 for c in range(1, 50)})))
+    barrier, names = threading.Barrier(4), [f"shared_{i}" for i in range(4)]
+
+    def work(name):
+        barrier.wait()
+        register_long_tailed(name, path, tmp_path, cache_dir=tmp_path / "cache")
+
+    with caplog.at_level("INFO", "lvis_tde"), ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, names))
+    copies = {MetadataCatalog.get(name).json_file for name in names}
+    for name in names:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+    assert copies == {str(p) for p in (tmp_path / "cache").glob("*.json")} and len(copies) == 1
+    assert sum("Wrote" in record.message for record in caplog.records) == 1
 
 
 def test_crowds_are_no_objects_and_excuse_false_positives(register):
@@ -158,7 +237,7 @@ def test_crowds_are_no_objects_and_excuse_false_positives(register):
     api = LVIS(MetadataCatalog.get(name).json_file)
     assert crowd["id"] not in api.anns and len(api.anns) == 3
     assert api.imgs[1]["not_exhaustive_category_ids"] == [1]
-    assert 1 not in api.imgs[1]["neg_category_ids"]
+    assert 1 not in _negatives(name)[1]
     assert MetadataCatalog.get(name).class_image_count[0] == {"id": 1, "image_count": 2}
 
 
@@ -172,7 +251,7 @@ def test_val_takes_groups_and_classes_from_train(register, tmp_path):
     assert metadata.class_frequency == ["f", "c", "r"]
     api = LVIS(metadata.json_file)
     assert [api.cats[c]["image_count"] for c in (1, 2, 4)] == [101, 11, 1]
-    assert api.imgs[1000]["neg_category_ids"] == [1]
+    assert _negatives(name)[1000] == [1]
     labels = {a["category_id"] for r in DatasetCatalog.get(name) for a in r["annotations"]}
     assert labels == {1, 2}
 
@@ -194,7 +273,7 @@ def _lvis():
     return data
 
 
-def test_complete_lvis_file_is_used_as_it_is(register, tmp_path, monkeypatch):
+def test_complete_lvis_file_is_used_as_it_is(register, tmp_path):
     name = register(_lvis())
     metadata = MetadataCatalog.get(name)
     assert metadata.json_file == str(tmp_path / "set.json")
@@ -203,7 +282,7 @@ def test_complete_lvis_file_is_used_as_it_is(register, tmp_path, monkeypatch):
     records = DatasetCatalog.get(name)
     assert records[0]["file_name"] == str(tmp_path / "images" / "val2017" / "0.jpg")
     assert [a["category_id"] for a in records[0]["annotations"]] == [0, 1]
-    assert _perfect_predictions(name, monkeypatch)["bbox"]["APf"] == pytest.approx(100.0)
+    assert _perfect_predictions(name)["bbox"]["APf"] == pytest.approx(100.0)
 
 
 def test_lvis_file_keeps_its_negatives_when_counts_are_missing(register):
@@ -236,7 +315,7 @@ def test_copy_is_shared_and_follows_the_original(register, tmp_path):
     assert MetadataCatalog.get("copy_again").json_file == first
     assert MetadataCatalog.get("copy_changed").json_file != first
     assert len(LVIS(MetadataCatalog.get("copy_changed").json_file).imgs) == 2
-    assert len(list((tmp_path / "cache").iterdir())) == 2
+    assert len(list((tmp_path / "cache").glob("*.json"))) == 2
     for name in ("copy_again", "copy_changed"):
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
@@ -255,10 +334,11 @@ def test_interrupted_copy_leaves_nothing(register, tmp_path, monkeypatch):
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(json, "dump", interrupt)
-    with pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(os, "replace", interrupt)
         register(_coco({1: 1}))
-    assert list((tmp_path / "cache").iterdir()) == []
+    assert [p.suffix for p in (tmp_path / "cache").iterdir()] == [".lock"]
+    register(_coco({1: 1}))
 
 
 def _broken(change):

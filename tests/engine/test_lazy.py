@@ -110,9 +110,7 @@ def test_trains_evaluates_and_resumes(heads, arguments, tmp_path):
     assert cfg.train.device == ("cuda" if torch.cuda.is_available() else "cpu")
     model = lazy.train(cfg)
     means = [p.feature_mean for p in util.predictors(model)]
-    # The rate of the second step, which the running mean must know when the step begins.
-    rate = instantiate(cfg.lr_multiplier)(0.5) * 0.001
-    assert means and all(mean.lr == pytest.approx(rate) and mean.mean.any() for mean in means)
+    assert means and all(mean.mean.any() for mean in means)
 
     lines = (tmp_path / "output" / "metrics.json").read_text().splitlines()
     metrics = {key: value for line in lines for key, value in json.loads(line).items()}

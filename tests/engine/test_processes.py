@@ -39,7 +39,6 @@ def make_cfg(heads, output_dir, *overrides):
     cfg.MODEL.LOAD_PROPOSALS = True
     # No random choice: every proposal is used, in one process as in two.
     cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE = 512
-    cfg.MODEL.TDE.MEAN_MOMENTUM_LR_SCALED = False
     cfg.DATASETS.TEST = ()
     cfg.SOLVER.MAX_ITER = 2
     cfg.OUTPUT_DIR = str(output_dir)
@@ -103,11 +102,11 @@ def train_lazy(heads, folder, rank):
     return results_of(lazy.train(cfg))
 
 
-def swap_after_wrapping(rank):
-    """A softmax model, wrapped, then swapped with other weights on every rank, then trained."""
+def swap_before_wrapping(rank):
+    """A softmax model, swapped with other weights on every rank, then wrapped and trained."""
     cfg = util.zoo_config(CONFIGS["TDEROIHeads"])
-    model = torch.nn.parallel.DistributedDataParallel(util.build(cfg, seed=rank))
-    swap_box_predictor(model)
+    model = swap_box_predictor(util.build(cfg, seed=rank))
+    model = torch.nn.parallel.DistributedDataParallel(model)
     for seed in range(2):
         util.step(cfg, model, [util.training_image(cfg, seed=10 * rank + seed)])
     return results_of(model)
@@ -123,7 +122,7 @@ def work(folder):
     torch.set_num_threads(1)
     logging.disable(logging.WARNING)
     rank, folder = comm.get_rank(), Path(folder)
-    results = {"world": comm.get_world_size(), "swapped": swap_after_wrapping(rank)}
+    results = {"world": comm.get_world_size(), "swapped": swap_before_wrapping(rank)}
     for heads in CONFIGS:
         for lacking in CASES:
             cfg = make_cfg(heads, folder / "out", "SOLVER.BASE_LR", 0.0)
@@ -204,7 +203,7 @@ def test_features_that_are_not_finite_on_one_rank_leave_every_mean_alone(both):
         assert torch.equal(mean, torch.full_like(mean, 3.0))
 
 
-def test_a_wrapped_model_trains_in_step_after_the_swap(both):
+def test_a_swapped_model_trains_in_step_once_it_is_wrapped(both):
     first, second = (results["swapped"] for results in both)
     assert first["means"][0].norm() > 0 and torch.equal(first["means"][0], second["means"][0])
     for name, value in first["state"].items():

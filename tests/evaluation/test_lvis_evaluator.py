@@ -12,7 +12,7 @@ from detectron2.evaluation import LVISEvaluator as Upstream
 from detectron2.structures import Boxes, Instances
 from detectron2.utils import comm
 
-from lvis_tde.evaluation import LVISEvaluator, evaluate_lvis
+from lvis_tde.evaluation import GroundTruth, LVISEvaluator, evaluate_lvis
 
 NUM_CLASSES, HEIGHT, WIDTH = 6, 48, 64
 
@@ -235,3 +235,42 @@ def test_a_registered_name_stands_for_its_file(dataset, tmp_path, engine):
     assert {k: result.metrics[k] for k in expected["segm"]} == expected["segm"]
     with pytest.raises(FileNotFoundError, match="not_registered"):
         evaluate_lvis("not_registered", path, engine=engine)
+
+
+def test_fresh_copies_share_annotations_and_nothing_else(dataset, monkeypatch):
+    class Listing(LVISEvaluator):
+        """Clears its list in place, which a shallow copy would share."""
+
+        def __init__(self, *args):
+            self.images = []
+            super().__init__(*args)
+
+        def reset(self):
+            super().reset()
+            self.images.clear()
+
+        def process(self, inputs, outputs):
+            super().process(inputs, outputs)
+            self.images.extend(i["image_id"] for i in inputs)
+
+    name, truth = dataset
+    batches = list(predictions(truth, 1))
+    expected = run(LVISEvaluator(name), batches)
+    first = Listing(name)
+    for inputs, outputs in batches[:3]:
+        first.process(inputs, outputs)
+    monkeypatch.setattr(GroundTruth, "__deepcopy__", lambda *_: pytest.fail(), raising=False)
+    copies = [first.fresh_copy() for _ in range(3)]
+    assert all(c.images == [] and len(c.detections()) == 0 for c in copies)
+    for inputs, outputs in batches[3:]:
+        first.process(inputs, outputs)
+    for number, evaluator in enumerate(copies):
+        for inputs, outputs in batches[: len(batches) - number]:
+            evaluator.process(inputs, outputs)
+    assert first.evaluate() == copies[0].evaluate() == expected
+    assert [len(c.images) for c in copies] == [12, 11, 10] and len(first.images) == 12
+    copies[2].evaluate()
+    assert len(copies[2].detections()) < len(copies[1].evaluate() and copies[1].detections())
+    again = copies[0].fresh_copy()
+    assert again.lvis_results == {} and copies[0].lvis_results and again.evaluate() == {}
+    assert copies[0].evaluate() == expected

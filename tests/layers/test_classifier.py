@@ -10,7 +10,7 @@ def test_interface():
     classifier = CosineMultiHeadClassifier(64, 10)
     assert classifier.weight.shape == (10, 64)
     assert [name for name, _ in classifier.named_parameters()] == ["weight"]
-    assert list(classifier.state_dict()) == ["weight"]
+    assert list(classifier.state_dict()) == ["weight", "_extra_state"]
     assert classifier(torch.randn(7, 64)).shape == (7, 10)
     for part in ("in_features=64", "out_features=10", "num_heads=2", "tau=16", "'deconfound'"):
         assert part in repr(classifier)
@@ -84,3 +84,39 @@ def test_works_without_detectron2():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "[1, 3]" in result.stdout, result.stderr
+
+
+@pytest.mark.parametrize(
+    "here, message",
+    [
+        (
+            dict(norm="capsule", num_heads=4),
+            "norm deconfound there, capsule here; num_heads 2 there, 4 here",
+        ),
+        (dict(tau=20.0, gamma=0.5), "tau 16.0 there, 20.0 here; gamma 0.03125 there, 0.5 here"),
+        (dict(), None),
+        (dict(norm="cosine", gamma=0.5), "norm deconfound there, cosine here."),  # gamma is unused
+    ],
+)
+def test_a_checkpoint_of_other_settings_is_told(here, message, caplog):
+    state = CosineMultiHeadClassifier(16, 5).state_dict()
+    classifier = CosineMultiHeadClassifier(16, 5, **here)
+    classifier.load_state_dict(state)
+    assert torch.equal(classifier.weight, state["weight"])
+    assert message in caplog.text if message else not caplog.text
+
+
+def test_a_checkpoint_of_an_earlier_release_loads():
+    classifier = CosineMultiHeadClassifier(16, 5)
+    missing = classifier.load_state_dict({"weight": torch.ones(5, 16)})  # strict
+    assert not missing.missing_keys and not missing.unexpected_keys
+
+
+@pytest.mark.parametrize("change", [lambda w: w.data.copy_(-w.data), lambda w: w.data.neg_()])
+def test_weights_that_are_changed_behind_autograds_back_count(change):
+    # As libraries that average weights do.
+    classifier, x = CosineMultiHeadClassifier(16, 5).eval(), torch.rand(4, 16)
+    with torch.no_grad():
+        before = classifier(x)
+        change(classifier.weight)
+        torch.testing.assert_close(classifier(x), -before)

@@ -4,6 +4,7 @@ import logging
 
 import pytest
 import torch
+from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
 from detectron2.utils.events import EventStorage
 from predictor_util import C, D, make_predictor, make_proposals, with_mean
@@ -50,30 +51,6 @@ def test_the_mean_is_that_of_foreground_rois_class_0_included():
     assert latest["tde/fg_cosine_to_mean"] == pytest.approx(cosine.item(), abs=1e-5)
 
 
-@pytest.mark.parametrize("lr_scaled", [True, False])
-def test_the_mean_follows_the_logged_learning_rate(lr_scaled):
-    predictor = make_predictor(mean_momentum_lr_scaled=lr_scaled)
-    x = torch.rand(2, D)
-    with EventStorage() as storage:
-        storage.put_scalar("lr", 0.02)
-        predictor.losses(predictor(x), make_proposals([1, 1]))
-    weight = 0.1 * (0.02 if lr_scaled else 1)
-    torch.testing.assert_close(predictor.feature_mean.mean, weight * x.mean(0))
-
-
-def test_the_first_step_of_a_foreign_loop_does_not_dominate():
-    # Such a loop logs the rate after the step, so that of the first is known in the second.
-    predictor, rates = make_predictor(), [0.001, 0.01, 0.02, 0.02]
-    batches = [torch.rand(2, D) for _ in rates]
-    expected = torch.zeros(D)
-    with EventStorage() as storage:
-        for x, rate, used in zip(batches, rates, [0.001, 0.001, 0.01, 0.02]):
-            predictor.losses(predictor(x), make_proposals([1, 2]))
-            storage.put_scalar("lr", rate)
-            expected = expected.lerp(x.mean(0), 0.1 * used)
-    torch.testing.assert_close(predictor.feature_mean.mean, expected)
-
-
 def test_a_validation_loss_does_not_move_the_mean():
     predictor = make_predictor()
     with EventStorage(), torch.no_grad():
@@ -82,7 +59,7 @@ def test_a_validation_loss_does_not_move_the_mean():
 
 
 def test_double_precision():
-    predictor = make_predictor().double()
+    predictor = make_predictor(mean_momentum=0.9).double()
     proposals = make_proposals([0, C])
     for instances in proposals:
         for name in ("proposal_boxes", "gt_boxes"):
@@ -116,11 +93,16 @@ def test_gradients_reach_features_and_weights():
     assert x.grad.abs().sum() > 0 and predictor.cls_score.weight.grad.abs().sum() > 0
 
 
+@pytest.mark.parametrize("gradients", [True, False])
 @pytest.mark.parametrize("background_exempt", [True, False])
-def test_predict_probs(background_exempt):
+def test_predict_probs(background_exempt, gradients):
     predictor = with_mean(make_predictor(background_exempt=background_exempt))
     x, proposals = torch.rand(5, D), make_proposals([0, 1, 2], [3, 4])
-    probs = predictor.predict_probs(predictor(x), proposals)
+    with torch.set_grad_enabled(gradients):
+        predictions = predictor(x)
+        before = predictions[0].clone()
+        probs = predictor.predict_probs(predictions, proposals)
+        assert torch.equal(predictions[0], before)
     assert [len(p) for p in probs] == [3, 2]
     t = tde_logits(x, predictor.cls_score, predictor.feature_mean.mean, predictor.alpha)
     expected = exempt_background(predictor(x)[0], t) if background_exempt else t.softmax(1)
@@ -206,3 +188,71 @@ def test_state_dict_round_trip():
 def test_bad_arguments(options, message):
     with pytest.raises(ValueError, match=message):
         make_predictor(**options)
+
+
+def test_a_calibrated_alpha_is_part_of_the_checkpoint(caplog):
+    first, second = make_predictor(alpha=2.0), make_predictor()
+    first.calibrated_alpha = 2.0
+    second.load_state_dict(first.state_dict())
+    assert second.calibrated_alpha == 2.0 and second.alpha == 1.5
+    assert "chosen on held-out data, is 2; this model predicts with 1.5" in caplog.text
+    caplog.clear()
+    make_predictor(alpha=2.0).load_state_dict(first.state_dict())
+    second.load_state_dict(make_predictor().state_dict())
+    assert second.calibrated_alpha is None and not caplog.text
+
+
+def test_a_checkpoint_through_detectron2(tmp_path, caplog):
+    first, second = with_mean(make_predictor()), make_predictor()
+    first.calibrated_alpha = 1.5
+    DetectionCheckpointer(first, str(tmp_path)).save("model")
+    DetectionCheckpointer(second).load(str(tmp_path / "model.pth"))
+    assert second.calibrated_alpha == 1.5 and not caplog.text
+    assert torch.equal(second.feature_mean.mean, first.feature_mean.mean)
+
+
+@pytest.mark.parametrize("alpha, calibrated, told", [(1.5, None, 1), (1.5, 1.5, 0), (2.0, None, 0)])
+def test_the_default_alpha_that_nobody_chose_is_told_once(alpha, calibrated, told, caplog):
+    predictor = with_mean(make_predictor(alpha=alpha))
+    predictor.calibrated_alpha = calibrated
+    for _ in range(3):
+        predictor.predict_probs(predictor(torch.rand(2, D)), make_proposals([0, 1]))
+    assert caplog.text.count("which nobody chose") == told
+
+
+@pytest.mark.parametrize("alpha", [-1.0, float("nan"), float("inf")])
+def test_alpha_is_checked_whenever_it_is_set(alpha):
+    predictor = make_predictor()
+    with pytest.raises(ValueError, match=f"alpha={alpha}"):
+        predictor.alpha = alpha
+    assert predictor.alpha == 1.5
+
+
+@pytest.mark.parametrize("background_exempt", [True, False])
+def test_compiles_as_one_graph(background_exempt):
+    predictor = with_mean(make_predictor(background_exempt=background_exempt)).eval()
+    x, proposals = torch.rand(5, D), make_proposals([0, 1, 2], [3, 4])
+    with torch.no_grad():
+        expected = predictor.predict_probs(predictor(x), proposals)
+        compiled = torch.compile(predictor.predict_probs, fullgraph=True, backend="eager")
+        for a, b in zip(compiled(predictor(x), proposals), expected):
+            torch.testing.assert_close(a, b)
+
+
+def test_meta_device():
+    with torch.device("meta"):
+        predictor = make_predictor()
+    (probs,) = predictor.predict_probs(
+        predictor(torch.rand(3, D, device="meta")), make_proposals([0, 1, 2])
+    )
+    assert probs.shape == (3, C + 1) and probs.is_meta
+    predictor.to_empty(device="cpu").load_state_dict(with_mean(make_predictor()).state_dict())
+    x = torch.rand(2, D)
+    (probs,) = predictor.predict_probs(predictor(x), make_proposals([0, 1]))
+    torch.testing.assert_close(probs.sum(1), torch.ones(2))
+
+
+def test_the_removed_option_is_told(caplog):
+    predictor = make_predictor(mean_momentum_lr_scaled=True, mean_momentum=0.9)
+    assert predictor.feature_mean.momentum == 0.9
+    assert "mean_momentum_lr_scaled was removed" in caplog.text

@@ -16,6 +16,7 @@ from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from lvis_tde import TDEFastRCNNOutputLayers
+from lvis_tde.modeling.postprocess import LargeVocabularyFastRCNNOutputLayers
 from lvis_tde.modeling.swap import swap_box_predictor
 
 # One config for each kind of ROI heads; the FPN one has keypoints beside boxes.
@@ -106,7 +107,14 @@ def test_an_optimizer_built_before_trains_the_classifier():
 
 def test_predictors_of_other_projects(caplog):
     class ProjectPredictor(FastRCNNOutputLayers):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            self.image_score = nn.Linear(8, 3)
+
         def losses(self, predictions, proposals):
+            return {}
+
+        def image_label_losses(self, predictions, proposals):
             return {}
 
     shared = upstream_predictor(ProjectPredictor)
@@ -117,7 +125,14 @@ def test_predictors_of_other_projects(caplog):
     assert isinstance(first, TDEFastRCNNOutputLayers) and first is second
     assert all(isinstance(stage, TDEFastRCNNOutputLayers) for stage in cascade)
     assert cascade[0].feature_mean is not cascade[1].feature_mean
-    assert "0.box_predictor is a ProjectPredictor, whose own losses will not be used" in caplog.text
+    assert (
+        "0.box_predictor is a ProjectPredictor, whose own image_label_losses, image_score, losses "
+        "will not be used" in caplog.text
+    )
+    caplog.clear()
+    fast = LargeVocabularyFastRCNNOutputLayers
+    swap_box_predictor(ProjectHeads(upstream_predictor(fast)))
+    assert "will not be used" not in caplog.text
 
 
 def test_inside_test_time_augmentation():
@@ -127,18 +142,16 @@ def test_inside_test_time_augmentation():
     assert len(util.predictors(wrapped.model)) == 3
 
 
-def test_inside_distributed_data_parallel(tmp_path):
-    cfg = util.zoo_config(CONFIGS[1])
+def test_asks_to_be_called_before_distributed_data_parallel(tmp_path):
     distributed.init_process_group(
         "gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1
     )
     try:
-        wrapped = DistributedDataParallel(util.build(cfg), broadcast_buffers=False)
-        assert swap_box_predictor(wrapped) is wrapped and not wrapped.broadcast_buffers
-        # A second step fails if the reducer still waits for the gradient of the old bias.
-        for _ in range(2):
-            losses = util.step(cfg, wrapped, [util.training_image(cfg)])
-        util.assert_trained_and_finite(wrapped, losses, [])
+        wrapped = DistributedDataParallel(ProjectHeads(upstream_predictor()))
+        for model in (wrapped, nn.Sequential(wrapped)):
+            with pytest.raises(ValueError, match="Swap first, then wrap"):
+                swap_box_predictor(model)
+        assert type(wrapped.module.box_predictor) is FastRCNNOutputLayers
     finally:
         distributed.destroy_process_group()
 
