@@ -88,7 +88,8 @@ def test_augmentation_and_expected_results_of_the_config(tiny_cfg, tiny_set, tin
     expected = ["bbox_TTA", "AP", 0.0, 100.0]
     cfg = tiny_cfg(
         "deconfound", "DATASETS.TEST", (tiny_set["val"],), "INPUT.MIN_SIZE_TEST", 64,
-        "TEST.AUG.ENABLED", True, "TEST.AUG.MIN_SIZES", (64, 96), "TEST.EXPECTED_RESULTS", [expected],
+        "TEST.AUG.ENABLED", True, "TEST.AUG.MIN_SIZES", (64, 96),
+        "TEST.EXPECTED_RESULTS", [expected],
     )  # fmt: skip
     results = Trainer.test_and_report(cfg, tiny_model())
     assert set(results) == {"bbox", "segm", "bbox_TTA", "segm_TTA"}
