@@ -28,7 +28,7 @@ from detectron2.structures import Instances
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .calibration.alpha import tde_predictors
+from .calibration.settings import tde_predictors
 from .layers.functional import (
     FLOOR,
     cosine_to_mean,

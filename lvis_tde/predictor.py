@@ -18,8 +18,9 @@ from detectron2.data.detection_utils import read_image
 from PIL import Image
 from torch import nn
 
-from .calibration.alpha import predict_for_alphas, tde_predictors
+from .calibration.alpha import predict_for_alphas
 from .calibration.explain import explain_detections
+from .calibration.settings import tde_predictors
 from .data.long_tailed import frequency_group
 from .visualization.charts import plot_explanation
 from .visualization.detections import draw_comparison

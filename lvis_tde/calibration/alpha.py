@@ -8,166 +8,29 @@ every box where masks do not depend on the class.
 
 from __future__ import annotations
 
-import contextlib
-import copy
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
-from detectron2.evaluation import DatasetEvaluator
+from detectron2.evaluation import DatasetEvaluator, inference_context
 from detectron2.modeling.postprocessing import detector_postprocess
-from detectron2.modeling.roi_heads import ROIHeads
-from detectron2.modeling.roi_heads.fast_rcnn import fast_rcnn_inference
 from detectron2.structures import Instances
+from detectron2.utils import comm
 from torch import Tensor, nn
 
 from ..evaluation import LVISEvaluator
-from ..modeling.fast_rcnn import TDEFastRCNNOutputLayers
+from ..layers.functional import check_alpha
 from ..modeling.mask_postprocess import postprocess_to_rle
-from ..modeling.postprocess import large_vocabulary_inference
+from .replay import BoxBranch
+from .settings import settings, tde_predictors
 
-__all__ = [
-    "box_branch_only",
-    "detect_boxes",
-    "predict_for_alphas",
-    "sweep_alpha",
-    "tde_predictors",
-]
+__all__ = ["predict_for_alphas", "sweep_alpha"]
 
 logger = logging.getLogger(__name__)
 
-
-def tde_predictors(model: nn.Module) -> list[TDEFastRCNNOutputLayers]:
-    """The TDE predictors of a model, one for every cascade stage.
-
-    Raises:
-        ValueError: if there is none.
-    """
-    found = [m for m in model.modules() if isinstance(m, TDEFastRCNNOutputLayers)]
-    if not found:
-        raise ValueError(
-            "The model has no TDE predictor: set MODEL.ROI_HEADS.NAME to TDEROIHeads, "
-            "TDECascadeROIHeads or TDERes5ROIHeads."
-        )
-    return found
-
-
-@contextlib.contextmanager
-def box_branch_only(model: nn.Module):
-    """Leaves the mask and keypoint branches out while it is open."""
-    heads = [m for m in model.modules() if isinstance(m, ROIHeads)]
-    switched = [
-        (module, name)
-        for module in heads
-        for name in ("mask_on", "keypoint_on")
-        if getattr(module, name, False)
-    ]
-    try:
-        for module, name in switched:
-            setattr(module, name, False)
-        yield
-    finally:
-        for module, name in switched:
-            setattr(module, name, True)
-
-
-@contextlib.contextmanager
-def _recording(model: nn.Module):
-    """Runs the box branch alone and yields the calls of ``predict_probs``: one a stage."""
-    calls = []
-
-    def record(predictor):
-        def predict_probs(predictions, proposals):
-            calls.append((predictor, predictions, proposals))
-            # No detections for now: NMS comes later, for each alpha.
-            return torch.zeros_like(predictions[0]).split([len(p) for p in proposals])
-
-        return predict_probs
-
-    predictors = tde_predictors(model)
-    try:
-        for predictor in predictors:
-            predictor.predict_probs = record(predictor)
-        with box_branch_only(model):
-            yield calls
-    finally:
-        for predictor in predictors:
-            del predictor.predict_probs
-
-
-@contextlib.contextmanager
-def _alpha(predictors, alpha: float):
-    before = [p.alpha for p in predictors]
-    try:
-        for predictor in predictors:
-            predictor.alpha = float(alpha)
-        yield
-    finally:
-        for predictor, value in zip(predictors, before):
-            predictor.alpha = value
-
-
-def _box_results(calls) -> tuple[list[Instances], list[Tensor]]:
-    """What the box branch gives for the predictors' current alpha; stages are averaged.
-
-    Also the rows of the proposals that the detections are made of.
-    """
-    stages = [predictor.predict_probs(*arguments) for predictor, *arguments in calls]
-    scores = [sum(image) / len(stages) for image in zip(*stages)]
-    predictor, predictions, proposals = calls[-1]
-    inference = large_vocabulary_inference if predictor.fast_nms else fast_rcnn_inference
-    return inference(
-        predictor.predict_boxes(predictions, proposals),
-        scores,
-        [p.image_size for p in proposals],
-        predictor.test_score_thresh,
-        predictor.test_nms_thresh,
-        predictor.test_topk_per_image,
-    )
-
-
-def _box_branch(model: nn.Module, inputs: list[dict]):
-    """Images, features, and the recorded calls of the predictors: all that comes before alpha."""
-    images = model.preprocess_image(inputs)
-    features = model.backbone(images.tensor)
-    if model.proposal_generator is not None:
-        proposals, _ = model.proposal_generator(images, features, None)
-    else:
-        proposals = [one["proposals"].to(model.device) for one in inputs]
-    with _recording(model) as calls:
-        model.roi_heads(images, features, proposals, None)
-    return images, features, calls
-
-
-def _check_alphas(alphas: Sequence[float]) -> None:
-    if any(not alpha >= 0 for alpha in alphas):
-        raise ValueError(f"alphas={list(alphas)} must not be negative.")
-
-
-@torch.no_grad()
-def detect_boxes(model: nn.Module, inputs: list[dict], alpha: float):
-    """Detections without masks, and what they are made of.
-
-    Args:
-        model: a :class:`GeneralizedRCNN` in eval mode, with TDE predictors.
-        inputs: N images in Detectron2's format.
-        alpha: strength of the removal, >= 0.
-
-    Returns:
-        tuple: N ``Instances`` in the size of the network's input; for each image the rows of its
-        regions that they come from; and for each stage the predictor, its predictions for all
-        regions, and the regions, one ``Instances`` an image.
-
-    Raises:
-        ValueError: if the model has no TDE predictor or ``alpha`` is negative.
-    """
-    _check_alphas([alpha])
-    predictors = tde_predictors(model)
-    _, _, calls = _box_branch(model, inputs)
-    with _alpha(predictors, alpha):
-        instances, kept = _box_results(calls)
-    return instances, kept, calls
+# A mask head with a mask for each of 1203 classes takes 7 MB per box.
+_BOXES_AT_ONCE = 100
 
 
 def _one_mask_for_all_classes(model: nn.Module) -> bool:
@@ -219,9 +82,46 @@ def _postprocessed(
             for name, value in done.get_fields().items()
             if name != "row"
         }
-        fields.update(scores=result.scores[kept], pred_classes=result.pred_classes[kept])
+        # What the head says of a detection belongs to this result, except the box, which is scaled.
+        own = result[kept].get_fields()
+        fields.update({name: value for name, value in own.items() if name != "pred_boxes"})
         outputs.append(Instances(done.image_size, **fields))
     return outputs
+
+
+def _with_other_branches(heads, features, unions: list[Instances]) -> list[Instances]:
+    """Masks and keypoints for the boxes of each image, never for many boxes at once.
+
+    Raises:
+        ValueError: if they change the detections themselves.
+    """
+    size = max(1, _BOXES_AT_ONCE // len(unions))
+    longest = max(map(len, unions))
+    parts = []
+    for start in range(0, max(1, longest), size):
+        part = [union[start : start + size] for union in unions]
+        before = [one.scores.clone() for one in part]
+        parts.append(heads.forward_with_given_boxes(features, part))
+        for scores, one in zip(before, parts[-1]):
+            if not torch.equal(scores, one.scores):
+                raise ValueError(
+                    f"{type(heads).__name__}.forward_with_given_boxes changes the scores, so "
+                    "one pass cannot serve several alphas: evaluate one alpha at a time."
+                )
+    return [Instances.cat(image) for image in zip(*parts)]
+
+
+def _detect(model: nn.Module, inputs: list[dict], alphas: Sequence[float]):
+    """Input images, features, and for each alpha N images' boxes.
+
+    What else the box branch recorded is as large as the features of all regions, and is freed.
+    """
+    branch = BoxBranch(model, inputs)
+    found = []
+    for alpha in alphas:
+        with settings(model, alpha=alpha):
+            found.append(branch.detect())
+    return branch.images, branch.features, found
 
 
 @torch.no_grad()
@@ -233,7 +133,7 @@ def predict_for_alphas(
     Args:
         model: in eval mode, with a TDE predictor.
         inputs: N images in Detectron2's format.
-        alphas: A values, each >= 0.
+        alphas: A values, each finite and >= 0.
         rle: give masks as ``pred_masks_rle``, see :mod:`lvis_tde.modeling.mask_postprocess`, in
             place of ``pred_masks``.
 
@@ -241,20 +141,18 @@ def predict_for_alphas(
         list[list[dict]]: for each alpha what ``model(inputs)`` would return with it.
 
     Raises:
-        ValueError: if the model has no TDE predictor or an alpha is negative.
+        ValueError: if the model has no TDE predictor, an alpha is out of its range, or the ROI
+            heads run their networks on something that alpha changes.
     """
-    _check_alphas(alphas)
-    predictors = tde_predictors(model)
-    images, features, calls = _box_branch(model, inputs)
-    per_alpha = []
+    tde_predictors(model)
     for alpha in alphas:
-        with _alpha(predictors, alpha):
-            per_alpha.append(_box_results(calls)[0])
+        check_alpha(alpha)
+    images, features, per_alpha = _detect(model, inputs, alphas)
     # From here on by image.
     per_image = list(zip(*per_alpha))
     by_class = not _one_mask_for_all_classes(model)
     distinct = [_distinct(results, by_class) for results in per_image]
-    unions = model.roi_heads.forward_with_given_boxes(features, [union for union, _ in distinct])
+    unions = _with_other_branches(model.roi_heads, features, [union for union, _ in distinct])
     outputs: list[list[dict]] = [[] for _ in alphas]
     for results, union, (_, where), one, size in zip(
         per_image, unions, distinct, inputs, images.image_sizes
@@ -270,28 +168,34 @@ def sweep_alpha(
     loader: Iterable[list[dict]],
     alphas: Sequence[float],
     make_evaluator: Callable[[], DatasetEvaluator],
+    *,
+    on_result: Callable[[dict[float, dict]], None] | None = None,
 ) -> dict[float, dict]:
     """Evaluates a model for several alphas in one pass over the images.
 
     Args:
         model: with a TDE predictor; its mode and alpha are restored at the end.
         loader: batches of images, such as Detectron2's test loader.
-        alphas: values >= 0.
-        make_evaluator: called once; every alpha gets a shallow copy, so that the annotations are
-            in memory once.
+        alphas: values, finite and >= 0.
+        make_evaluator: called once for each alpha; once for all if it makes an
+            :class:`~lvis_tde.evaluation.LVISEvaluator`, whose annotations are then in memory once.
+        on_result: called on rank 0 after each evaluation, with all results so far.
 
     Returns:
         dict: alpha to what its evaluator returned.
+
+    Raises:
+        ValueError: see :func:`predict_for_alphas`.
     """
-    evaluator = make_evaluator()
-    rle = isinstance(evaluator, LVISEvaluator)
-    evaluators = {alpha: copy.copy(evaluator) for alpha in alphas}
+    for alpha in alphas:
+        check_alpha(alpha)
+    evaluators = dict(zip(alphas, _independent(make_evaluator, len(alphas))))
+    rle = all(isinstance(evaluator, LVISEvaluator) for evaluator in evaluators.values())
     for evaluator in evaluators.values():
         evaluator.reset()
-    training, total = model.training, len(loader)
+    total = len(loader)
     start = logged = time.monotonic()
-    model.eval()
-    try:
+    with inference_context(model):
         for i, inputs in enumerate(loader, 1):
             outputs = predict_for_alphas(model, inputs, list(evaluators), rle=rle)
             for evaluator, output in zip(evaluators.values(), outputs):
@@ -303,6 +207,22 @@ def sweep_alpha(
                 logger.info(
                     "%d of %d batches for %d alphas, ETA %.0f s", i, total, len(alphas), left
                 )
-    finally:
-        model.train(training)
-    return {alpha: evaluator.evaluate() for alpha, evaluator in evaluators.items()}
+    results = {}
+    for alpha in list(evaluators):
+        # Each rank 0 gathers gigabytes of detections: those of one alpha at a time.
+        evaluator = evaluators.pop(alpha)
+        results[alpha] = evaluator.evaluate()
+        if isinstance(evaluator, LVISEvaluator):
+            evaluator.reset()
+        if on_result is not None and comm.is_main_process():
+            on_result(results)
+    return results
+
+
+def _independent(
+    make_evaluator: Callable[[], DatasetEvaluator], count: int
+) -> list[DatasetEvaluator]:
+    first = make_evaluator()
+    if isinstance(first, LVISEvaluator):
+        return [first, *(first.fresh_copy() for _ in range(count - 1))]
+    return [first, *(make_evaluator() for _ in range(count - 1))]

@@ -15,8 +15,8 @@ from torch import nn
 
 from ..config import use_tde_on_softmax
 from ..data.files import atomic_path, write_text
-from .alpha import tde_predictors
 from .estimate import MeanEstimate, angle_between, estimate_feature_mean
+from .settings import tde_predictors
 
 __all__ = ["load_trained", "run_estimate", "save_checkpoint"]
 

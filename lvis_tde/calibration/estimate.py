@@ -19,9 +19,12 @@ import torch
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from ..layers.functional import multi_head_normalize
-from .alpha import box_branch_only, tde_predictors
+from ..modeling.intercept import intercepted
+from .replay import box_branch_only
+from .settings import tde_predictors
 
 __all__ = ["MeanEstimate", "angle_between", "estimate_feature_mean"]
 
@@ -71,54 +74,89 @@ class MeanEstimate:
     num_left_out: tuple[int, ...]
 
 
+@dataclass
 class _Sums:
-    """Sum and count of a predictor's foreground features, for even and odd batches."""
+    """What one half of the batches adds up to for one predictor, on its device.
+
+    Attributes:
+        features: (D,) float64 sum over the foreground regions with finite features.
+        count: () float64, these regions.
+        left_out: () float64, the other foreground regions.
+    """
+
+    features: Tensor
+    count: Tensor
+    left_out: Tensor
+
+    @classmethod
+    def zeros_like(cls, mean: Tensor) -> _Sums:
+        zeros = torch.zeros_like(mean, dtype=torch.float64)
+        return cls(zeros, zeros.new_zeros(()), zeros.new_zeros(()))
+
+    def add(self, features: Tensor, foreground: Tensor) -> None:
+        usable = foreground & torch.isfinite(features).all(dim=1)
+        self.features += features[usable].double().sum(0)
+        self.count += usable.sum()
+        self.left_out += (foreground & ~usable).sum()
+
+    def __add__(self, other: _Sums) -> _Sums:
+        return _Sums(
+            self.features + other.features,
+            self.count + other.count,
+            self.left_out + other.left_out,
+        )
+
+    def over_processes(self) -> _Sums:
+        total = _Sums(self.features.clone(), self.count.clone(), self.left_out.clone())
+        if comm.get_world_size() > 1:
+            for one in (total.features, total.count, total.left_out):
+                distributed.all_reduce(one)
+        return total
+
+
+class _Halves:
+    """The foreground features of a predictor, those of even and of odd batches apart."""
 
     def __init__(self, predictor):
         self.predictor = predictor
         mean = predictor.feature_mean.mean
-        # Columns: features, used, left out.
-        self.local = torch.zeros(2, len(mean) + 2, dtype=torch.float64, device=mean.device)
-        self.half = 0
+        self._half, self._other = _Sums.zeros_like(mean), _Sums.zeros_like(mean)
 
-    def losses(self, predictions, proposals) -> dict:
+    def next_batch(self) -> None:
+        self._half, self._other = self._other, self._half
+
+    def losses(self, _, predictions, proposals) -> dict:
         """In the place of the predictor's own: it is where features meet labels."""
-        features = predictions[2]
         labels = torch.cat([p.gt_classes for p in proposals])
-        foreground = (labels >= 0) & (labels < self.predictor.num_classes)
-        usable = foreground & torch.isfinite(features).all(dim=1)
-        row = self.local[self.half]
-        row[:-2] += features[usable].double().sum(0)
-        row[-2] += usable.sum()
-        row[-1] += (foreground & ~usable).sum()
+        self._half.add(predictions[2], (labels >= 0) & (labels < self.predictor.num_classes))
         return {}
 
-    def total(self) -> Tensor:
-        """(2, D + 2) over all processes."""
-        total = self.local.clone()
-        if comm.get_world_size() > 1:
-            distributed.all_reduce(total)
-        return total
-
-    def angle(self, total: Tensor) -> float:
-        angles = angle_between(total[0, :-2], total[1, :-2], self.predictor.cls_score.num_heads)
-        return float(angles.max()) if bool((total[:, -2] > 0).all()) else math.inf
+    def total(self) -> tuple[_Sums, float]:
+        """Sums over all batches and processes, and degrees between the two halves."""
+        first, second = self._half.over_processes(), self._other.over_processes()
+        angle = math.inf
+        if first.count > 0 and second.count > 0:
+            heads = self.predictor.cls_score.num_heads
+            angle = float(angle_between(first.features, second.features, heads).max())
+        return first + second, angle
 
 
 @contextlib.contextmanager
-def _frozen(model: nn.Module):
-    """Training mode, since it alone matches labels, with frozen statistics and no dropout."""
+def _labels_matched(model: nn.Module):
+    """Training mode where it matches labels: in the containers, and in none of their networks.
+
+    So statistics are frozen, and neither dropout nor stochastic depth is active.
+    """
     before = [(module, module.training) for module in model.modules()]
-    fixed = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
     try:
-        model.train()
-        for module, _ in before:
-            if isinstance(module, fixed):
-                module.eval()
+        model.eval()
+        for module in (model, model.proposal_generator, model.roi_heads):
+            if module is not None:
+                module.training = True
         yield
     finally:
         for module, training in before:
-            module.train(training)
+            module.training = training
 
 
 @torch.no_grad()
@@ -139,7 +177,8 @@ def estimate_feature_mean(
 
     Args:
         model: with TDE predictors and trained weights, such as a softmax detector's under
-            ``MODEL.TDE.NORM: "none"``. Its mode is restored.
+            ``MODEL.TDE.NORM: "none"``, perhaps wrapped for several processes. It may be in the
+            middle of its training: the mode of each module is restored.
         loader: training batches with ground truth; every process needs as many.
         max_batches: most batches a process uses, >= 2.
         tolerance: stop when the means of even and odd batches are at most so many degrees apart;
@@ -157,48 +196,50 @@ def estimate_feature_mean(
         raise ValueError(f"max_batches={max_batches} must be at least 2, one for each half.")
     if not tolerance >= 0:
         raise ValueError(f"tolerance={tolerance} must not be negative (degrees).")
-    sums = [_Sums(predictor) for predictor in tde_predictors(model)]
+    if isinstance(model, DistributedDataParallel):
+        model = model.module
+    halves = [_Halves(predictor) for predictor in tde_predictors(model)]
     start = logged = time.monotonic()
-    count, angle, converged = 0, math.inf, False
-    totals: list[Tensor] = []
+    count = 0
     with contextlib.ExitStack() as stack:
         stack.enter_context(EventStorage(1))
-        stack.enter_context(_frozen(model))
+        stack.enter_context(_labels_matched(model))
         stack.enter_context(box_branch_only(model))
-        for one in sums:
-            one.predictor.losses = one.losses
-            stack.callback(delattr, one.predictor, "losses")
+        for one in halves:
+            stack.enter_context(intercepted(one.predictor, "losses", one.losses))
         for batch in itertools.islice(loader, max_batches):
-            for one in sums:
-                one.half = count % 2
             model(batch)
             count += 1
-            if count % _PERIOD:
+            for one in halves:
+                one.next_batch()
+            if count % _PERIOD or count == max_batches:
                 continue
-            totals = [one.total() for one in sums]
-            angle = max(one.angle(total) for one, total in zip(sums, totals))
+            angle = max(angle for _, angle in (one.total() for one in halves))
             now = time.monotonic()
             if now - logged > 10:
                 logged = now
                 _log_progress(count, max_batches, angle, tolerance, now - start)
             if count >= min_batches and angle <= tolerance:
-                converged = True
                 break
-    if count % _PERIOD or not totals:
-        totals = [one.total() for one in sums]
-        angle = max(one.angle(total) for one, total in zip(sums, totals))
-        converged = count >= min_batches and angle <= tolerance
-    sides = [total.sum(0) for total in totals]
-    counts = [tuple(int(side[i]) for side in sides) for i in (-2, -1)]
-    if not all(counts[0]):
+    sums, angles = zip(*(one.total() for one in halves))
+    angle = max(angles)
+    converged = count >= min_batches and angle <= tolerance
+    num_foreground = tuple(int(one.count) for one in sums)
+    if not all(num_foreground):
         raise ValueError(
-            f"{count} batches had {counts[0]} foreground regions for the box predictors: a mean "
-            "needs some in each. Check the annotations, and that MODEL.WEIGHTS is a trained model."
+            f"{count} batches had {num_foreground} foreground regions for the box predictors: a "
+            "mean needs some in each. Check the annotations, and that the weights are trained."
         )
-    for one, side in zip(sums, sides):
-        one.predictor.feature_mean.mean.copy_(side[:-2] / side[-2])
-    means = tuple(one.predictor.feature_mean.mean.clone() for one in sums)
-    return MeanEstimate(means, angle, converged, count, *counts)
+    for one, total in zip(halves, sums):
+        one.predictor.feature_mean.mean.copy_(total.features / total.count)
+    return MeanEstimate(
+        means=tuple(one.predictor.feature_mean.mean.clone() for one in halves),
+        angle=angle,
+        converged=converged,
+        num_batches=count,
+        num_foreground=num_foreground,
+        num_left_out=tuple(int(one.left_out) for one in sums),
+    )
 
 
 def _log_progress(count: int, most: int, angle: float, tolerance: float, seconds: float) -> None:

@@ -5,16 +5,20 @@ Shapes as in :mod:`lvis_tde.layers.functional`; the R rows are regions, or detec
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from detectron2.structures import Instances
+from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..layers.functional import cosine_to_mean, exempt_background
+from ..layers.functional import check_alpha, cosine_to_mean, exempt_background
 from ..modeling.fast_rcnn import TDEFastRCNNOutputLayers
+from ..modeling.intercept import intercepted
+from .replay import BoxBranch
+from .settings import settings
 
 __all__ = ["Explanation", "explain", "explain_detections"]
 
@@ -75,7 +79,7 @@ def explain(
         Explanation: of what ``predict_probs`` gives for ``features``.
 
     Raises:
-        ValueError: if the features do not fit or ``alpha`` is negative.
+        ValueError: if the features do not fit, or ``alpha`` is negative or not finite.
     """
     alpha = predictor.alpha if alpha is None else float(alpha)
     classifier, mean = predictor.cls_score, predictor.feature_mean.mean
@@ -83,8 +87,7 @@ def explain(
         raise ValueError(
             f"features have shape {tuple(features.shape)}, expected (R, {classifier.in_features})."
         )
-    if not alpha >= 0:
-        raise ValueError(f"alpha={alpha} must not be negative.")
+    check_alpha(alpha)
     if not mean.any():
         alpha = 0.0
     features = features.double()
@@ -128,19 +131,73 @@ def explain_detections(
         the size of the network's input, and the explanation of each.
 
     Raises:
-        ValueError: if the model has no TDE predictor or ``alpha`` is negative.
+        ValueError: if the model has no TDE predictor, ``alpha`` is negative or not finite, or the
+            ROI heads change boxes or scores after the predictors, which nothing here explains.
     """
-    # Here, since the sweep is built on the model's parts as this is.
-    from .alpha import detect_boxes, tde_predictors
+    stages = []
 
-    if alpha is None:
-        alpha = tde_predictors(model)[0].alpha
-    instances, kept, calls = detect_boxes(model, inputs, alpha)
-    results = []
-    for index, (found, rows) in enumerate(zip(instances, kept)):
-        stages = []
-        for predictor, predictions, proposals in calls:
-            features = predictions[2].split([len(p) for p in proposals])[index]
-            stages.append(explain(predictor, features[rows], alpha))
-        results.append((found, _average(stages)))
+    def record(predict_probs, predictions, proposals):
+        probs = predict_probs(predictions, proposals)
+        sizes = [len(p) for p in proposals]
+        predictor = predict_probs.__self__
+        boxes = predictor.predict_boxes(predictions, proposals)
+        stages.append((predictor, predictions[2].split(sizes), probs, boxes))
+        return probs
+
+    with contextlib.ExitStack() as stack:
+        for predictor in stack.enter_context(settings(model, alpha=alpha)):
+            stack.enter_context(intercepted(predictor, "predict_probs", record))
+        detections = BoxBranch(model, inputs).detect()
+    results, heads = [], type(model.roi_heads).__name__
+    for index, found in enumerate(detections):
+        probs = torch.stack([probs[index] for _, _, probs, _ in stages]).mean(0)
+        rows = _regions_of(found, stages[-1][-1][index], probs, heads)
+        parts = _average(
+            [
+                explain(predictor, features[index][rows], alpha)
+                for predictor, features, _, _ in stages
+            ]
+        )
+        _check_scores(found, parts, heads)
+        results.append((found, parts))
     return results
+
+
+def _regions_of(found: Instances, boxes: Tensor, probs: Tensor, heads: str) -> Tensor:
+    """The region that each detection comes from: of those with its box the nearest in score.
+
+    Args:
+        found: D detections of one image.
+        boxes: (R, 4) or (R, 4 C) boxes of the last stage.
+        probs: (R, C + 1).
+        heads: name for the message.
+
+    Returns:
+        Tensor: (D,) rows.
+    """
+    classes = found.pred_classes
+    if not len(found):
+        return classes
+    boxes = boxes.reshape(len(boxes), -1, 4)
+    boxes = boxes[:, classes] if boxes.shape[1] > 1 else boxes.expand(-1, len(found), -1)
+    clipped = Boxes(boxes.reshape(-1, 4).clone())
+    clipped.clip(found.image_size)
+    same = (clipped.tensor.view(boxes.shape) == found.pred_boxes.tensor).all(-1)
+    unknown = int((~same.any(0)).sum())
+    if unknown:
+        raise ValueError(
+            f"{unknown} of the {len(found)} detections of {heads} have boxes that the box "
+            "predictor does not give: they cannot be explained."
+        )
+    return torch.where(same, (probs[:, classes] - found.scores).abs(), torch.inf).argmin(0)
+
+
+def _check_scores(found: Instances, parts: Explanation, heads: str) -> None:
+    scores = parts.probs.gather(1, found.pred_classes[:, None])[:, 0].to(found.scores)
+    wrong = ~torch.isclose(scores, found.scores, rtol=1e-3, atol=1e-5)
+    if wrong.any():
+        ours, theirs = scores[wrong][0], found.scores[wrong][0]
+        raise ValueError(
+            f"{heads} gives a detection the score {theirs:.4g}, and its box predictors gave "
+            f"{ours:.4g}: what comes after them cannot be explained."
+        )

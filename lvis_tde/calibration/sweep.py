@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from detectron2.config import CfgNode
-from detectron2.data import build_detection_test_loader
+from detectron2.data import MetadataCatalog, build_detection_test_loader
 from detectron2.utils import comm
+from torch import nn
 
 from ..data.files import write_text
 from ..evaluation.build import build_evaluator
@@ -19,12 +21,18 @@ from .alpha import sweep_alpha
 from .checkpoint import load_trained
 from .hold_out import hold_out
 
-__all__ = ["DEFAULT_ALPHAS", "format_sweep", "run_sweep"]
+__all__ = ["DEFAULT_ALPHAS", "best_alpha", "check_metric", "format_sweep", "run_sweep"]
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0)
 _SHOWN = ("AP", "APr", "APc", "APf")
+
+# What the evaluators report for each kind of data set.
+_METRICS = {
+    "lvis": ("AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf"),
+    "coco": ("AP", "AP50", "AP75", "APs", "APm", "APl"),
+}
 
 
 def run_sweep(
@@ -38,7 +46,8 @@ def run_sweep(
     """Evaluates a trained model for several alphas and writes what was found.
 
     ``OUTPUT_DIR`` gets ``alpha.json`` and ``alpha.png``, and ``config_alpha.yaml``: the config
-    with the best alpha, to be used as it is.
+    with the best alpha, to be used as it is. ``alpha.json`` is written after the evaluation of each
+    alpha, with null as the best one until all are done.
 
     Args:
         cfg: with TDE heads and ``MODEL.WEIGHTS``.
@@ -53,55 +62,52 @@ def run_sweep(
         {alpha: {task: {metric: percent}}}}``; empty but on rank 0.
 
     Raises:
-        ValueError: if there are not exactly one training or test set, no result has the metric,
-            or a value is out of its range.
+        ValueError: if there are not exactly one training or test set, the metric is none of the
+            results (before anything runs) or undefined on these images, or a value is out of its
+            range.
     """
     alphas = sorted({float(alpha) for alpha in alphas})
     sets = cfg.DATASETS.TEST if calibrate is None else cfg.DATASETS.TRAIN
+    folder = Path(cfg.OUTPUT_DIR)
     if len(sets) != 1 or not alphas:
         raise ValueError(
             f"A sweep needs one dataset and at least one alpha, got {tuple(sets)} and {alphas}. "
             f"Set DATASETS.{'TEST' if calibrate is None else 'TRAIN'}."
         )
     (dataset,) = sets
+    model = load_trained(cfg)
+    check_metric(metric, model, dataset)
     if calibrate is not None:
-        dataset = hold_out(dataset, calibrate, cfg.OUTPUT_DIR, seed)
+        dataset = hold_out(dataset, calibrate, folder, seed)
     else:
         logger.warning(
             "Alpha is chosen on %s. Do not report its figures there as those of a model that has "
             "not seen it: with --calibrate it is chosen on training images.",
             dataset,
         )
-    model = load_trained(cfg)
     start = time.monotonic()
+    report = {"dataset": dataset, "calibrate": calibrate, "metric": metric, "alpha": None}
+
+    def write(found: dict[float, dict], alpha: float | None = None) -> None:
+        report.update(
+            alpha=alpha, seconds=round(time.monotonic() - start, 1), results=_rounded(found)
+        )
+        write_text(folder / "alpha.json", json.dumps(report, indent=2) + "\n")
+
     found = sweep_alpha(
         model,
         build_detection_test_loader(cfg, dataset),
         alphas,
         lambda: build_evaluator(cfg, dataset, save=False),
+        on_result=write,
     )
     if not comm.is_main_process():
         return {}
-    best = _best(found, metric)
+    best = best_alpha(found, metric)
     if best == alphas[-1] and len(alphas) > 1:
         logger.warning("The best alpha, %g, is the largest that was tried: try larger ones.", best)
-    report = {
-        "dataset": dataset,
-        "calibrate": calibrate,
-        "metric": metric,
-        "alpha": best,
-        "seconds": round(time.monotonic() - start, 1),
-        "results": {
-            f"{alpha:g}": {
-                task: {name: round(float(value), 4) for name, value in values.items()}
-                for task, values in tasks.items()
-            }
-            for alpha, tasks in found.items()
-        },
-    }
-    folder = Path(cfg.OUTPUT_DIR)
-    write_text(folder / "alpha.json", json.dumps(report, indent=2) + "\n")
-    task, name = metric.split("/")
+    write(found, best)
+    task, _ = metric.split("/")
     curve = {alpha: tasks[task] for alpha, tasks in found.items()}
     kind = {"segm": "Mask", "bbox": "Box"}.get(task, task)
     on = "training images" if calibrate is not None else dataset
@@ -115,14 +121,77 @@ def run_sweep(
     return report
 
 
-def _best(found: dict[float, dict], metric: str) -> float:
-    known = sorted(
-        f"{task}/{name}" for task, values in next(iter(found.values())).items() for name in values
-    )
+def _rounded(found: dict[float, dict]) -> dict[str, dict]:
+    return {
+        f"{alpha:g}": {
+            task: {name: round(float(value), 4) for name, value in values.items()}
+            for task, values in tasks.items()
+        }
+        for alpha, tasks in found.items()
+    }
+
+
+def check_metric(metric: str, model: nn.Module, dataset: str) -> None:
+    """Refuses a metric that an evaluation would not give, before it runs.
+
+    Args:
+        metric: task and name, such as "segm/APr".
+        model: with the branches that decide which tasks there are.
+        dataset: registered name. Of one whose ``evaluator_type`` is neither "lvis" nor "coco" only
+            the tasks are known.
+
+    Raises:
+        ValueError: for a metric that will not be among the results.
+    """
+    kind = MetadataCatalog.get(dataset).get("evaluator_type")
+    heads = getattr(model, "roi_heads", None)
+    tasks = ["bbox"]
+    if getattr(heads, "mask_on", False):
+        tasks.append("segm")
+    if getattr(heads, "keypoint_on", False) and kind != "lvis":
+        tasks.append("keypoints")
+    names = list(_METRICS.get(kind, ()))
+    task, _, name = metric.partition("/")
+    # COCO's evaluator also reports each class.
+    classes = MetadataCatalog.get(dataset).get("thing_classes") or ()
+    known = name in names or (kind == "coco" and name.removeprefix("AP-") in classes)
+    if (task, name) == ("keypoints", "APs"):
+        known = False
+    if task not in tasks or not name or (names and not known):
+        raise ValueError(
+            f"metric={metric!r} will not be in the results on {dataset}: choose TASK/NAME with "
+            f"TASK one of {', '.join(tasks)} and NAME one of {', '.join(names) or 'its metrics'}."
+        )
+
+
+def best_alpha(found: dict[float, dict], metric: str) -> float:
+    """The alpha with the largest value of a metric; of equals the smallest.
+
+    Args:
+        found: alpha to results, see :func:`~lvis_tde.calibration.alpha.sweep_alpha`.
+        metric: task and name, such as "segm/APr".
+
+    Raises:
+        ValueError: if the results do not have the metric, or it is undefined for every alpha.
+    """
+    known = {f"{task}/{name}" for tasks in found.values() for task in tasks for name in tasks[task]}
     if metric not in known:
-        raise ValueError(f"metric={metric!r} is not in the results: {', '.join(known)}.")
+        raise ValueError(
+            f"metric={metric!r} is not in the results: {', '.join(sorted(known)) or 'none'}."
+        )
     task, name = metric.split("/")
-    return max(sorted(found), key=lambda alpha: found[alpha][task][name])
+    values = {alpha: found[alpha].get(task, {}).get(name, math.nan) for alpha in sorted(found)}
+    # Without ground truth LVIS gives -1 (-100 in percent), COCO NaN.
+    defined = {alpha: value for alpha, value in values.items() if value >= 0}
+    if not defined:
+        raise ValueError(
+            f"{metric} is undefined for every alpha, so none is the best: the images show none of "
+            "the classes or objects that it is about. Choose another metric or other images."
+        )
+    if len(defined) < len(values):
+        undefined = [alpha for alpha in values if alpha not in defined]
+        logger.warning("%s is undefined for alpha %s, which are left out.", metric, undefined)
+    return max(defined, key=defined.__getitem__)
 
 
 def format_sweep(report: dict) -> str:

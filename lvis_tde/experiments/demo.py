@@ -34,9 +34,10 @@ from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 from PIL import Image
 
-from ..calibration.alpha import predict_for_alphas, sweep_alpha, tde_predictors
+from ..calibration.alpha import predict_for_alphas, sweep_alpha
 from ..calibration.checkpoint import load_trained
 from ..calibration.estimate import angle_between, estimate_feature_mean
+from ..calibration.settings import tde_predictors
 from ..config import use_tde_on_softmax
 from ..data.files import write_text
 from ..data.synthetic import make_synthetic_lvis, register_synthetic_lvis

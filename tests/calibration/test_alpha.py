@@ -4,13 +4,14 @@ import copy
 
 import pytest
 import torch
-from detectron2.data import DatasetCatalog, DatasetMapper
-from detectron2.evaluation import inference_on_dataset
+from detectron2.data import DatasetCatalog, DatasetMapper, build_detection_test_loader
+from detectron2.evaluation import DatasetEvaluator, inference_on_dataset
 from detectron2.structures import Boxes, Instances
 from heads_util import TDE_NAMES, build, predictors, training_image, zoo_config
 from pycocotools import mask as mask_utils
 
 from lvis_tde.calibration.alpha import predict_for_alphas, sweep_alpha
+from lvis_tde.evaluation import LVISEvaluator
 from lvis_tde.evaluation.build import build_evaluator
 
 ALPHAS = [0.0, 0.5, 2.0]
@@ -108,9 +109,16 @@ def test_same_metrics_as_an_evaluation_for_each_alpha(tiny_cfg, tiny_set, tiny_m
     def evaluator():
         return build_evaluator(cfg, tiny_set["val"])
 
-    made = []
-    found = sweep_alpha(model, batches, ALPHAS, lambda: made.append(1) or evaluator())
+    made, so_far = [], []
+    found = sweep_alpha(
+        model,
+        batches,
+        ALPHAS,
+        lambda: made.append(1) or evaluator(),
+        on_result=lambda results: so_far.append(list(results)),
+    )
     assert model.training and made == [1]  # the annotations are read once
+    assert so_far == [ALPHAS[:1], ALPHAS[:2], ALPHAS]
     for alpha in ALPHAS:
         model.roi_heads.box_predictor.alpha = alpha
         assert found[alpha] == inference_on_dataset(model, batches, evaluator()), alpha
@@ -118,8 +126,57 @@ def test_same_metrics_as_an_evaluation_for_each_alpha(tiny_cfg, tiny_set, tiny_m
     assert found[0.0]["bbox"]["AP"] > 1
 
 
+class Listing(DatasetEvaluator):
+    """Keeps a list that ``reset`` clears in place."""
+
+    def __init__(self):
+        self.seen = []
+
+    def reset(self):
+        self.seen.clear()
+
+    def process(self, inputs, outputs):
+        self.seen += [one["instances"].scores.sum().item() for one in outputs]
+
+    def evaluate(self):
+        return {"bbox": {"seen": list(self.seen)}}
+
+
+def test_evaluators_of_others_share_nothing(tiny_model, make_batch):
+    model = with_means(tiny_model())
+    batches = [make_batch(n) for n in (1, 2)]
+    found = sweep_alpha(model, batches, ALPHAS, Listing)
+    seen = [found[alpha]["bbox"]["seen"] for alpha in ALPHAS]
+    assert [len(scores) for scores in seen] == [3, 3, 3] and len(set(map(tuple, seen))) == 3
+
+
+def test_one_setting_of_detections_is_in_memory_after_its_evaluation(
+    tiny_cfg, tiny_set, tiny_model, monkeypatch
+):
+    cfg = tiny_cfg("deconfound", "INPUT.MIN_SIZE_TEST", 64)
+    evaluate, done, held = LVISEvaluator.evaluate, [], []
+
+    def measured(self):
+        held.append([len(one.detections().scores) for one in done])
+        results = evaluate(self)
+        done.append(self)
+        assert len(self.detections().scores) > 0
+        return results
+
+    monkeypatch.setattr(LVISEvaluator, "evaluate", measured)
+    loader = build_detection_test_loader(cfg, tiny_set["val"])
+    sweep_alpha(
+        with_means(tiny_model()), loader, ALPHAS, lambda: build_evaluator(cfg, tiny_set["val"])
+    )
+    assert held == [[], [0], [0, 0]]
+
+
 def test_bad_alpha(tiny_model, make_batch):
-    with pytest.raises(ValueError, match=r"alphas=\[0.5, -1\]"):
-        predict_for_alphas(tiny_model().eval(), make_batch(), [0.5, -1])
+    model = tiny_model().eval()
+    for bad in (-1, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=f"alpha={bad}"):
+            predict_for_alphas(model, make_batch(), [0.5, bad])
+        with pytest.raises(ValueError, match=f"alpha={bad}"):
+            sweep_alpha(model, [make_batch()], [0.5, bad], None)
     with pytest.raises(ValueError, match="no TDE predictor"):
         predict_for_alphas(tiny_model("softmax").eval(), make_batch(), [0.5])

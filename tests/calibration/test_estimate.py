@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
-from detectron2.utils.events import EventStorage
+from detectron2.utils.events import EventStorage, get_event_storage
 from heads_util import TDE_NAMES, build, predictors, training_image, zoo_config
+from torch import distributed
 
 from lvis_tde import TDEFastRCNNOutputLayers
 from lvis_tde.calibration.estimate import angle_between, estimate_feature_mean
@@ -111,6 +112,51 @@ def test_dropout_is_off_and_batch_norm_is_frozen(tiny_model, make_batch):
             module.register_forward_hook(lambda m, *_: seen.append(m.training))
     estimate_feature_mean(model, [make_batch()] * 2)
     assert seen and not any(seen)
+
+
+class StochasticDepth(torch.nn.Module):
+    """Drops its input at random, as torchvision's and timm's do; here it says that it would."""
+
+    def forward(self, x):
+        assert not self.training, "random while the mean is estimated"
+        return x
+
+
+def test_stochastic_depth_is_off(tiny_model, make_batch):
+    model = tiny_model().train()
+    model.roi_heads.box_head.add_module("drop_path", StochasticDepth())
+    model.backbone = torch.nn.Sequential(model.backbone)
+    model.backbone.size_divisibility = model.backbone[0].size_divisibility
+    model.backbone.padding_constraints = {}
+    depth = StochasticDepth()
+    model.backbone[0].register_module("depth", depth)
+    model.backbone[0].register_forward_pre_hook(lambda _, images: depth(images[0]))
+    estimate_feature_mean(model, [make_batch()] * 2)
+    assert depth.training
+
+
+def test_in_the_middle_of_training(tiny_model, make_batch):
+    # Modules in a mode of their own, as with frozen layers, keep it; the storage is the trainer's.
+    model = tiny_model().train()
+    model.backbone.eval()
+    modes = {name: module.training for name, module in model.named_modules()}
+    assert len(set(modes.values())) == 2
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        wrapped = torch.nn.parallel.DistributedDataParallel(model)
+        with EventStorage(17) as storage:
+            found = estimate_feature_mean(wrapped, [make_batch()] * 4, max_batches=3, tolerance=0)
+            assert get_event_storage() is storage and storage.iter == 17
+            assert not storage.histories()
+            assert found.num_batches == 3
+            assert torch.equal(model.roi_heads.box_predictor.feature_mean.mean, found.means[0])
+            assert {name: module.training for name, module in model.named_modules()} == modes
+            assert all("losses" not in vars(module) for module in model.modules())
+            # Training goes on.
+            sum(wrapped(make_batch()).values()).backward()
+        assert model.roi_heads.box_predictor.cls_score.weight.grad.abs().sum() > 0
+    finally:
+        distributed.destroy_process_group()
 
 
 def test_features_that_are_not_finite_are_left_out(tiny_model, make_batch):

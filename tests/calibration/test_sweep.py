@@ -7,8 +7,9 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from lvis_tde.calibration.hold_out import calibration_images, hold_out
-from lvis_tde.calibration.sweep import format_sweep, run_sweep
+from lvis_tde.calibration.sweep import best_alpha, check_metric, format_sweep, run_sweep
 from lvis_tde.engine import load_config
+from lvis_tde.evaluation import LVISEvaluator
 
 
 def classes_of(counts):
@@ -111,17 +112,86 @@ def test_sweep_on_the_test_set_warns(sweep_cfg, tiny_set, caplog):
 
 def test_the_largest_alpha_is_suspicious(sweep_cfg, caplog, monkeypatch):
     found = {a: {"segm": {"AP": a, "APr": 0.0, "APc": 0.0, "APf": 0.0}} for a in (0.0, 1.0)}
-    monkeypatch.setattr("lvis_tde.calibration.sweep.sweep_alpha", lambda *_: found)
+    monkeypatch.setattr("lvis_tde.calibration.sweep.sweep_alpha", lambda *_, **__: found)
     assert run_sweep(sweep_cfg, (0.0, 1.0))["alpha"] == 1
     assert "largest that was tried" in caplog.text
     # Of equals the one that changes least.
     assert run_sweep(sweep_cfg, (0.0, 1.0), metric="segm/APr")["alpha"] == 0
 
 
+@pytest.mark.parametrize("metric", ["segm/APx", "AP", "keypoints/AP", "boundary/AP", "segm/"])
+def test_a_wrong_metric_is_refused_before_anything_runs(metric, sweep_cfg, tmp_path, monkeypatch):
+    monkeypatch.setattr("lvis_tde.calibration.sweep.sweep_alpha", None)
+    with pytest.raises(ValueError, match=f"metric='{metric}'.*bbox, segm and NAME.*APr"):
+        run_sweep(sweep_cfg, (0.0,), metric=metric, calibrate=0.2)
+    assert not (tmp_path / "output" / "calibration.json").exists()
+
+
+def test_metrics_of_other_sets_and_models(tiny_model):
+    model = tiny_model()
+    MetadataCatalog.get("sweep_coco").set(evaluator_type="coco", thing_classes=["a b", "c"])
+    for metric in ("segm/AP75", "bbox/AP-a b"):
+        check_metric(metric, model, "sweep_coco")
+    for metric in ("segm/APr", "bbox/AP-d", "keypoints/AP"):
+        with pytest.raises(ValueError, match=metric):
+            check_metric(metric, model, "sweep_coco")
+    model.roi_heads.mask_on = False
+    with pytest.raises(ValueError, match="TASK one of bbox and"):
+        check_metric("segm/AP", model, "sweep_coco")
+    # Nothing is known of the names that another evaluator gives.
+    check_metric("bbox/mine", model, "sweep_of_no_type")
+
+
+def test_an_undefined_metric_has_no_best_alpha(caplog):
+    for undefined in (-1.0, -100.0, float("nan")):
+        found = {alpha: {"segm": {"APr": undefined}} for alpha in (0.0, 1.0)}
+        with pytest.raises(ValueError, match="segm/APr is undefined for every alpha"):
+            best_alpha(found, "segm/APr")
+        found[1.0]["segm"]["APr"] = 0.0
+        assert best_alpha(found, "segm/APr") == 1.0
+        assert "undefined for alpha [0.0]" in caplog.text
+    with pytest.raises(ValueError, match="'bbox/AP' is not in the results: segm/APr"):
+        best_alpha(found, "bbox/AP")
+    assert best_alpha({2.0: {"a": {"b": 3}}, 1.0: {"a": {"b": 3}}}, "a/b") == 1.0
+
+
+def test_an_interrupted_evaluation_leaves_its_results(sweep_cfg, tmp_path, monkeypatch):
+    evaluate, calls = LVISEvaluator.evaluate, []
+
+    def interrupted(self):
+        calls.append(self)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return evaluate(self)
+
+    monkeypatch.setattr(LVISEvaluator, "evaluate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_sweep(sweep_cfg, (0.0, 1.0, 2.0))
+    written = json.loads((tmp_path / "output" / "alpha.json").read_text())
+    assert written["alpha"] is None and list(written["results"]) == ["0", "1"]
+    assert "AP" in written["results"]["1"]["segm"]
+
+
+def test_an_undefined_metric_leaves_the_results(sweep_cfg, tmp_path, monkeypatch):
+    evaluate = LVISEvaluator.evaluate
+
+    def without_rare(self):
+        results = evaluate(self)
+        results["segm"]["APr"] = -100.0
+        return results
+
+    monkeypatch.setattr(LVISEvaluator, "evaluate", without_rare)
+    with pytest.raises(ValueError, match="segm/APr is undefined"):
+        run_sweep(sweep_cfg, (0.0, 1.0), metric="segm/APr")
+    written = json.loads((tmp_path / "output" / "alpha.json").read_text())
+    assert written["alpha"] is None and list(written["results"]) == ["0", "1"]
+    assert not (tmp_path / "output" / "config_alpha.yaml").exists()
+
+
 def test_mistakes(sweep_cfg):
-    with pytest.raises(ValueError, match="metric='segm/APx'.*segm/APr"):
-        run_sweep(sweep_cfg, (0.0,), metric="segm/APx")
     two = sweep_cfg.clone()
     two.DATASETS.TEST = ("a", "b")
     with pytest.raises(ValueError, match=r"\('a', 'b'\)"):
         run_sweep(two, (0.0,))
+    with pytest.raises(ValueError, match="alpha=inf"):
+        run_sweep(sweep_cfg, (0.0, float("inf")))

@@ -1,0 +1,150 @@
+"""The box branch of a model, finished for several settings though its networks run once.
+
+What a setting such as alpha changes lies behind the networks: probabilities, the average over
+cascade stages, thresholds, NMS and whatever else a head does with them. All of that is the head's
+own code, run anew for each setting; only its networks give again what they gave the first time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from detectron2.modeling.roi_heads import ROIHeads
+from detectron2.structures import Boxes, Instances
+from torch import Tensor, nn
+
+from ..modeling.intercept import intercepted
+
+__all__ = ["BoxBranch", "box_branch_only"]
+
+_OTHER_BRANCHES = ("mask_", "keypoint_")
+
+
+@contextlib.contextmanager
+def box_branch_only(model: nn.Module) -> Iterator[None]:
+    """Leaves the mask and keypoint branches out while it is open."""
+    switched = [
+        (module, name)
+        for module in model.modules()
+        if isinstance(module, ROIHeads)
+        for name in ("mask_on", "keypoint_on")
+        if getattr(module, name, False)
+    ]
+    try:
+        for module, name in switched:
+            setattr(module, name, False)
+        yield
+    finally:
+        for module, name in switched:
+            setattr(module, name, True)
+
+
+class BoxBranch:
+    """All of a model's work on some images that comes before its post-hoc settings, done once.
+
+    Attributes:
+        images (ImageList): the input of the network.
+        features (dict): what the backbone gave.
+    """
+
+    def __init__(self, model: nn.Module, inputs: list[dict]):
+        """Runs backbone and proposal generator.
+
+        Args:
+            model: a :class:`GeneralizedRCNN` in eval mode.
+            inputs: N images in Detectron2's format.
+        """
+        self.images = model.preprocess_image(inputs)
+        self.features = model.backbone(self.images.tensor)
+        if model.proposal_generator is not None:
+            self._proposals, _ = model.proposal_generator(self.images, self.features, None)
+        else:
+            self._proposals = [one["proposals"].to(model.device) for one in inputs]
+        self._heads = model.roi_heads
+        # Of each call of a network: its name, the regions it was given and what it gave.
+        self._calls: list[tuple[str, Tensor | None, Any]] = []
+        self._next = 0
+
+    def detect(self) -> list[Instances]:
+        """Detections under the current settings, boxes alone, by the path of the head.
+
+        The networks of the head run in the first call.
+
+        Returns:
+            list[Instances]: N, in the size of the network's input.
+
+        Raises:
+            ValueError: if the settings change what the head runs its networks on.
+        """
+        self._next = 0
+        recorded = bool(self._calls)
+        step = self._replay if recorded else self._record
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(box_branch_only(self._heads))
+            for name, module in _networks(self._heads).items():
+                stack.enter_context(intercepted(module, "forward", functools.partial(step, name)))
+            # A copy: a head may change its proposals in place.
+            found, _ = self._heads(self.images, self.features, copy.deepcopy(self._proposals), None)
+        if recorded and self._next != len(self._calls):
+            raise self._differs(f"{self._next} calls, not {len(self._calls)}")
+        return found
+
+    def _record(self, name, forward, *args, **kwargs):
+        output = forward(*args, **kwargs)
+        self._calls.append((name, _regions((*args, *kwargs.values())), output))
+        return _private(output)
+
+    def _replay(self, name, _, *args, **kwargs):
+        if self._next == len(self._calls):
+            raise self._differs(f"more than {len(self._calls)} calls")
+        recorded, regions, output = self._calls[self._next]
+        self._next += 1
+        if name != recorded:
+            raise self._differs(f"{name} in place of {recorded}")
+        now = _regions((*args, *kwargs.values()))
+        if regions is not None and not _same(regions, now):
+            raise self._differs(f"{name} for other regions")
+        return _private(output)
+
+    def _differs(self, how: str) -> ValueError:
+        return ValueError(
+            f"{type(self._heads).__name__} runs its networks differently when alpha changes: {how}. "
+            "So one pass cannot serve several alphas; evaluate the model with one alpha at a time."
+        )
+
+
+def _networks(heads: nn.Module) -> dict[str, nn.Module]:
+    """What is expensive in the box branch, each module once."""
+    found = {}
+    for name, child in heads.named_children():
+        if name.startswith(_OTHER_BRANCHES):
+            continue
+        parts = child.named_children() if isinstance(child, nn.ModuleList) else [("", child)]
+        for number, part in parts:
+            found.setdefault(part, f"{name}.{number}" if number else name)
+    return {name: module for module, name in found.items()}
+
+
+def _private(output: Any) -> Any:
+    """A copy, since a head may change it in place.
+
+    Pooled features are as large as all the rest and are only read, by the next network.
+    """
+    return output if isinstance(output, Tensor) and output.dim() > 2 else copy.deepcopy(output)
+
+
+def _regions(arguments: tuple) -> Tensor | None:
+    """A copy of the boxes that a pooler is called with, if it is one."""
+    for argument in arguments:
+        if isinstance(argument, (list, tuple)) and argument and isinstance(argument[0], Boxes):
+            return torch.cat([boxes.tensor for boxes in argument])
+    return None
+
+
+def _same(a: Tensor, b: Tensor | None) -> bool:
+    return b is not None and a.shape == b.shape and torch.allclose(a, b, 0.0, 0.0, equal_nan=True)

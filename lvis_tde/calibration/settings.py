@@ -1,0 +1,57 @@
+"""What may be changed on a trained model, and how it is changed for a while."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+
+from torch import nn
+
+from ..layers.functional import check_alpha
+from ..modeling.fast_rcnn import TDEFastRCNNOutputLayers
+
+__all__ = ["settings", "tde_predictors"]
+
+
+def tde_predictors(model: nn.Module) -> list[TDEFastRCNNOutputLayers]:
+    """The TDE predictors of a model, one for every cascade stage.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    found = [m for m in model.modules() if isinstance(m, TDEFastRCNNOutputLayers)]
+    if not found:
+        raise ValueError(
+            "The model has no TDE predictor: set MODEL.ROI_HEADS.NAME to TDEROIHeads, "
+            "TDECascadeROIHeads or TDERes5ROIHeads."
+        )
+    return found
+
+
+@contextlib.contextmanager
+def settings(
+    model: nn.Module | Sequence[TDEFastRCNNOutputLayers], *, alpha: float | None = None
+) -> Iterator[list[TDEFastRCNNOutputLayers]]:
+    """Sets what is done after training on every predictor of a model while it is open.
+
+    Args:
+        model: with TDE predictors, or such predictors.
+        alpha: strength of the removal, finite and >= 0; None leaves each predictor its own.
+
+    Yields:
+        The predictors.
+
+    Raises:
+        ValueError: if there is no TDE predictor, or a value is out of its range.
+    """
+    predictors = tde_predictors(model) if isinstance(model, nn.Module) else list(model)
+    before = [predictor.alpha for predictor in predictors]
+    if alpha is not None:
+        check_alpha(alpha)
+    try:
+        for predictor in predictors:
+            predictor.alpha = predictor.alpha if alpha is None else float(alpha)
+        yield predictors
+    finally:
+        for predictor, value in zip(predictors, before):
+            predictor.alpha = value
