@@ -49,8 +49,8 @@ def main(argv=None):
     dataset = next(iter((*recipe.test_sets, *recipe.train_sets)), "__unused")
     classes = class_info(dataset, recipe.num_classes)
     demo = TDEDemo(
-        recipe.cfg,
-        load_trained(recipe.cfg),
+        load_trained(recipe),
+        recipe.prepare,
         classes,
         score_threshold=args.score_threshold,
         panel_size=args.panel_size,

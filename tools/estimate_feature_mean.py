@@ -10,7 +10,7 @@ scores at alpha 0 stay those of the model.
 
 from lvis_tde import cli
 from lvis_tde.calibration.checkpoint import run_estimate
-from lvis_tde.engine import Trainer, argument_parser, launch, setup
+from lvis_tde.engine import argument_parser, launch, setup
 
 
 def parse_args(argv):
@@ -29,8 +29,7 @@ def parse_args(argv):
 
 def work(args):
     return run_estimate(
-        setup(args, testing=False, output_dir=args.output).cfg,
-        Trainer.build_train_loader,
+        setup(args, testing=False, output_dir=args.output),
         num_heads=args.num_heads,
         max_batches=args.max_batches,
         tolerance=args.tolerance,

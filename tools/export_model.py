@@ -37,8 +37,9 @@ def main(argv=None):
     recipe = load_recipe(args.config_file, args.opts)
     recipe.use_cpu_without_gpu()
     onnx = all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime"))
-    model = load_trained(recipe.cfg)
-    files = run_export(recipe.cfg, model, args.image, args.output, alpha=args.alpha, onnx=onnx)
+    files = run_export(
+        load_trained(recipe), recipe.prepare, args.image, args.output, alpha=args.alpha, onnx=onnx
+    )
     print("Wrote " + ", ".join(str(Path(file)) for file in files))
     if not onnx:
         print("ONNX was left out: pip install onnx onnxruntime.")

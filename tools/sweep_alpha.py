@@ -53,7 +53,7 @@ def work(args):
         hold_out(dataset, args.calibrate, recipe.output_dir, args.split_seed, rest=True)
         return
     report = run_sweep(
-        recipe.cfg, args.alphas, metric=args.metric, calibrate=args.calibrate, seed=args.split_seed
+        recipe, args.alphas, metric=args.metric, calibrate=args.calibrate, seed=args.split_seed
     )
     if comm.is_main_process():
         print(f"\n{report['dataset']}, {report['seconds']:.0f} s\n\n{format_sweep(report)}\n")
