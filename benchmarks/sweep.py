@@ -11,7 +11,7 @@ from lvis_tde.calibration.alpha import predict_for_alphas, sweep_alpha
 from lvis_tde.calibration.checkpoint import load_trained
 from lvis_tde.calibration.sweep import DEFAULT_ALPHAS
 from lvis_tde.data.synthetic import register_synthetic_lvis
-from lvis_tde.engine import load_config
+from lvis_tde.engine import YacsRecipe, load_config
 from lvis_tde.evaluation.build import build_evaluator
 
 from .common import add_common_arguments, median_seconds, set_up
@@ -67,7 +67,7 @@ def _evaluations(args):
     names = register_synthetic_lvis(Path(args.demo) / "datasets", seed=args.seed)
     options = ["MODEL.WEIGHTS", str(folder / "model_final.pth"), "MODEL.DEVICE", args.device]
     cfg = load_config(str(folder / "config.yaml"), options)
-    model = load_trained(cfg)
+    model = load_trained(YacsRecipe(cfg))
     records = DatasetCatalog.get(names["calib"])[: args.images]
 
     def loader():

@@ -19,9 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import detectron2
+import numpy as np
 import torch
-from detectron2.config import CfgNode
-from detectron2.data import transforms
 from detectron2.data.detection_utils import read_image
 from detectron2.evaluation import inference_context
 from detectron2.modeling.roi_heads import cascade_rcnn
@@ -275,8 +274,8 @@ def onnx_difference(
 
 
 def run_export(
-    cfg: CfgNode,
     model: nn.Module,
+    prepare: Callable[[np.ndarray], dict],
     image: str,
     output: str | os.PathLike,
     *,
@@ -286,8 +285,8 @@ def run_export(
     """Writes ``model.ts``, and ``box_predictor.onnx`` (one a cascade stage), and checks them.
 
     Args:
-        cfg: for the size and the format of the input.
         model: trained, with TDE predictors.
+        prepare: makes the model's input of an RGB picture, such as ``Recipe.prepare``.
         image: a picture with something to detect.
         output: folder.
         alpha: strength of the removal, >= 0; default: the model's.
@@ -302,13 +301,9 @@ def run_export(
     """
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
-    picture = read_image(image, cfg.INPUT.FORMAT)
-    images = []
-    for scale in (1.0, 0.75, 1.25):
-        edge = round(cfg.INPUT.MIN_SIZE_TEST * scale)
-        resize = transforms.ResizeShortestEdge([edge, edge], cfg.INPUT.MAX_SIZE_TEST)
-        pixels = resize.get_transform(picture).apply_image(picture).astype("float32")
-        images.append(torch.from_numpy(pixels.transpose(2, 0, 1).copy()))
+    full = prepare(read_image(image, "RGB"))["image"]
+    others = (F.interpolate(full[None], scale_factor=scale)[0] for scale in (0.75, 1.25))
+    images = [full, *others]
     traced = trace_model(model, images[0], alpha)
     files = [folder / "model.ts"]
     traced.module.save(str(files[0]))

@@ -5,15 +5,13 @@ from __future__ import annotations
 import glob
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
-from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog, transforms
+from detectron2.data import MetadataCatalog
 from detectron2.data.datasets import lvis_v0_5_categories, lvis_v1_categories
 from detectron2.data.detection_utils import read_image
 from PIL import Image
@@ -113,8 +111,8 @@ class TDEDemo:
 
     def __init__(
         self,
-        cfg: CfgNode,
         model: nn.Module,
+        prepare: Callable[[np.ndarray], dict],
         classes: ClassInfo,
         *,
         score_threshold: float = 0.3,
@@ -122,8 +120,8 @@ class TDEDemo:
     ):
         """
         Args:
-            cfg: for the size and the format of the input.
             model: trained, with TDE predictors; used at its own alpha.
+            prepare: makes the model's input of an RGB picture, such as ``Recipe.prepare``.
             classes: see :func:`class_info`.
             score_threshold: detections with a lower score are left out.
             panel_size: longer side of each of the two pictures, in pixels.
@@ -133,17 +131,7 @@ class TDEDemo:
         self.alpha = tde_predictors(model)[0].alpha
         self.score_threshold = score_threshold
         self.panel_size = panel_size
-        self._format = cfg.INPUT.FORMAT
-        self._resize = transforms.ResizeShortestEdge(
-            [cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MIN_SIZE_TEST], cfg.INPUT.MAX_SIZE_TEST
-        )
-
-    def _input(self, image: np.ndarray) -> dict:
-        height, width = image.shape[:2]
-        ordered = image[:, :, ::-1] if self._format == "BGR" else image
-        resized = self._resize.get_transform(ordered).apply_image(ordered)
-        tensor = torch.from_numpy(resized.astype("float32").transpose(2, 0, 1).copy())
-        return {"image": tensor, "height": height, "width": width}
+        self._input = prepare
 
     def compare(self, image: np.ndarray) -> tuple[np.ndarray, int]:
         """Detections without and with TDE side by side.

@@ -5,6 +5,7 @@ import torch
 from detectron2.data import DatasetCatalog
 from heads_util import TDE_NAMES, build, predictors, zoo_config
 
+from lvis_tde.engine import YacsRecipe
 from lvis_tde.export import (
     export_onnx,
     largest_difference,
@@ -80,7 +81,9 @@ def test_files(tiny_cfg, tiny_model, tiny_set, tmp_path):
     cfg = tiny_cfg("deconfound", "INPUT.MIN_SIZE_TEST", 64)
     image = DatasetCatalog.get(tiny_set["val"])[0]["file_name"]
     onnx = bool(pytest.importorskip("onnxruntime"))
-    files = run_export(cfg, with_means(tiny_model()), image, tmp_path / "out", onnx=onnx)
+    files = run_export(
+        with_means(tiny_model()), YacsRecipe(cfg).prepare, image, tmp_path / "out", onnx=onnx
+    )
     assert [file.name for file in files] == ["model.ts", "box_predictor.onnx"]
     assert all(file.stat().st_size > 1000 for file in files)
 

@@ -7,6 +7,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.detection_utils import read_image
 
 from lvis_tde.calibration.alpha import predict_for_alphas
+from lvis_tde.engine import YacsRecipe
 from lvis_tde.predictor import ClassInfo, TDEDemo, class_info, find_inputs, is_video
 from lvis_tde.visualization.charts import GROUP_COLORS
 
@@ -17,7 +18,7 @@ def demo(tiny_cfg, tiny_model, tiny_set):
     model.roi_heads.box_predictor.feature_mean.mean.fill_(1)
     classes = class_info(tiny_set["val"], 7)
     cfg = tiny_cfg("deconfound", "INPUT.MIN_SIZE_TEST", 96)
-    return TDEDemo(cfg, model, classes, score_threshold=0.05, panel_size=160)
+    return TDEDemo(model, YacsRecipe(cfg).prepare, classes, score_threshold=0.05, panel_size=160)
 
 
 @pytest.fixture

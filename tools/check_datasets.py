@@ -6,12 +6,12 @@ Exit code 0: everything is there. 1: something is missing or wrong.
 
 import argparse
 import os
-import sys
 
+from lvis_tde import cli
 from lvis_tde.data.check import DATASETS, check_dataset
 
 
-def main() -> int:
+def main(argv=None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -24,7 +24,7 @@ def main() -> int:
         "--sets", nargs="+", choices=list(DATASETS), default=["lvis_v1"], help="default: lvis_v1"
     )
     parser.add_argument("--quick", action="store_true", help="do not read the annotation files")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     complete = True
     for name in args.sets:
         findings = check_dataset(args.root, DATASETS[name], read_json=not args.quick)
@@ -37,4 +37,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.run(main)

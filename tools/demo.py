@@ -11,48 +11,46 @@ import argparse
 
 from detectron2.utils.logger import setup_logger
 
+from lvis_tde import cli
 from lvis_tde.calibration.checkpoint import load_trained
-from lvis_tde.engine import load_config, use_cpu_without_gpu, use_data
+from lvis_tde.engine import add_data_arguments, load_recipe, use_data
 from lvis_tde.predictor import TDEDemo, class_info, find_inputs
 
 
-def parse_args():
+def parse_args(argv):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("inputs", nargs="+", help="images, globs (quoted) and videos")
     parser.add_argument("--config-file", required=True, help="of a model with TDE heads")
     parser.add_argument("--output", default="output/pictures", help="folder for the pictures")
-    parser.add_argument("--alpha", type=float, help="strength of TDE, default MODEL.TDE.ALPHA")
+    parser.add_argument("--alpha", type=float, help="strength of TDE, default: the config's")
     parser.add_argument("--score-threshold", type=float, default=0.3, help="least score shown")
     parser.add_argument("--panel-size", type=int, default=640, help="pixels of the longer side")
     parser.add_argument(
         "--explain", action="store_true", help="charts of the detections that TDE changed most"
     )
+    add_data_arguments(parser, train=False)
     parser.add_argument(
-        "--test-data",
-        nargs=2,
-        metavar=("JSON", "IMAGES"),
-        help="your own annotation file and image folder, for the class names",
+        "--opts", nargs=argparse.REMAINDER, default=[], help="overrides of the config"
     )
-    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE ...")
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
-def main(args):
+def main(argv=None):
+    args = parse_args(argv)
     setup_logger(name="lvis_tde")
     inputs = find_inputs(args.inputs)
-    cfg = load_config(args.config_file, args.opts)
-    if args.test_data is not None:
-        use_data(cfg, test=args.test_data)
+    recipe = load_recipe(args.config_file, args.opts)
+    use_data(recipe, test=args.test_data)
     if args.alpha is not None:
-        cfg.MODEL.TDE.ALPHA = args.alpha
-    use_cpu_without_gpu(cfg)
-    dataset = next(iter((*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN)), "__unused")
-    classes = class_info(dataset, cfg.MODEL.ROI_HEADS.NUM_CLASSES)
+        recipe.set_alpha(args.alpha)
+    recipe.use_cpu_without_gpu()
+    dataset = next(iter((*recipe.test_sets, *recipe.train_sets)), "__unused")
+    classes = class_info(dataset, recipe.num_classes)
     demo = TDEDemo(
-        cfg,
-        load_trained(cfg),
+        load_trained(recipe),
+        recipe.prepare,
         classes,
         score_threshold=args.score_threshold,
         panel_size=args.panel_size,
@@ -61,4 +59,4 @@ def main(args):
 
 
 if __name__ == "__main__":
-    main(parse_args())
+    cli.run(main)

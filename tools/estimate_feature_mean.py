@@ -8,11 +8,12 @@ scores at alpha 0 stay those of the model.
     tools/estimate_feature_mean.py --config-file C --output DIR MODEL.WEIGHTS W
 """
 
+from lvis_tde import cli
 from lvis_tde.calibration.checkpoint import run_estimate
-from lvis_tde.engine import Trainer, argument_parser, launch, setup
+from lvis_tde.engine import argument_parser, launch, setup
 
 
-def parse_args():
+def parse_args(argv):
     parser = argument_parser(epilog=__doc__)
     parser.add_argument("--output", default="output/tde", help="folder for what it writes")
     parser.add_argument("--max-batches", type=int, default=500, help="most batches per process")
@@ -23,20 +24,21 @@ def parse_args():
         help="stop when the means of two halves of the batches are so near, in degrees",
     )
     parser.add_argument("--num-heads", type=int, default=1, help="K for a softmax model")
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
-def main(args):
-    args.opts += ["OUTPUT_DIR", args.output]
+def work(args):
     return run_estimate(
-        setup(args, testing=False),
-        Trainer.build_train_loader,
+        setup(args, testing=False, output_dir=args.output),
         num_heads=args.num_heads,
         max_batches=args.max_batches,
         tolerance=args.tolerance,
     )
 
 
+def main(argv=None):
+    return launch(work, parse_args(argv))
+
+
 if __name__ == "__main__":
-    args = parse_args()
-    launch(main, args)
+    cli.run(main)

@@ -10,11 +10,11 @@ The numbers are those of the official lvis package, which --engine lvis runs its
 
 import argparse
 import json
-import sys
 import time
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from lvis_tde import cli
+from lvis_tde.data.files import write_text
+from lvis_tde.evaluation import Detections, GroundTruth, evaluate_lvis
 
 
 def main(argv=None):
@@ -27,9 +27,9 @@ def main(argv=None):
     parser.add_argument(
         "--iou-type", nargs="+", choices=["bbox", "segm", "boundary"], default=["bbox", "segm"]
     )
-    parser.add_argument("--max-dets", type=int, default=300, help="an image; -1: no limit")
+    parser.add_argument("--max-dets", type=int, default=300, help="per image; -1: no limit")
     parser.add_argument(
-        "--per-category", type=int, help="most detections a category over the whole data set"
+        "--per-category", type=int, help="most detections per category over the whole data set"
     )
     parser.add_argument(
         "--fixed",
@@ -48,27 +48,22 @@ def main(argv=None):
     if args.fixed:
         args.max_dets, args.per_category = -1, 10000
 
-    from lvis_tde.evaluation import Detections, GroundTruth, evaluate_lvis
-
     start = time.perf_counter()
-    try:
-        native = args.engine == "native"
-        truth = GroundTruth.load(args.annotations) if native else args.annotations
-        detections = Detections.from_file(args.results)
-        results = {
-            iou_type: evaluate_lvis(
-                truth,
-                detections,
-                iou_type,
-                args.max_dets,
-                args.engine,
-                per_category=args.per_category,
-                mask_area=args.mask_area,
-            )
-            for iou_type in args.iou_type
-        }
-    except (ValueError, OSError) as error:
-        sys.exit(f"{parser.prog}: error: {error}")
+    native = args.engine == "native"
+    truth = GroundTruth.load(args.annotations) if native else args.annotations
+    detections = Detections.from_file(args.results)
+    results = {
+        iou_type: evaluate_lvis(
+            truth,
+            detections,
+            iou_type,
+            args.max_dets,
+            args.engine,
+            per_category=args.per_category,
+            mask_area=args.mask_area,
+        )
+        for iou_type in args.iou_type
+    }
     names = list(next(iter(results.values())).metrics)
     print(" " * 9 + "".join(f"{name:>9}" for name in names))
     for iou_type, result in results.items():
@@ -86,8 +81,8 @@ def main(argv=None):
             }
             for iou_type, result in results.items()
         }
-        Path(args.output).write_text(json.dumps(content, indent=1))
+        write_text(args.output, json.dumps(content, indent=1))
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

@@ -13,33 +13,37 @@ from pathlib import Path
 
 from detectron2.utils.logger import setup_logger
 
+from lvis_tde import cli
 from lvis_tde.calibration.checkpoint import load_trained
-from lvis_tde.engine import load_config, use_cpu_without_gpu
+from lvis_tde.engine import load_recipe
 from lvis_tde.export import run_export
 
 
-def parse_args():
+def parse_args(argv):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--config-file", required=True, help="of a model with TDE heads")
     parser.add_argument("--image", required=True, help="a picture with objects the model knows")
     parser.add_argument("--output", default="output/export", help="folder for what it writes")
-    parser.add_argument("--alpha", type=float, help="strength of TDE, default MODEL.TDE.ALPHA")
-    parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE ...")
-    return parser.parse_args()
+    parser.add_argument("--alpha", type=float, help="strength of TDE, default: the config's")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="overrides of the config")
+    return parser.parse_args(argv)
 
 
-def main(args):
+def main(argv=None):
+    args = parse_args(argv)
     setup_logger(name="lvis_tde")
-    cfg = load_config(args.config_file, args.opts)
-    use_cpu_without_gpu(cfg)
+    recipe = load_recipe(args.config_file, args.opts)
+    recipe.use_cpu_without_gpu()
     onnx = all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime"))
-    files = run_export(cfg, load_trained(cfg), args.image, args.output, alpha=args.alpha, onnx=onnx)
+    files = run_export(
+        load_trained(recipe), recipe.prepare, args.image, args.output, alpha=args.alpha, onnx=onnx
+    )
     print("Wrote " + ", ".join(str(Path(file)) for file in files))
     if not onnx:
         print("ONNX was left out: pip install onnx onnxruntime.")
 
 
 if __name__ == "__main__":
-    main(parse_args())
+    cli.run(main)

@@ -6,10 +6,11 @@ import inspect
 import logging
 import os
 
+from lvis_tde import cli
 from lvis_tde.data.synthetic import make_synthetic_lvis
 
 
-def main() -> None:
+def main(argv=None) -> None:
     defaults = {
         key: parameter.default
         for key, parameter in inspect.signature(make_synthetic_lvis).parameters.items()
@@ -33,14 +34,10 @@ def main() -> None:
             )
         else:
             parser.add_argument(flag, type=type(value), default=value, help=" ")
-    arguments = vars(parser.parse_args())
+    arguments = vars(parser.parse_args(argv))
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        folder = make_synthetic_lvis(arguments.pop("root"), **arguments)
-    except ValueError as error:
-        parser.error(str(error))
-    print(folder)
+    print(make_synthetic_lvis(arguments.pop("root"), **arguments))
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

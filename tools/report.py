@@ -6,10 +6,12 @@ python tools/report.py lvis_v1_val.json --compare softmax.json tde.json --output
 """
 
 import argparse
-import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from lvis_tde import cli
+from lvis_tde.evaluation import Detections, GroundTruth, evaluate_lvis
+from lvis_tde.evaluation.confusion import rare_confusions
+from lvis_tde.evaluation.report.writer import write_report
 
 
 def main(argv=None):
@@ -22,7 +24,7 @@ def main(argv=None):
     parser.add_argument("--compare", nargs=2, metavar=("A", "B"), help="two result files")
     parser.add_argument("--names", nargs="+", help="what the runs are called (default: file names)")
     parser.add_argument("--iou-type", choices=["bbox", "segm", "boundary"], default="segm")
-    parser.add_argument("--max-dets", type=int, default=300, help="an image; -1: no limit")
+    parser.add_argument("--max-dets", type=int, default=300, help="per image; -1: no limit")
     parser.add_argument(
         "--mask-area",
         action="store_true",
@@ -38,21 +40,14 @@ def main(argv=None):
     if len(set(names)) != len(paths):
         parser.error(f"--names must give {len(paths)} different names, got {names}")
 
-    from lvis_tde.evaluation import Detections, GroundTruth, evaluate_lvis
-    from lvis_tde.evaluation.confusion import rare_confusions
-    from lvis_tde.evaluation.report.writer import write_report
-
-    try:
-        truth = GroundTruth.load(args.annotations)
-        results, confusions = {}, {}
-        for name, path in zip(names, paths):
-            detections = Detections.from_file(path)
-            results[name] = evaluate_lvis(
-                truth, detections, args.iou_type, args.max_dets, mask_area=args.mask_area
-            )
-            confusions[name] = rare_confusions(truth, detections, args.max_dets)
-    except (ValueError, OSError) as error:
-        sys.exit(f"{parser.prog}: error: {error}")
+    truth = GroundTruth.load(args.annotations)
+    results, confusions = {}, {}
+    for name, path in zip(names, paths):
+        detections = Detections.from_file(path)
+        results[name] = evaluate_lvis(
+            truth, detections, args.iou_type, args.max_dets, mask_area=args.mask_area
+        )
+        confusions[name] = rare_confusions(truth, detections, args.max_dets)
     print(write_report(args.output, results, confusions))
 
 
@@ -67,4 +62,4 @@ def _short_names(paths):
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

@@ -4,10 +4,11 @@
 import argparse
 from pathlib import Path
 
+from lvis_tde import cli
 from lvis_tde.experiments.demo import format_table, run_demo, summarize_seeds
 
 
-def main():
+def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=0, help="varies everything that is random")
     parser.add_argument("--output", default="output/demo", help="folder for all that it makes")
@@ -17,7 +18,7 @@ def main():
         nargs=argparse.REMAINDER,
         help='"KEY VALUE" of the configs, such as MODEL.DEVICE cuda',
     )
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if args.summary:
         print(summarize_seeds(args.output))
         return
@@ -28,4 +29,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

@@ -3,20 +3,21 @@
 
     tools/sweep_alpha.py --config-file output/tde/config_tde.yaml --calibrate 0.05
 
-OUTPUT_DIR of the config gets alpha.json, alpha.png and config_alpha.yaml, the config with the best
-alpha. With --calibrate the images are training images, so that val stays untouched. Best are
-images that the model has not trained on: --split-only writes their annotations and those of the
+The output folder of the config gets alpha.json, alpha.png and config_alpha.yaml, the config with
+the best alpha. With --calibrate the images are training images, so that val stays untouched. Best
+are images that the model has not trained on: --split-only writes their annotations and those of the
 others before training, to be used as --train-data and, here, as --test-data.
 """
 
 from detectron2.utils import comm
 
+from lvis_tde import cli
 from lvis_tde.calibration.hold_out import hold_out
 from lvis_tde.calibration.sweep import DEFAULT_ALPHAS, format_sweep, run_sweep
 from lvis_tde.engine import argument_parser, launch, setup
 
 
-def parse_args():
+def parse_args(argv):
     parser = argument_parser(epilog=__doc__)
     parser.add_argument(
         "--alphas",
@@ -29,36 +30,39 @@ def parse_args():
         "--calibrate",
         type=float,
         metavar="FRACTION",
-        help="measure on this share of the training images, not on DATASETS.TEST",
+        help="measure on this share of the training images, not on the test set",
     )
     parser.add_argument("--split-seed", type=int, default=0, help="other images for --calibrate")
     parser.add_argument(
         "--split-only",
         action="store_true",
-        help="only write calibration.json and training.json of --calibrate to OUTPUT_DIR",
+        help="only write calibration.json and training.json of --calibrate",
     )
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if args.split_only and args.calibrate is None:
         parser.error("--split-only needs --calibrate FRACTION")
     return args
 
 
-def main(args):
+def work(args):
     calibrated = args.calibrate is not None
     args.eval_only = not calibrated
-    cfg = setup(args, testing=not calibrated)
+    recipe = setup(args, testing=not calibrated)
     if args.split_only:
-        (dataset,) = cfg.DATASETS.TRAIN
-        hold_out(dataset, args.calibrate, cfg.OUTPUT_DIR, args.split_seed, rest=True)
+        (dataset,) = recipe.train_sets
+        hold_out(dataset, args.calibrate, recipe.output_dir, args.split_seed, rest=True)
         return
     report = run_sweep(
-        cfg, args.alphas, metric=args.metric, calibrate=args.calibrate, seed=args.split_seed
+        recipe, args.alphas, metric=args.metric, calibrate=args.calibrate, seed=args.split_seed
     )
     if comm.is_main_process():
         print(f"\n{report['dataset']}, {report['seconds']:.0f} s\n\n{format_sweep(report)}\n")
-        print(f"alpha {report['alpha']:g} has the best {args.metric}; see {cfg.OUTPUT_DIR}")
+        print(f"alpha {report['alpha']:g} has the best {args.metric}; see {recipe.output_dir}")
+
+
+def main(argv=None):
+    return launch(work, parse_args(argv))
 
 
 if __name__ == "__main__":
-    args = parse_args()
-    launch(main, args)
+    cli.run(main)

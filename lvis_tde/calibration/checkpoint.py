@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.config import CfgNode
-from detectron2.modeling import build_model
 from detectron2.utils import comm
 from torch import nn
 
-from ..config import use_tde_on_softmax
-from ..data.files import atomic_path, write_text
+from ..data.files import atomic_path
 from .estimate import MeanEstimate, angle_between, estimate_feature_mean
 from .settings import tde_predictors
 
@@ -35,11 +31,11 @@ def save_checkpoint(model: nn.Module, path: str | os.PathLike, **extra) -> None:
         torch.save({"model": model.state_dict(), **extra}, partial)
 
 
-def load_trained(cfg: CfgNode) -> nn.Module:
-    """Builds the model of a config and loads ``MODEL.WEIGHTS``, which must be all of it.
+def load_trained(recipe) -> nn.Module:
+    """Builds the model of a recipe and loads its ``weights``, which must be all of it.
 
     Args:
-        cfg: such as :func:`~lvis_tde.config.use_tde_on_softmax` makes.
+        recipe: a :class:`~lvis_tde.engine.Recipe`.
 
     Returns:
         nn.Module: in eval mode; its running means are zero where the checkpoint has none.
@@ -47,10 +43,11 @@ def load_trained(cfg: CfgNode) -> nn.Module:
     Raises:
         ValueError: if there are no weights, or they lack a parameter or it has another shape.
     """
-    weights = cfg.MODEL.WEIGHTS
+    weights = recipe.weights
     if not weights:
-        raise ValueError("MODEL.WEIGHTS is empty: name the checkpoint of a trained model.")
-    model = build_model(cfg).eval()
+        key = recipe.keys["weights"]
+        raise ValueError(f"{key} is empty: name the checkpoint of a trained model.")
+    model = recipe.build_model().eval()
     parameters = {name for name, _ in model.named_parameters()}
     missing = []
 
@@ -70,8 +67,7 @@ def load_trained(cfg: CfgNode) -> nn.Module:
 
 
 def run_estimate(
-    cfg: CfgNode,
-    loader_of: Callable[[CfgNode], Iterable],
+    recipe,
     *,
     num_heads: int = 1,
     max_batches: int = 500,
@@ -79,12 +75,11 @@ def run_estimate(
 ) -> MeanEstimate:
     """Puts TDE on a trained model: estimates the mean, writes a checkpoint and a config for it.
 
-    ``OUTPUT_DIR`` gets ``model_tde.pth`` and ``config_tde.yaml``, which names it.
+    Its ``output_dir`` gets ``model_tde.pth`` and ``config_tde.yaml``, which names it.
 
     Args:
-        cfg: config of a trained model with ``MODEL.WEIGHTS``: a softmax model, or one with TDE
-            heads, whose mean is then estimated anew.
-        loader_of: makes the training loader of a config, such as ``Trainer.build_train_loader``.
+        recipe: a :class:`~lvis_tde.engine.Recipe` with the ``weights`` of a trained model: a
+            softmax model, or one with TDE heads, whose mean is then estimated anew.
         num_heads: K for a softmax model; others keep theirs.
         max_batches, tolerance: see :func:`estimate_feature_mean`.
 
@@ -93,15 +88,15 @@ def run_estimate(
 
     Raises:
         ValueError: see :func:`load_trained`, :func:`estimate_feature_mean` and
-            :func:`~lvis_tde.config.use_tde_on_softmax`.
+            ``Recipe.put_tde_on_softmax``.
     """
-    cfg = cfg.clone()
-    use_tde_on_softmax(cfg, num_heads)
-    model = load_trained(cfg)
+    recipe = recipe.clone()
+    recipe.put_tde_on_softmax(num_heads)
+    model = load_trained(recipe)
     before = [predictor.feature_mean.mean.clone() for predictor in tde_predictors(model)]
     heads = tde_predictors(model)[0].cls_score.num_heads
     found = estimate_feature_mean(
-        model, loader_of(cfg), max_batches=max_batches, tolerance=tolerance
+        model, recipe.train_loader(), max_batches=max_batches, tolerance=tolerance
     )
     logger.info(
         "%s after %d batches: %s foreground regions, halves %.2f degrees apart (tolerance %g).",
@@ -118,16 +113,15 @@ def run_estimate(
             apart = angle_between(old, new, heads).tolist()
             logger.info("The checkpoint's own mean is %s degrees away, by head.", apart)
     if comm.is_main_process():
-        checkpoint = os.path.join(cfg.OUTPUT_DIR, "model_tde.pth")
+        checkpoint = os.path.join(recipe.output_dir, "model_tde.pth")
         save_checkpoint(
             model,
             checkpoint,
             feature_mean={"angle": found.angle, "num_foreground": found.num_foreground},
         )
-        cfg.defrost()
-        cfg.MODEL.WEIGHTS = checkpoint
-        config = os.path.join(cfg.OUTPUT_DIR, "config_tde.yaml")
-        write_text(config, cfg.dump())
+        recipe.weights = checkpoint
+        config = os.path.join(recipe.output_dir, "config_tde.yaml")
+        recipe.save(config)
         logger.info("Wrote %s and %s. Choose alpha next: tools/sweep_alpha.py.", checkpoint, config)
     comm.synchronize()
     return found

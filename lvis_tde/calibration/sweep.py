@@ -9,13 +9,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog, build_detection_test_loader
+from detectron2.data import MetadataCatalog
 from detectron2.utils import comm
 from torch import nn
 
 from ..data.files import write_text
-from ..evaluation.build import build_evaluator
 from ..visualization.charts import plot_ap_over_alpha
 from .alpha import sweep_alpha
 from .checkpoint import load_trained
@@ -36,7 +34,7 @@ _METRICS = {
 
 
 def run_sweep(
-    cfg: CfgNode,
+    recipe,
     alphas: Sequence[float] = DEFAULT_ALPHAS,
     *,
     metric: str = "segm/AP",
@@ -45,12 +43,12 @@ def run_sweep(
 ) -> dict:
     """Evaluates a trained model for several alphas and writes what was found.
 
-    ``OUTPUT_DIR`` gets ``alpha.json`` and ``alpha.png``, and ``config_alpha.yaml``: the config
+    Its ``output_dir`` gets ``alpha.json`` and ``alpha.png``, and ``config_alpha.yaml``: the config
     with the best alpha, to be used as it is. ``alpha.json`` is written after the evaluation of each
     alpha, with null as the best one until all are done.
 
     Args:
-        cfg: with TDE heads and ``MODEL.WEIGHTS``.
+        recipe: a :class:`~lvis_tde.engine.Recipe` with TDE heads and ``weights``.
         alphas: values >= 0.
         metric: task and metric to maximize, such as "segm/APr"; of equals the smaller alpha.
         calibrate: share of the training images to measure on; None for the test set, whose figures
@@ -67,15 +65,15 @@ def run_sweep(
             range.
     """
     alphas = sorted({float(alpha) for alpha in alphas})
-    sets = cfg.DATASETS.TEST if calibrate is None else cfg.DATASETS.TRAIN
-    folder = Path(cfg.OUTPUT_DIR)
+    split = "test_sets" if calibrate is None else "train_sets"
+    sets, folder = getattr(recipe, split), Path(recipe.output_dir)
     if len(sets) != 1 or not alphas:
         raise ValueError(
-            f"A sweep needs one dataset and at least one alpha, got {tuple(sets)} and {alphas}. "
-            f"Set DATASETS.{'TEST' if calibrate is None else 'TRAIN'}."
+            f"A sweep needs one dataset and at least one alpha, got {sets} and {alphas}. "
+            f"Set {recipe.keys[split]}."
         )
     (dataset,) = sets
-    model = load_trained(cfg)
+    model = load_trained(recipe)
     check_metric(metric, model, dataset)
     if calibrate is not None:
         dataset = hold_out(dataset, calibrate, folder, seed)
@@ -96,9 +94,9 @@ def run_sweep(
 
     found = sweep_alpha(
         model,
-        build_detection_test_loader(cfg, dataset),
+        recipe.test_loader(dataset),
         alphas,
-        lambda: build_evaluator(cfg, dataset, save=False),
+        lambda: recipe.evaluator(dataset, save=False),
         on_result=write,
     )
     if not comm.is_main_process():
@@ -113,10 +111,9 @@ def run_sweep(
     on = "training images" if calibrate is not None else dataset
     figure = plot_ap_over_alpha(curve, chosen=best, title=f"{kind} AP over alpha on {on} (%)")
     figure.savefig(folder / "alpha.png", dpi=150)
-    chosen = cfg.clone()
-    chosen.defrost()
-    chosen.MODEL.TDE.ALPHA = best
-    write_text(folder / "config_alpha.yaml", chosen.dump())
+    chosen = recipe.clone()
+    chosen.set_alpha(best)
+    chosen.save(folder / "config_alpha.yaml")
     logger.info("alpha = %g has the best %s: see %s.", best, metric, folder / "config_alpha.yaml")
     return report
 

@@ -2,11 +2,36 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Sequence
+from itertools import chain, islice
 
+from detectron2.data.common import ToIterableDataset
+from detectron2.utils.file_io import PathManager
+from PIL import ExifTags, Image
 from torch.utils.data.sampler import Sampler
 
-__all__ = ["ResumableSampler"]
+__all__ = ["ResumableSampler", "is_wide"]
+
+_ORIENTATION = next(key for key, name in ExifTags.TAGS.items() if name == "Orientation")
+_SIDEWAYS = (5, 6, 7, 8)
+# Release 0.6 deals single images out to the workers of a loader, main deals out batches.
+_DEALS_BATCHES = "shard_chunk_size" in inspect.signature(ToIterableDataset).parameters
+
+
+def is_wide(record: dict) -> bool:
+    """Whether an image is wider than high, as Detectron2's mapper finds it.
+
+    Args:
+        record: dataset dict. Without "width" or "height" the header of the file "file_name" is
+            read, as the mapper takes the size of the image then.
+    """
+    if "width" in record and "height" in record:
+        return record["width"] > record["height"]
+    with PathManager.open(record["file_name"], "rb") as file, Image.open(file) as image:
+        width, height = image.size
+        # The mapper turns such images when it reads them.
+        return height > width if image.getexif().get(_ORIENTATION) in _SIDEWAYS else width > height
 
 
 class ResumableSampler(Sampler):
@@ -14,43 +39,58 @@ class ResumableSampler(Sampler):
 
     Detectron2 batches images of like orientation: an image waits in its bucket until a batch of
     its kind is full. So the images used after n batches are not the first ones of the stream; the
-    bucketing is repeated on the indices alone, without loading an image.
+    bucketing is repeated on the indices alone, without loading an image. Several workers would
+    give the images in another order than one; what they get is arranged such that they do not.
     """
 
-    def __init__(self, sampler: Sampler, wide: Sequence[bool], grouped: bool):
+    def __init__(
+        self,
+        sampler: Sampler,
+        wide: Sequence[bool],
+        grouped: bool,
+        *,
+        batch_size: int,
+        num_workers: int = 0,
+    ):
         """
         Args:
-            sampler: infinite stream of indices, this process's share.
-            wide: for each index, whether the image is wider than high.
+            sampler: infinite stream of indices, this process's share; each pass is the same.
+            wide: for each index :func:`is_wide`; used only if ``grouped``.
             grouped: whether batches are grouped by that (``DATALOADER.ASPECT_RATIO_GROUPING``).
+            batch_size: of this process.
+            num_workers: of this process's loader.
         """
         self.sampler = sampler
         self._wide = wide
         self._grouped = grouped
-        self._batches, self._batch_size = 0, 1
+        self._batch_size = batch_size
+        self._num_workers = num_workers
+        self._waiting: list[int] = []
+        self._used = 0
 
-    def resume(self, num_batches: int, batch_size: int) -> None:
+    def resume(self, num_batches: int) -> None:
         """Leaves out the first ``num_batches`` batches of this process, from the next pass on."""
-        self._batches, self._batch_size = num_batches, batch_size
+        buckets: dict[bool, list[int]] = {False: [], True: []}
+        self._used = 0
+        stream = iter(self.sampler)
+        while num_batches > 0:
+            index = next(stream)
+            self._used += 1
+            bucket = buckets[self._grouped and self._wide[index]]
+            bucket.append(index)
+            if len(bucket) == self._batch_size:
+                bucket.clear()
+                num_batches -= 1
+        self._waiting = buckets[False] + buckets[True]
 
     def __iter__(self) -> Iterator[int]:
-        stream = iter(self.sampler)
-        yield from self._waiting(stream)
-        yield from stream
-
-    def _waiting(self, stream: Iterator[int]) -> list[int]:
-        """The indices that wait in a bucket when the last batch to leave out is full."""
-        waiting: list[int] = []
-        done = 0
-        while done < self._batches:
-            index = next(stream)
-            waiting.append(index)
-            kind = self._kind(index)
-            batch = [i for i in waiting if self._kind(i) == kind]
-            if len(batch) == self._batch_size:
-                waiting = [i for i in waiting if self._kind(i) != kind]
-                done += 1
-        return waiting
-
-    def _kind(self, index: int) -> bool:
-        return self._grouped and self._wide[index]
+        stream = chain(self._waiting, islice(self.sampler, self._used, None))
+        if self._num_workers < 2 or self._grouped != _DEALS_BATCHES:
+            yield from stream
+            return
+        # One batch for each worker at a time. Grouped, the loader takes an image from every worker
+        # in turn; otherwise a batch from every worker in turn.
+        step = self._num_workers if self._grouped else self._batch_size
+        while block := list(islice(stream, self._num_workers * self._batch_size)):
+            for first in range(step):
+                yield from block[first::step]

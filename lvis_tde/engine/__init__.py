@@ -1,18 +1,32 @@
-"""Training and evaluation: config and arguments, checks, hooks, trainer, LazyConfig."""
+"""Training and evaluation: recipes and arguments, checks, hooks, trainer, LazyConfig."""
 
 from .checks import check_dataset, check_inputs, check_weights
-from .defaults import argument_parser, launch, load_config, setup, use_cpu_without_gpu, use_data
+from .defaults import (
+    add_data_arguments,
+    argument_parser,
+    launch,
+    load_config,
+    load_recipe,
+    setup,
+    use_data,
+)
+from .lazy import LazyRecipe
+from .recipes import Recipe, YacsRecipe
 from .trainer import Trainer
 
 __all__ = [
+    "LazyRecipe",
+    "Recipe",
     "Trainer",
+    "YacsRecipe",
+    "add_data_arguments",
     "argument_parser",
     "check_dataset",
     "check_inputs",
     "check_weights",
     "launch",
     "load_config",
+    "load_recipe",
     "setup",
-    "use_cpu_without_gpu",
     "use_data",
 ]

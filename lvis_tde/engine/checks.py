@@ -1,15 +1,47 @@
 """What can be checked before anything is built: data sets and weights are there and fit."""
 
+from __future__ import annotations
+
 import os
 
-from detectron2.config import CfgNode
+from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.utils.file_io import PathManager
+from torch import nn
+
+from .recipes import Recipe
 
 __all__ = ["check_dataset", "check_inputs", "check_weights"]
+
+# The image_root of Detectron2's LVIS sets is COCO's folder, one level above the images.
+_LVIS_FOLDERS = {
+    "lvis_v1_train": ("train2017",),
+    "lvis_v1_val": ("val2017", "train2017"),
+    "lvis_v1_test_dev": ("test2017",),
+    "lvis_v1_test_challenge": ("test2017",),
+    "lvis_v0.5_train": ("train2017",),
+    "lvis_v0.5_val": ("val2017",),
+    "lvis_v0.5_val_rand_100": ("val2017",),
+    "lvis_v0.5_test": ("test2017",),
+    "lvis_v0.5_train_cocofied": ("train2017",),
+    "lvis_v0.5_val_cocofied": ("val2017",),
+}
+
+
+def _exists(path: str) -> bool:
+    try:
+        return PathManager.exists(path)
+    except NotImplementedError:
+        return True  # such as a URL, which cannot tell without a download
 
 
 def check_dataset(name: str, num_classes: int, key: str = "MODEL.ROI_HEADS.NUM_CLASSES") -> None:
     """Fails if a dataset's files are not there or it has not the classes of the config's ``key``.
+
+    Args:
+        name: of a registered dataset.
+        num_classes: of the model.
+        key: the config's name for it.
 
     Raises:
         FileNotFoundError: naming the missing path and where to read about it.
@@ -22,13 +54,9 @@ def check_dataset(name: str, num_classes: int, key: str = "MODEL.ROI_HEADS.NUM_C
         )
     metadata = MetadataCatalog.get(name)
     paths = [metadata.get("json_file"), metadata.get("image_root")]
-    if name.startswith("lvis_v"):  # its image_root is COCO's folder, one level higher
-        folders = ["val2017"] if "val" in name else ["train2017"]
-        if name.startswith("lvis_v1_val"):
-            folders.append("train2017")
-        paths += [os.path.join(paths[1], folder) for folder in folders]
+    paths += [os.path.join(paths[1], folder) for folder in _LVIS_FOLDERS.get(name, ())]
     for path in paths:
-        if path is not None and not os.path.exists(path):
+        if path is not None and not _exists(path):
             raise FileNotFoundError(
                 f"Dataset {name!r} needs {path}, which does not exist. datasets/README.md says "
                 "what goes where; DETECTRON2_DATASETS names the root folder (now "
@@ -43,27 +71,43 @@ def check_dataset(name: str, num_classes: int, key: str = "MODEL.ROI_HEADS.NUM_C
 
 
 def check_weights(path: str, key: str = "MODEL.WEIGHTS") -> None:
-    """Fails if the local checkpoint that the config names under ``key`` is not there.
+    """Fails if the checkpoint that the config names under ``key`` is not there.
+
+    Args:
+        path: as Detectron2's checkpointer takes it: a file, a URL or what else ``PathManager``
+            knows, with or without a query such as ``?matching_heuristics=True``. Nothing is
+            downloaded.
+        key: the config's name for it.
 
     Raises:
         FileNotFoundError: naming the path and what to do.
     """
-    if path and "://" not in path and not os.path.isfile(path):
+    if path and not any(map(_exists, (path, path.partition("?")[0]))):
         raise FileNotFoundError(
             f"{key} names {path}, which does not exist. Give the path of a checkpoint, "
             f'or {key} "" to train from scratch (see datasets/README.md).'
         )
 
 
-def check_inputs(cfg: CfgNode, *, training: bool = True, testing: bool = True) -> None:
+def check_inputs(
+    recipe: Recipe, *, training: bool = True, testing: bool = True, resume: bool = False
+) -> None:
     """Fails before anything is built if a dataset or weight file is not there.
+
+    Args:
+        recipe: what is to be run.
+        training, testing: whether the training and the test sets will be read.
+        resume: whether to continue from the last checkpoint in ``output_dir``, if there is one;
+            the initial weights are not read then.
 
     Raises:
         FileNotFoundError: naming the missing path and where to read about it.
         ValueError: if a dataset has another number of classes than the model.
     """
-    names = tuple(cfg.DATASETS.TRAIN) if training else ()
-    names += tuple(cfg.DATASETS.TEST) if testing else ()
+    names = recipe.train_sets if training else ()
+    names += recipe.test_sets if testing else ()
     for name in names:
-        check_dataset(name, cfg.MODEL.ROI_HEADS.NUM_CLASSES)
-    check_weights(cfg.MODEL.WEIGHTS)
+        check_dataset(name, recipe.num_classes, recipe.keys["num_classes"])
+    checkpointer = DetectionCheckpointer(nn.Module(), recipe.output_dir)
+    if not (resume and checkpointer.has_checkpoint()):
+        check_weights(recipe.weights, recipe.keys["weights"])

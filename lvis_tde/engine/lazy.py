@@ -1,69 +1,173 @@
-"""Training and evaluation behind ``tools/lazyconfig_train_net.py``: LazyConfig instead of yacs."""
+"""Recipes, training and evaluation of LazyConfigs."""
 
+from __future__ import annotations
+
+import inspect
 import logging
+import os
+from collections.abc import Iterator
+from typing import ClassVar
 
-import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import LazyConfig, instantiate
 from detectron2.engine import (
     AMPTrainer,
     SimpleTrainer,
     create_ddp_model,
-    default_setup,
     default_writers,
     hooks,
 )
 from detectron2.evaluation import inference_on_dataset, print_csv_format
+from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
 from detectron2.utils import comm
-from detectron2.utils.logger import setup_logger
-from omegaconf import DictConfig
+from detectron2.utils.registry import locate
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
 
-from .checks import check_dataset, check_weights
+from ..data.files import atomic_path
+from ..modeling.fast_rcnn import TDEFastRCNNOutputLayers
+from .recipes import Recipe
+from .trainer import predicting_for, write_reports
 
-__all__ = ["build_model", "evaluate", "setup", "train"]
+__all__ = ["LazyRecipe", "build_model", "evaluate", "train"]
 
 logger = logging.getLogger(__name__)
 
 
-def setup(args) -> DictConfig:
-    """Loads the config of the command line ``args`` and sets up logging, folders and seeds.
+def _nodes(node) -> Iterator[DictConfig]:
+    """All dictionaries of a config, each where it is written down."""
+    if isinstance(node, DictConfig):
+        yield node
+    if isinstance(node, (DictConfig, ListConfig)):
+        for key in node if isinstance(node, DictConfig) else range(len(node)):
+            if not OmegaConf.is_interpolation(node, key) and not OmegaConf.is_missing(node, key):
+                yield from _nodes(node[key])
 
-    Raises:
-        FileNotFoundError: if a dataset or the initial checkpoint is not there.
-        ValueError: if a dataset has another number of classes than the model.
-    """
-    setup_logger(name="lvis_tde", distributed_rank=comm.get_rank())
-    cfg = LazyConfig.apply_overrides(LazyConfig.load(args.config_file), args.opts)
-    if cfg.train.device.startswith("cuda") and not torch.cuda.is_available():
-        logger.warning("No GPU found: running on the CPU (train.device=cpu).")
-        cfg.train.device = "cpu"
-    for split in ("test",) if args.eval_only else ("train", "test"):
-        names = cfg.dataloader[split].dataset.names
-        for name in [names] if isinstance(names, str) else names:
-            check_dataset(name, cfg.model.roi_heads.num_classes, "model.roi_heads.num_classes")
-    check_weights(cfg.train.init_checkpoint, "train.init_checkpoint")
-    default_setup(cfg, args)
-    return cfg
+
+def _target(node: DictConfig):
+    target = node.get("_target_")
+    return locate(target) if isinstance(target, str) else target
+
+
+class LazyRecipe(Recipe):
+    """A LazyConfig with the nodes of Detectron2's own: model, dataloader, train and so on."""
+
+    cfg: DictConfig
+    keys: ClassVar[dict[str, str]] = {
+        "weights": "train.init_checkpoint",
+        "output_dir": "train.output_dir",
+        "device": "train.device",
+        "num_classes": "model.roi_heads.num_classes",
+        "train_sets": "dataloader.train.dataset.names",
+        "test_sets": "dataloader.test.dataset.names",
+    }
+
+    @property
+    def num_classes(self) -> int:
+        return self.cfg.model.roi_heads.num_classes
+
+    @num_classes.setter
+    def num_classes(self, value: int) -> None:
+        before = self.num_classes
+        # Most parts refer to the one number of the ROI heads; others repeat it.
+        for node in _nodes(self.cfg.model.roi_heads):
+            if "num_classes" in node and not OmegaConf.is_interpolation(node, "num_classes"):
+                if node.num_classes == before:
+                    node.num_classes = value
+
+    def _predictors(self) -> Iterator[tuple[DictConfig, type]]:
+        """The box predictors, one for every cascade stage, and their classes."""
+        for node in _nodes(self.cfg.model):
+            target = _target(node)
+            if inspect.isclass(target) and issubclass(target, FastRCNNOutputLayers):
+                yield node, target
+
+    def set_alpha(self, alpha):
+        found = [n for n, kind in self._predictors() if issubclass(kind, TDEFastRCNNOutputLayers)]
+        if not found:
+            raise ValueError("The config's model has no TDE: no node of it is a TDE box predictor.")
+        for node in found:
+            node.alpha = float(alpha)
+
+    def put_tde_on_softmax(self, num_heads=1):
+        for node, kind in self._predictors():
+            if issubclass(kind, TDEFastRCNNOutputLayers):
+                continue
+            if kind is not FastRCNNOutputLayers:
+                raise ValueError(
+                    f"The box predictor is a {kind.__name__}; TDE is known to replace "
+                    "FastRCNNOutputLayers. For others use lvis_tde.swap_box_predictor."
+                )
+            node.update(_target_=TDEFastRCNNOutputLayers, norm="none", num_heads=num_heads)
+
+    def save(self, path):
+        with atomic_path(path) as partial:
+            LazyConfig.save(self.cfg, str(partial))
+
+    def build_model(self):
+        return instantiate(self.cfg.model).to(self.device)
+
+    def train_loader(self):
+        return instantiate(self.cfg.dataloader.train)
+
+    def _tested_on(self, dataset: str) -> DictConfig:
+        recipe = self.clone()
+        recipe.cfg.dataloader.test.dataset.names = dataset
+        return recipe.cfg.dataloader
+
+    def test_loader(self, dataset):
+        return instantiate(self._tested_on(dataset).test)
+
+    def evaluator(self, dataset, *, save=True):
+        node = self._tested_on(dataset).get("evaluator")
+        if node is None:
+            raise ValueError("The config has no dataloader.evaluator to evaluate with.")
+        parameters = inspect.signature(_target(node)).parameters
+        if "dataset_name" in parameters:
+            node.dataset_name = dataset
+        if "output_dir" in parameters:
+            node.output_dir = self.results_folder(dataset) if save else None
+        return instantiate(node)
+
+    def test_input(self):
+        mapper = self.cfg.dataloader.test.mapper
+        return mapper.image_format, instantiate(mapper.augmentations)
+
+    def train(self, *, resume=False):
+        return train(self.cfg, resume=resume)
+
+    def evaluate(self, model):
+        return evaluate(self.cfg, model, report=True)
 
 
 def build_model(cfg: DictConfig) -> nn.Module:
     """The model on its device, wrapped for several processes where there are any."""
-    model = instantiate(cfg.model).to(cfg.train.device)
+    model = LazyRecipe(cfg).build_model()
     # Detectron2 would name a GPU for every process, which a model on the CPU refuses.
     device_ids = None if cfg.train.device == "cpu" else [comm.get_local_rank()]
     return create_ddp_model(model, device_ids=device_ids, **cfg.train.ddp)
 
 
-def evaluate(cfg: DictConfig, model: nn.Module):
-    """The metrics of ``cfg.dataloader.evaluator``, or None where the config has no evaluator."""
-    if "evaluator" not in cfg.dataloader:
+def evaluate(cfg: DictConfig, model: nn.Module, *, report: bool = False):
+    """The metrics of ``cfg.dataloader.evaluator``, by test set where there are several.
+
+    Args:
+        cfg: with ``dataloader.test`` and ``dataloader.evaluator``; None comes back without them.
+        model: to be evaluated.
+        report: write a page and pictures, too, as :meth:`Trainer.test_and_report` does.
+    """
+    if not {"test", "evaluator"} <= set(cfg.dataloader):
         return None
-    evaluator = instantiate(cfg.dataloader.evaluator)
-    results = inference_on_dataset(model, instantiate(cfg.dataloader.test), evaluator)
-    if comm.is_main_process():
-        print_csv_format(results)
-    return results
+    recipe, results, evaluators = LazyRecipe(cfg), {}, {}
+    for name in recipe.test_sets:
+        evaluator = evaluators[name] = recipe.evaluator(name)
+        with predicting_for(model, [evaluator]):
+            results[name] = inference_on_dataset(model, recipe.test_loader(name), evaluator)
+        if comm.is_main_process():
+            print_csv_format(results[name])
+    if report:
+        write_reports(evaluators, os.path.join(recipe.output_dir, "report"))
+    return next(iter(results.values())) if len(results) == 1 else results
 
 
 def train(cfg: DictConfig, *, resume: bool = False) -> nn.Module:
@@ -71,7 +175,8 @@ def train(cfg: DictConfig, *, resume: bool = False) -> nn.Module:
 
     Args:
         cfg: with ``model``, ``dataloader``, ``optimizer``, ``lr_multiplier`` and ``train``.
-        resume: continue from the last checkpoint of ``train.output_dir``, if there is one.
+        resume: continue from the last checkpoint of ``train.output_dir``, if there is one. The
+            images then begin anew; yacs configs continue with them, see :class:`Trainer`.
 
     Returns:
         nn.Module: the trained model.

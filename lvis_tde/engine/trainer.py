@@ -1,29 +1,56 @@
 """Training and evaluation of yacs configs: Detectron2's trainer, plus what TDE needs."""
 
+from __future__ import annotations
+
 import contextlib
 import functools
 import logging
 import os
+from collections.abc import Iterable, Mapping
 
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_train_loader, get_detection_dataset_dicts
 from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSampler
 from detectron2.engine import DefaultTrainer, defaults
 from detectron2.engine.hooks import EvalHook, PeriodicCheckpointer
+from detectron2.evaluation import DatasetEvaluator, verify_results
+from detectron2.modeling import GeneralizedRCNNWithTTA
 from detectron2.utils import comm
+from torch import nn
 from torch.utils.data import Sampler
 
-from ..data.resume import ResumableSampler
+from ..data.resume import ResumableSampler, is_wide
 from ..evaluation import LVISEvaluator
 from ..evaluation.build import build_evaluator
+from ..modeling.mask_postprocess import masks_as_rle
 from .hooks import PreciseMean, SeedEveryIteration
 
-__all__ = ["Trainer"]
+__all__ = ["Trainer", "predicting_for", "write_reports"]
 
 logger = logging.getLogger(__name__)
 
 
+def predicting_for(model: nn.Module, evaluators: Iterable[DatasetEvaluator]):
+    """A context in which a model predicts no masks of image size if the evaluators need none."""
+    compact = all(isinstance(evaluator, LVISEvaluator) for evaluator in evaluators)
+    return masks_as_rle(model) if compact else contextlib.nullcontext()
+
+
+def write_reports(evaluators: Mapping[str, DatasetEvaluator], folder: str) -> None:
+    """Writes a page and pictures for every LVIS set.
+
+    Args:
+        evaluators: by name of the dataset, after ``evaluate``.
+        folder: gets a folder for every dataset.
+    """
+    for name, evaluator in evaluators.items():
+        if comm.is_main_process() and isinstance(evaluator, LVISEvaluator):
+            evaluator.write_report(os.path.join(folder, name))
+
+
 def _training_sampler(cfg: CfgNode, dataset: list) -> Sampler:
+    # The order of the images is then no matter of what else drew random numbers before.
+    seed = cfg.SEED if cfg.SEED >= 0 else None
     if cfg.DATALOADER.SAMPLER_TRAIN == "RepeatFactorTrainingSampler":
         # Main has the square root of the repeat factors as an option, 0.6 always takes it.
         sqrt = cfg.DATALOADER.get("REPEAT_SQRT")
@@ -31,8 +58,8 @@ def _training_sampler(cfg: CfgNode, dataset: list) -> Sampler:
         repeat_factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
             dataset, cfg.DATALOADER.REPEAT_THRESHOLD, **options
         )
-        return RepeatFactorTrainingSampler(repeat_factors)
-    return TrainingSampler(len(dataset))
+        return RepeatFactorTrainingSampler(repeat_factors, seed=seed)
+    return TrainingSampler(len(dataset), seed=seed)
 
 
 @contextlib.contextmanager
@@ -52,11 +79,14 @@ def _ddp_on(device: str):
 
 
 class Trainer(DefaultTrainer):
-    """:class:`DefaultTrainer` with LVIS evaluation and exact resumption.
+    """:class:`DefaultTrainer` with LVIS evaluation, test-time augmentation and resumption.
 
-    With ``SEED`` >= 0 a resumed run sees the images that the uninterrupted one would have seen.
+    With ``SEED`` >= 0 a resumed run sees the images that the uninterrupted one would have seen, in
+    the same batches, whatever ``DATALOADER.NUM_WORKERS`` of either; it must have as many processes.
     With ``DATALOADER.NUM_WORKERS`` 0 and images of one orientation it also repeats its losses;
     otherwise some images are augmented otherwise.
+
+    ``TEST.AUG`` and ``TEST.EXPECTED_RESULTS`` are honored as by Detectron2's ``train_net.py``.
     """
 
     def __init__(self, cfg):
@@ -67,7 +97,7 @@ class Trainer(DefaultTrainer):
         super().resume_or_load(resume)
         sampler = getattr(self.data_loader, "resumable_sampler", None)
         if sampler is not None:
-            sampler.resume(self.start_iter, self.cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size())
+            sampler.resume(self.start_iter)
             if "_data_loader_iter" in vars(self._trainer):
                 # Release 0.6 starts the workers, and with them the sampler, on construction.
                 self._trainer._data_loader_iter = iter(self.data_loader)
@@ -94,6 +124,9 @@ class Trainer(DefaultTrainer):
             place = next(i for i, hook in enumerate(hooks) if isinstance(hook, saves))
             loader = functools.partial(self.build_train_loader, self.cfg)
             hooks.insert(place, PreciseMean(self.model, loader, num_batches))
+        if self.cfg.TEST.AUG.ENABLED:
+            # Not last: the writer closes its files at the end of training.
+            hooks.insert(0, EvalHook(0, lambda: self.test_with_TTA(self.cfg, self.model)))
         if self.cfg.SEED >= 0:
             hooks.insert(0, SeedEveryIteration(self.cfg.SEED))
         return hooks
@@ -110,10 +143,13 @@ class Trainer(DefaultTrainer):
             min_keypoints=keypoints if cfg.MODEL.KEYPOINT_ON else 0,
             proposal_files=cfg.DATASETS.PROPOSAL_FILES_TRAIN if cfg.MODEL.LOAD_PROPOSALS else None,
         )
+        grouped = cfg.DATALOADER.ASPECT_RATIO_GROUPING
         sampler = ResumableSampler(
             _training_sampler(cfg, dataset),
-            wide=[record["width"] > record["height"] for record in dataset],
-            grouped=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
+            wide=[is_wide(record) for record in dataset] if grouped else (),
+            grouped=grouped,
+            batch_size=cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size(),
+            num_workers=cfg.DATALOADER.NUM_WORKERS,
         )
         loader = build_detection_train_loader(cfg, dataset=dataset, sampler=sampler)
         loader.resumable_sampler = sampler
@@ -124,11 +160,51 @@ class Trainer(DefaultTrainer):
         return build_evaluator(cfg, dataset_name)
 
     @classmethod
+    def test(cls, cfg, model, evaluators=None):
+        if evaluators is None:
+            evaluators = [cls.build_evaluator(cfg, name) for name in cfg.DATASETS.TEST]
+        elif isinstance(evaluators, DatasetEvaluator):
+            evaluators = [evaluators]
+        with predicting_for(model, evaluators):
+            return super().test(cfg, model, evaluators)
+
+    @classmethod
+    def test_with_TTA(cls, cfg, model) -> dict:
+        """:meth:`test` with the test-time augmentation of ``TEST.AUG``.
+
+        Args:
+            cfg: detections go to ``OUTPUT_DIR/TTA``.
+            model: a :class:`GeneralizedRCNN`.
+
+        Returns:
+            dict: as :meth:`test`, its keys with ``_TTA`` at the end.
+        """
+        logger.info("Testing with the augmentation of TEST.AUG.")
+        augmented = cfg.clone()
+        augmented.defrost()
+        augmented.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "TTA")
+        results = cls.test(augmented, GeneralizedRCNNWithTTA(cfg, model))
+        return {f"{key}_TTA": value for key, value in results.items()}
+
+    @classmethod
     def test_and_report(cls, cfg, model) -> dict:
-        """:meth:`test`, and a page and pictures in ``OUTPUT_DIR/report`` for every LVIS set."""
+        """All that a run of evaluation gives.
+
+        Args:
+            cfg: reports of LVIS sets go to ``OUTPUT_DIR/report``.
+            model: with its weights.
+
+        Returns:
+            dict: the results of :meth:`test`, and where ``TEST.AUG`` is enabled those of
+            :meth:`test_with_TTA`. The process ends if they are not ``TEST.EXPECTED_RESULTS``.
+        """
         evaluators = [cls.build_evaluator(cfg, name) for name in cfg.DATASETS.TEST]
         results = cls.test(cfg, model, evaluators)
-        for name, evaluator in zip(cfg.DATASETS.TEST, evaluators):
-            if comm.is_main_process() and isinstance(evaluator, LVISEvaluator):
-                evaluator.write_report(os.path.join(cfg.OUTPUT_DIR, "report", name))
+        write_reports(
+            dict(zip(cfg.DATASETS.TEST, evaluators)), os.path.join(cfg.OUTPUT_DIR, "report")
+        )
+        if cfg.TEST.AUG.ENABLED:
+            results.update(cls.test_with_TTA(cfg, model))
+        if comm.is_main_process():
+            verify_results(cfg, results)
         return results

@@ -34,7 +34,7 @@ from ..calibration.sweep import best_alpha
 from ..config import use_tde_on_softmax
 from ..data.files import write_text
 from ..data.synthetic import make_synthetic_lvis, register_synthetic_lvis
-from ..engine import Trainer, load_config
+from ..engine import Trainer, YacsRecipe, load_config
 from ..evaluation.build import build_evaluator
 from ..visualization.charts import RUN_NAMES, plot_group_ap
 from .demo_pictures import draw_charts, draw_images
@@ -143,7 +143,7 @@ def _softmax(plan: _Plan) -> dict:
     logger.info("TDE on the trained softmax model.")
     cfg.MODEL.WEIGHTS = os.path.join(cfg.OUTPUT_DIR, "model_final.pth")
     use_tde_on_softmax(cfg)
-    model = load_trained(cfg)
+    model = load_trained(YacsRecipe(cfg))
     estimated = _estimate(plan, cfg, model)
     alpha, calibration = _calibrate(cfg, model, names["calib"])
     runs["softmax_tde"] = _rounded(_evaluate(cfg, model, names["val"], [alpha])[alpha])

@@ -1,7 +1,6 @@
 """The guide of docs/trained_model.md, in small: a trained softmax model, three commands."""
 
 import importlib.util
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ from detectron2.utils.env import seed_all_rng
 
 from lvis_tde.calibration.checkpoint import load_trained, save_checkpoint
 from lvis_tde.config import use_tde_on_softmax
-from lvis_tde.engine import Trainer, load_config
+from lvis_tde.engine import Trainer, YacsRecipe, load_config
 from lvis_tde.modeling.swap import swap_box_predictor
 
 TOOLS = Path(__file__).parents[2] / "tools"
@@ -23,12 +22,7 @@ def command(name, *arguments):
     spec = importlib.util.spec_from_file_location(f"tools_{name}", TOOLS / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    before, sys.argv = sys.argv, [f"{name}.py", *map(str, arguments)]
-    try:
-        parse = getattr(module, "parse_args", None)
-        return module.main(parse() if parse else module.argument_parser().parse_args())
-    finally:
-        sys.argv = before
+    return module.main([str(argument) for argument in arguments])
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +73,7 @@ def test_three_commands(trained, make_batch, tmp_path, capsys):
     # At alpha 0 the new checkpoint gives what the softmax model gives, and otherwise not.
     tde = load_config(str(output / "config_alpha.yaml"))
     assert tde.MODEL.ROI_HEADS.NAME == "TDEROIHeads" and tde.MODEL.TDE.NORM == "none"
-    model, softmax = load_trained(tde), softmax_model(cfg, weights)
+    model, softmax = load_trained(YacsRecipe(tde)), softmax_model(cfg, weights)
     with torch.no_grad():
         expected = softmax(make_batch())[0]["instances"]
         model.roi_heads.box_predictor.alpha = 0.0
@@ -116,7 +110,7 @@ def test_a_softmax_checkpoint_loads_unchanged(trained):
     cfg = cfg.clone()
     cfg.MODEL.WEIGHTS = str(weights)
     use_tde_on_softmax(cfg, num_heads=4)
-    state = load_trained(cfg).state_dict()
+    state = load_trained(YacsRecipe(cfg)).state_dict()
     saved = torch.load(weights, weights_only=False)["model"]
     added = {name for name in set(state) - set(saved) if not name.endswith("_extra_state")}
     assert added == {"roi_heads.box_predictor.feature_mean.mean"}
@@ -149,17 +143,17 @@ def test_incomplete_checkpoints_are_refused(trained, tmp_path):
     cfg, _, weights = trained
     cfg = cfg.clone()
     with pytest.raises(ValueError, match="MODEL.WEIGHTS is empty"):
-        load_trained(cfg)
+        load_trained(YacsRecipe(cfg))
     saved = torch.load(weights, weights_only=False)["model"]
     backbone = {name: value for name, value in saved.items() if name.startswith("backbone")}
     torch.save({"model": backbone}, tmp_path / "backbone.pth")
     cfg.MODEL.WEIGHTS = str(tmp_path / "backbone.pth")
     with pytest.raises(ValueError, match="backbone.pth is no checkpoint of this model"):
-        load_trained(cfg)
+        load_trained(YacsRecipe(cfg))
     cfg.MODEL.WEIGHTS = str(weights)
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = 9
     with pytest.raises(ValueError, match="cls_score"):
-        load_trained(cfg)
+        load_trained(YacsRecipe(cfg))
 
 
 def test_a_checkpoint_is_complete_or_absent(tmp_path, monkeypatch):
@@ -177,3 +171,42 @@ def test_a_checkpoint_is_complete_or_absent(tmp_path, monkeypatch):
         save_checkpoint(model, tmp_path / "model.pth")
     assert (tmp_path / "model.pth").read_bytes() == saved
     assert [path.name for path in tmp_path.iterdir()] == ["model.pth"]
+
+
+def test_the_same_commands_on_a_lazy_config(tiny_set, tmp_path, capsys):
+    import heads_util as util
+    from detectron2.config import LazyConfig, instantiate
+    from detectron2.data import DatasetCatalog
+    from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
+
+    cfg = util.lazy_config("TDEROIHeads")
+    (stage,) = util.lazy_stages(cfg)
+    stage._target_ = FastRCNNOutputLayers
+    for key in ("norm", "num_heads", "tau", "gamma", "alpha"):
+        del stage[key]
+    for loader, split in ((cfg.dataloader.train, "train"), (cfg.dataloader.test, "val")):
+        loader.mapper.augmentations[0].short_edge_length = 64
+        loader.dataset.names, loader.num_workers = tiny_set[split], 0
+    cfg.dataloader.train.total_batch_size = 2
+    torch.manual_seed(0)
+    torch.save({"model": instantiate(cfg.model).state_dict()}, tmp_path / "softmax.pth")
+    cfg.train.init_checkpoint = str(tmp_path / "softmax.pth")
+    LazyConfig.save(cfg, str(tmp_path / "softmax.yaml"))
+    output = tmp_path / "tde"
+    command(
+        "estimate_feature_mean", "--config-file", tmp_path / "softmax.yaml",
+        "--output", output, "--max-batches", 4,
+    )  # fmt: skip
+    command(
+        "sweep_alpha", "--config-file", output / "config_tde.yaml",
+        "--calibrate", 0.3, "--alphas", "0,1", "--metric", "bbox/AP",
+    )  # fmt: skip
+    assert "| bbox AP |" in capsys.readouterr().out
+    best = output / "config_alpha.yaml"
+    assert {"AP", "APr"} <= set(command("train_net", "--config-file", best, "--eval-only")["segm"])
+    image = DatasetCatalog.get(tiny_set["val"])[0]["file_name"]
+    command("demo", image, "--config-file", best, "--output", tmp_path / "pictures")
+    assert (tmp_path / "pictures" / f"{Path(image).stem}.png").is_file()
+    pytest.importorskip("onnxruntime")
+    command("export_model", "--config-file", best, "--image", image, "--output", tmp_path)
+    assert (tmp_path / "model.ts").is_file()

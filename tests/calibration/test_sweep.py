@@ -8,7 +8,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from lvis_tde.calibration.hold_out import calibration_images, hold_out
 from lvis_tde.calibration.sweep import best_alpha, check_metric, format_sweep, run_sweep
-from lvis_tde.engine import load_config
+from lvis_tde.engine import YacsRecipe, load_config
 from lvis_tde.evaluation import LVISEvaluator
 
 
@@ -87,7 +87,7 @@ def sweep_cfg(tiny_cfg, tiny_set, tiny_model, tmp_path):
 
 
 def test_sweep_on_training_images_writes_a_usable_config(sweep_cfg, tmp_path):
-    report = run_sweep(sweep_cfg, (1.0, 0.0), metric="bbox/AP50", calibrate=0.2)
+    report = run_sweep(YacsRecipe(sweep_cfg), (1.0, 0.0), metric="bbox/AP50", calibrate=0.2)
     folder = tmp_path / "output"
     assert json.loads((folder / "alpha.json").read_text()) == report
     assert list(report["results"]) == ["0", "1"] and report["calibrate"] == 0.2
@@ -105,7 +105,7 @@ def test_sweep_on_training_images_writes_a_usable_config(sweep_cfg, tmp_path):
 
 
 def test_sweep_on_the_test_set_warns(sweep_cfg, tiny_set, caplog):
-    report = run_sweep(sweep_cfg, (0.0,))
+    report = run_sweep(YacsRecipe(sweep_cfg), (0.0,))
     assert report["dataset"] == tiny_set["val"] and report["calibrate"] is None
     assert "Do not report its figures" in caplog.text
 
@@ -113,17 +113,17 @@ def test_sweep_on_the_test_set_warns(sweep_cfg, tiny_set, caplog):
 def test_the_largest_alpha_is_suspicious(sweep_cfg, caplog, monkeypatch):
     found = {a: {"segm": {"AP": a, "APr": 0.0, "APc": 0.0, "APf": 0.0}} for a in (0.0, 1.0)}
     monkeypatch.setattr("lvis_tde.calibration.sweep.sweep_alpha", lambda *_, **__: found)
-    assert run_sweep(sweep_cfg, (0.0, 1.0))["alpha"] == 1
+    assert run_sweep(YacsRecipe(sweep_cfg), (0.0, 1.0))["alpha"] == 1
     assert "largest that was tried" in caplog.text
     # Of equals the one that changes least.
-    assert run_sweep(sweep_cfg, (0.0, 1.0), metric="segm/APr")["alpha"] == 0
+    assert run_sweep(YacsRecipe(sweep_cfg), (0.0, 1.0), metric="segm/APr")["alpha"] == 0
 
 
 @pytest.mark.parametrize("metric", ["segm/APx", "AP", "keypoints/AP", "boundary/AP", "segm/"])
 def test_a_wrong_metric_is_refused_before_anything_runs(metric, sweep_cfg, tmp_path, monkeypatch):
     monkeypatch.setattr("lvis_tde.calibration.sweep.sweep_alpha", None)
     with pytest.raises(ValueError, match=f"metric='{metric}'.*bbox, segm and NAME.*APr"):
-        run_sweep(sweep_cfg, (0.0,), metric=metric, calibrate=0.2)
+        run_sweep(YacsRecipe(sweep_cfg), (0.0,), metric=metric, calibrate=0.2)
     assert not (tmp_path / "output" / "calibration.json").exists()
 
 
@@ -166,7 +166,7 @@ def test_an_interrupted_evaluation_leaves_its_results(sweep_cfg, tmp_path, monke
 
     monkeypatch.setattr(LVISEvaluator, "evaluate", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        run_sweep(sweep_cfg, (0.0, 1.0, 2.0))
+        run_sweep(YacsRecipe(sweep_cfg), (0.0, 1.0, 2.0))
     written = json.loads((tmp_path / "output" / "alpha.json").read_text())
     assert written["alpha"] is None and list(written["results"]) == ["0", "1"]
     assert "AP" in written["results"]["1"]["segm"]
@@ -182,7 +182,7 @@ def test_an_undefined_metric_leaves_the_results(sweep_cfg, tmp_path, monkeypatch
 
     monkeypatch.setattr(LVISEvaluator, "evaluate", without_rare)
     with pytest.raises(ValueError, match="segm/APr is undefined"):
-        run_sweep(sweep_cfg, (0.0, 1.0), metric="segm/APr")
+        run_sweep(YacsRecipe(sweep_cfg), (0.0, 1.0), metric="segm/APr")
     written = json.loads((tmp_path / "output" / "alpha.json").read_text())
     assert written["alpha"] is None and list(written["results"]) == ["0", "1"]
     assert not (tmp_path / "output" / "config_alpha.yaml").exists()
@@ -192,6 +192,6 @@ def test_mistakes(sweep_cfg):
     two = sweep_cfg.clone()
     two.DATASETS.TEST = ("a", "b")
     with pytest.raises(ValueError, match=r"\('a', 'b'\)"):
-        run_sweep(two, (0.0,))
+        run_sweep(YacsRecipe(two), (0.0,))
     with pytest.raises(ValueError, match="alpha=inf"):
-        run_sweep(sweep_cfg, (0.0, float("inf")))
+        run_sweep(YacsRecipe(sweep_cfg), (0.0, float("inf")))

@@ -1,7 +1,7 @@
 """LazyConfig: the shipped configs, made small, through the training tool's own functions."""
 
 import json
-from argparse import Namespace
+import logging
 
 import heads_util as util
 import pytest
@@ -16,7 +16,7 @@ from lvis_tde import (
     TDERes5ROIHeads,
     TDEROIHeads,
 )
-from lvis_tde.engine import lazy
+from lvis_tde.engine import argument_parser, lazy, setup
 
 HEADS = tuple(util.TDE_NAMES.values())
 NAMES = tuple(util.LAZY_NAMES.values())
@@ -80,7 +80,7 @@ def test_the_registered_heads_take_the_place_of_upstreams(heads):
 def arguments(tiny_set, tmp_path):
     """``arguments(heads, *overrides)``: the command line for a small model on the tiny set."""
 
-    def make(heads, *overrides, eval_only=False):
+    def make(heads, *overrides):
         path = tmp_path / "small.yaml"
         cfg = util.lazy_config(heads)
         for mapper in (cfg.dataloader.train.mapper, cfg.dataloader.test.mapper):
@@ -97,16 +97,14 @@ def arguments(tiny_set, tmp_path):
             "train.log_period=1",
             f"train.output_dir={tmp_path / 'output'}",
         ]
-        return Namespace(
-            config_file=str(path), opts=[*options, *overrides], eval_only=eval_only, resume=False
-        )
+        return argument_parser().parse_args(["--config-file", str(path), *options, *overrides])
 
     return make
 
 
 @pytest.mark.parametrize("heads", HEADS)
 def test_trains_evaluates_and_resumes(heads, arguments, tmp_path):
-    cfg = lazy.setup(arguments(heads))
+    cfg = setup(arguments(heads)).cfg
     assert cfg.train.device == ("cuda" if torch.cuda.is_available() else "cpu")
     model = lazy.train(cfg)
     means = [p.feature_mean for p in util.predictors(model)]
@@ -116,7 +114,7 @@ def test_trains_evaluates_and_resumes(heads, arguments, tmp_path):
     metrics = {key: value for line in lines for key, value in json.loads(line).items()}
     assert {"segm/APr", "bbox/AP"} <= set(metrics) and any("tde/mean_norm" in k for k in metrics)
 
-    cfg = lazy.setup(arguments(heads, "train.max_iter=3"))
+    cfg = setup(arguments(heads, "train.max_iter=3")).cfg
     resumed = lazy.train(cfg, resume=True)
     saved = torch.load(tmp_path / "output" / "model_final.pth")
     assert saved["iteration"] == 2
@@ -130,8 +128,19 @@ def test_trains_evaluates_and_resumes(heads, arguments, tmp_path):
 
 def test_missing_inputs_name_path_and_cure(arguments):
     with pytest.raises(FileNotFoundError, match="'no_such_set'.*datasets/README.md"):
-        lazy.setup(arguments(HEADS[0], "dataloader.train.dataset.names=no_such_set"))
+        setup(arguments(HEADS[0], "dataloader.train.dataset.names=no_such_set"))
     with pytest.raises(FileNotFoundError, match="train.init_checkpoint names nowhere.pth"):
-        lazy.setup(arguments(HEADS[0], "train.init_checkpoint=nowhere.pth"))
+        setup(arguments(HEADS[0], "train.init_checkpoint=nowhere.pth"))
     with pytest.raises(ValueError, match="has 7 classes, but model.roi_heads.num_classes is 5"):
-        lazy.setup(arguments(HEADS[0], "model.roi_heads.num_classes=5"))
+        setup(arguments(HEADS[0], "model.roi_heads.num_classes=5"))
+
+
+def test_the_log_has_what_this_package_says(arguments, tmp_path):
+    setup(arguments(HEADS[0]))
+    logging.getLogger("lvis_tde.layers.feature_mean").warning("something about the mean")
+    assert "something about the mean" in (tmp_path / "output" / "log.txt").read_text()
+
+
+def test_overrides_of_the_other_kind_are_refused(arguments):
+    with pytest.raises(ValueError, match="'MODEL.WEIGHTS' is no override.*key=value"):
+        setup(arguments(HEADS[0], "MODEL.WEIGHTS", "model.pth"))

@@ -169,12 +169,12 @@ def test_evaluate_tool_ap_fixed(files):
 
 def test_evaluate_tool_names_what_is_wrong(files):
     folder, *_ = files
-    with pytest.raises(SystemExit, match="No such file"):
+    with pytest.raises(FileNotFoundError, match="missing.json"):
         tool("evaluate", folder / "gt.json", folder / "missing.json")
     (folder / "a.json").write_text(
         '[{"image_id": -5, "category_id": 3, "score": 1, "bbox": [0, 0, 1, 1]}]'
     )
-    with pytest.raises(SystemExit, match="unknown image_id.* -5"):
+    with pytest.raises(ValueError, match="unknown image_id.* -5"):
         tool("evaluate", folder / "gt.json", folder / "a.json")
 
 

@@ -1,0 +1,1 @@
+"""The command lines of lvis_tde; installed as ``lvis_tde.tools`` for the command ``lvis-tde``."""
