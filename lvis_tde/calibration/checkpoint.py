@@ -52,7 +52,7 @@ def load_trained(cfg: CfgNode) -> nn.Module:
         raise ValueError("MODEL.WEIGHTS is empty: name the checkpoint of a trained model.")
     model = build_model(cfg).eval()
     parameters = {name for name, _ in model.named_parameters()}
-    missing = []
+    missing: list[str] = []
 
     def record(_, incompatible_keys):
         missing.extend(parameters.intersection(incompatible_keys.missing_keys))
