@@ -168,7 +168,7 @@ class TDEDemo:
         change = (parts.probs - parts.factual_probs).abs().sum(1).cpu()
         change[found.scores.cpu() < self.score_threshold] = -1
         # Detections of one region have the same explanation: only the best of them counts.
-        seen = set()
+        seen: set[float] = set()
         for row in change.argsort(descending=True, stable=True).tolist():
             key = round(parts.total[row].sum().item(), 6)
             if change[row] < 0 or len(seen) == count:
@@ -196,7 +196,8 @@ class TDEDemo:
         Returns:
             list: what was written.
         """
-        folder, written = Path(output), []
+        folder = Path(output)
+        written: list[Path] = []
         folder.mkdir(parents=True, exist_ok=True)
         for path in paths:
             stem = _unused(Path(path).stem, {one.stem for one in written})

@@ -193,7 +193,7 @@ def sweep_alpha(
     rle = all(isinstance(evaluator, LVISEvaluator) for evaluator in evaluators.values())
     for evaluator in evaluators.values():
         evaluator.reset()
-    total = len(loader)
+    total = len(loader)  # type: ignore[arg-type]
     start = logged = time.monotonic()
     with inference_context(model):
         for i, inputs in enumerate(loader, 1):

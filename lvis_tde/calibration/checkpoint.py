@@ -49,7 +49,7 @@ def load_trained(recipe) -> nn.Module:
         raise ValueError(f"{key} is empty: name the checkpoint of a trained model.")
     model = recipe.build_model().eval()
     parameters = {name for name, _ in model.named_parameters()}
-    missing = []
+    missing: list[str] = []
 
     def record(_, incompatible_keys):
         missing.extend(parameters.intersection(incompatible_keys.missing_keys))

@@ -58,7 +58,8 @@ class Explanation:
 
     def __getitem__(self, rows) -> Explanation:
         """The explanation of some rows: a slice, a mask or a tensor of indices."""
-        return Explanation(*(getattr(self, name)[rows] for name in _TENSORS), self.alpha)
+        parts = {name: getattr(self, name)[rows] for name in _TENSORS}
+        return Explanation(**parts, alpha=self.alpha)
 
 
 _TENSORS = ("total", "indirect", "direct", "cosine", "factual_probs", "direct_probs", "probs")
