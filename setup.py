@@ -19,7 +19,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["lvis_tde", "lvis_tde.*"]),
-    package_data={"lvis_tde": ["py.typed"]},
+    package_data={"lvis_tde": ["py.typed"], "lvis_tde.evaluation.report": ["page.html"]},
     python_requires=">=3.9",
     # detectron2 is absent on purpose: the registry has no official release under that name.
     install_requires=[

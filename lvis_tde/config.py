@@ -30,7 +30,7 @@ def add_tde_config(cfg: CfgNode) -> None:
     # Keep the factual ratio of foreground to background at inference.
     node.BACKGROUND_EXEMPT = True
     # Momentum mu of the running mean of the foreground features; a step weighs 1 - mu.
-    node.MEAN_MOMENTUM = 0.99
+    node.MEAN_MOMENTUM = 0.9998
     # Faster post-processing for many classes, with the same detections; False runs upstream's.
     node.FAST_NMS = True
     # Re-estimate the mean from this many batches at the end of training; 0 keeps the running mean.

@@ -18,6 +18,7 @@ BENCHMARKS = {
     "mask": "mask head, time and memory, inference and training",
     "inference": "images to detections, end to end",
     "training": "a training step",
+    "feature_mean": "momentum of the running mean, against the precise mean",
     "evaluation": "detections to AP",
     "sweep": "nine alphas in one pass, against one evaluation",
 }

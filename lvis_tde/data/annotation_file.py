@@ -8,10 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["FEDERATED", "read_annotation_file"]
+__all__ = ["EXHAUSTIVE", "FEDERATED", "read_annotation_file"]
 
 # What LVIS's images have beyond COCO's: classes known to be absent, classes annotated in part.
 FEDERATED = ("neg_category_ids", "not_exhaustive_category_ids")
+# Key of a file in which every class was looked for in every image, so that no image needs to list
+# the classes that it is known not to show.
+EXHAUSTIVE = "exhaustive"
 
 
 def read_annotation_file(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -25,8 +25,7 @@ from detectron2.data.datasets import load_coco_json
 from detectron2.data.datasets.lvis import load_lvis_json
 from iopath.common.file_io import file_lock
 
-from ..evaluation.ground_truth import EXHAUSTIVE
-from .annotation_file import FEDERATED, read_annotation_file
+from .annotation_file import EXHAUSTIVE, FEDERATED, read_annotation_file
 from .files import write_text
 
 logger = logging.getLogger(__name__)

@@ -14,13 +14,10 @@ from typing import Any
 import numpy as np
 import pycocotools.mask as mask_utils
 
+from ..data.annotation_file import EXHAUSTIVE
 from .detections import id_column, index_of
 from .errors import complain
 from .result import FREQUENCIES
-
-# Key of a file in which every class was looked for in every image, so that no image needs to list
-# the classes that it is known not to show.
-EXHAUSTIVE = "exhaustive"
 
 
 @dataclass

@@ -110,8 +110,11 @@ class CosineMultiHeadClassifier(nn.Module):
         with autocast_off(features):
             xh = normalize_features(features, self.num_heads, self.norm)
             wh = normalize_weight(self.weight, self.num_heads, self.norm, self.gamma)
-            bias = None if self.bias is None else self.bias.to(xh.dtype)
-            return F.linear(xh, self.scale * wh.to(xh.dtype), bias)
+            wh = wh.to(xh.dtype)
+            if self.bias is not None:
+                return F.linear(xh, wh, self.bias.to(xh.dtype))
+            # The product takes the scale along; scaling any factor would be a pass of its own.
+            return torch.addmm(xh.new_zeros(1), xh, wh.t(), beta=0, alpha=self.scale)
 
     def indirect_effect(self, features: Tensor, feature_mean: Tensor, alpha: float) -> Tensor:
         """Counterfactual logits, see :func:`~lvis_tde.layers.functional.counterfactual`.

@@ -27,12 +27,12 @@ class RunningFeatureMean(nn.Module):
             checkpoints. Zero until the first update with foreground.
     """
 
-    def __init__(self, num_features: int, momentum: float = 0.99):
+    def __init__(self, num_features: int, momentum: float = 0.9998):
         """
         Args:
             num_features: D.
-            momentum: mu in [0, 1). The authors have 0.9998 for LVIS and 0.9 for CIFAR; see
-                docs/benchmarks.md for what was measured.
+            momentum: mu in [0, 1). The authors have 0.9998 for LVIS and 0.9 for CIFAR;
+                docs/benchmarks.md has what was measured.
 
         Raises:
             ValueError: if an argument is out of its range.

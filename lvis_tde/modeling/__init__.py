@@ -1,1 +1,16 @@
-"""What registers with Detectron2: box predictor, ROI heads, mask heads; and the swap."""
+"""What registers with Detectron2 (importing it does), and what belongs to it."""
+
+from .fast_rcnn import TDEFastRCNNOutputLayers
+from .mask_head import CosineMaskRCNNConvUpsampleHead, SelectedClassMaskRCNNConvUpsampleHead
+from .roi_heads import TDECascadeROIHeads, TDERes5ROIHeads, TDEROIHeads
+from .swap import swap_box_predictor
+
+__all__ = [
+    "CosineMaskRCNNConvUpsampleHead",
+    "SelectedClassMaskRCNNConvUpsampleHead",
+    "TDECascadeROIHeads",
+    "TDEFastRCNNOutputLayers",
+    "TDEROIHeads",
+    "TDERes5ROIHeads",
+    "swap_box_predictor",
+]

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from ..config import tde_options
 from ..layers.classifier import CosineMultiHeadClassifier
 from ..layers.feature_mean import RunningFeatureMean
-from ..layers.functional import at_least_fp32, check_alpha, cosine_to_mean, exempt_background
+from ..layers.functional import FLOOR, at_least_fp32, check_alpha, cosine_to_mean, exempt_background
 from .postprocess import LargeVocabularyInference
 
 __all__ = ["TDEFastRCNNOutputLayers"]
@@ -45,6 +45,21 @@ def refuse_sigmoid(options: dict[str, bool]) -> None:
                 "over foreground and background, and a sigmoid has no background class. Set "
                 "MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE and USE_FED_LOSS to False."
             )
+
+
+def _exempt_in_place(logits: Tensor, direct: Tensor) -> Tensor:
+    """:func:`exempt_background` that overwrites ``direct``.
+
+    With 1203 classes fresh tensors of this size cost more page faults than arithmetic.
+    """
+    probs = F.softmax(logits, dim=-1)
+    background = probs[:, -1:].clone()
+    foreground = probs[:, :-1].sum(-1, keepdim=True)
+    direct[:, -1] = -torch.inf
+    torch.softmax(direct, dim=-1, out=probs)
+    probs.add_(FLOOR).mul_(foreground / (1 + FLOOR))
+    probs[:, -1:] = background
+    return probs
 
 
 class TDEFastRCNNOutputLayers(LargeVocabularyInference, FastRCNNOutputLayers):
@@ -74,7 +89,7 @@ class TDEFastRCNNOutputLayers(LargeVocabularyInference, FastRCNNOutputLayers):
         gamma: float = 1 / 32,
         alpha: float = DEFAULT_ALPHA,
         background_exempt: bool = True,
-        mean_momentum: float = 0.99,
+        mean_momentum: float = 0.9998,
         fast_nms: bool = True,
         **kwargs,
     ):
@@ -177,7 +192,9 @@ class TDEFastRCNNOutputLayers(LargeVocabularyInference, FastRCNNOutputLayers):
         direct = self.cls_score.direct_effect(logits, features, mean, self.alpha)
         if not self.background_exempt:
             return direct.softmax(-1)
-        return exempt_background(logits, direct)
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():
+            return exempt_background(logits, direct)
+        return _exempt_in_place(logits, direct)
 
     def _look_at_mean(self) -> None:
         """Says once what the user may not know of this prediction."""

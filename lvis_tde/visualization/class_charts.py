@@ -1,6 +1,7 @@
-"""Figures of an evaluation, as Matplotlib figures without global state.
+"""Charts of single classes: AP against training images, what changed, what is taken for what.
 
-Colors of rare, common and frequent: :mod:`lvis_tde.visualization.charts`.
+A row is a dict of a class, as in :class:`lvis_tde.evaluation.LVISResult`: ``name, frequency`` ("r",
+"c" or "f"), ``image_count, AP`` and ``num_gt``.
 """
 
 from __future__ import annotations
@@ -10,258 +11,153 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter
 
-from ..evaluation.confusion import OUTCOMES, Confusions
-from ..evaluation.result import LVISResult
-from .charts import GROUP_COLORS as COLORS
-from .charts import GROUPS as NAMES
+from .figure import bare, headline, new_figure
+from .palette import GROUP_COLORS, GROUPS, INK, KINDS, MUTED, OUTCOME_COLORS, PAPER
 
-RUN_COLORS = ("#9aa5b1", "#1f2933", "#627d98", "#cbd2d9")
-_OUTCOME_COLORS = ("#1f2933", COLORS["r"], COLORS["c"], COLORS["f"], "#dde2e7")
+__all__ = ["ap_against_images", "change_bars", "confusion_bars", "highest_ap"]
 
-
-def _figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+Rows = Sequence[Mapping[str, Any]]
+_GROUP_LEGEND = [(GROUPS[f], GROUP_COLORS[f]) for f in GROUPS]
 
 
-def _clean(axes, grid: str | None = "y") -> None:
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    if grid:
-        axes.grid(axis=grid, color="#e4e7eb", linewidth=0.8)
-        axes.set_axisbelow(True)
-
-
-def frequency_bars(results: Mapping[str, LVISResult]) -> Figure:
-    """AP over all, rare, common and frequent classes, one bar a run.
+def highest_ap(rows: Rows) -> int:
+    """Upper end of an axis of AP.
 
     Args:
-        results: name of a run to its result.
+        rows: of all panels that shall have it.
+
+    Returns:
+        The least multiple of 20 that no AP is above; at least 20.
+    """
+    return max(20, 20 * math.ceil(max((row["AP"] for row in rows), default=0) / 20))
+
+
+def ap_against_images(
+    runs: Mapping[str, tuple[Rows, tuple[Sequence[float], Sequence[float]]]],
+    *,
+    task: str = "segm",
+    title: str | None = None,
+) -> Figure:
+    """A dot per class and a line through means, one panel per run.
+
+    Args:
+        runs: name of a run to its rows, with an ``image_count`` and an ``AP`` each, and to the
+            training images and AP of the line.
+        task: "segm", "bbox" or "boundary".
+        title: default: names the task.
 
     Returns:
         The figure.
     """
-    figure = _figure(7, 3.6)
-    axes = figure.add_subplot()
-    groups = ("AP", "APr", "APc", "APf")
-    width = 0.8 / len(results)
-    single = len(results) == 1
-    for i, (name, result) in enumerate(results.items()):
-        values = [result.metrics[g] for g in groups]
-        at = np.arange(len(groups)) + (i - (len(results) - 1) / 2) * width
-        color = [RUN_COLORS[1], *COLORS.values()] if single else RUN_COLORS[i % 4]
-        bars = axes.bar(at, np.maximum(values, 0), width * 0.94, color=color, label=name)
-        axes.bar_label(
-            bars, ["n/a" if v < 0 else f"{v:.1f}" for v in values], padding=2, fontsize=9
-        )
-    labels = ["all", *(f"{NAMES[f]} (AP{f})" for f in "rcf")]
-    axes.set_xticks(np.arange(len(groups)), labels)
-    axes.set_ylabel(f"{next(iter(results.values())).iou_type} AP (%)")
-    axes.margins(y=0.12)
-    if not single:
-        axes.legend(frameon=False, fontsize=9)
-    _clean(axes)
-    return figure
-
-
-def ap_against_images(results: Mapping[str, LVISResult]) -> Figure:
-    """AP of each class against its training images, one panel a run, with the mean by decile.
-
-    Args:
-        results: name of a run to its result.
-
-    Returns:
-        The figure.
-    """
-    figure = _figure(5.6 * len(results) + 0.4, 4)
-    panels = figure.subplots(1, len(results), sharey=True, squeeze=False)[0]
-    for axes, (name, result) in zip(panels, results.items()):
-        rows = dots(result)
-        for f, color in COLORS.items():
+    width = 5.6 * len(runs) + 0.4
+    figure = new_figure(width, 4.4)
+    panels = figure.subplots(1, len(runs), sharey=True, squeeze=False)[0]
+    figure.subplots_adjust(0.5 / width, 0.12, 1 - 0.3 / width, 0.79, wspace=0.08)
+    top = highest_ap([row for rows, _ in runs.values() for row in rows])
+    for axes, (name, (rows, line)) in zip(panels, runs.items()):
+        for f, color in GROUP_COLORS.items():
             some = [row for row in rows if row["frequency"] == f]
-            axes.scatter(
-                [row["image_count"] for row in some],
-                [row["AP"] for row in some],
-                s=14,
-                color=color,
-                alpha=0.55,
-                linewidths=0,
-                label=NAMES[f],
-            )
-        x, y = trend(rows)
-        axes.plot(x, y, color="#1f2933", linewidth=1.8, label="mean by tenth of the classes")
+            x, y = [row["image_count"] for row in some], [row["AP"] for row in some]
+            axes.scatter(x, y, s=14, color=color, alpha=0.55, linewidths=0)
+        axes.plot(*line, color=INK, lw=1.8)
         axes.set_xscale("log")
         axes.set_xlim(0.8, 1.3 * max((row["image_count"] for row in rows), default=10))
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-        axes.set_ylim(-3, 103)
-        axes.set_xlabel("training images of the class")
-        axes.set_title(name, fontsize=10)
-        _clean(axes, "both")
-    panels[0].set_ylabel(f"{next(iter(results.values())).iou_type} AP of the class (%)")
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, frameon=False, fontsize=8, ncols=4, loc="outside lower center")
+        axes.minorticks_off()
+        axes.set_ylim(-0.03 * top, 1.03 * top)
+        axes.set_xlabel("training images of the class", color=MUTED)
+        axes.set_title(name, size=10, color=INK)
+        bare(axes, "both")
+    title = title or f"{KINDS.get(task, task)} AP of each class against its training images (%)"
+    headline(figure, title, [*_GROUP_LEGEND, ("mean of each tenth of the classes", INK)])
     return figure
 
 
-def dots(result: LVISResult) -> list[dict[str, Any]]:
-    """Classes with an AP and at least one training image.
+def change_bars(
+    rows: Rows, *, title: str = "Change of AP, most improved and most damaged classes (points)"
+) -> Figure:
+    """A bar per class.
 
     Args:
-        result: of a run.
-
-    Returns:
-        Their rows, by number of training images.
-    """
-    rows = [r for r in result.per_category if r["image_count"] and not math.isnan(r["AP"])]
-    return sorted(rows, key=lambda row: row["image_count"])
-
-
-def trend(rows: Sequence[dict[str, Any]]) -> tuple[list[float], list[float]]:
-    """Geometric mean of images and mean AP of each tenth of the classes.
-
-    Classes with the same number of images stay together.
-
-    Args:
-        rows: from :func:`dots`.
-
-    Returns:
-        Training images and AP (%), at most ten each.
-    """
-    if not rows:
-        return [], []
-    images = np.array([row["image_count"] for row in rows], dtype=np.float64)
-    ap = np.array([row["AP"] for row in rows])
-    edges = np.unique(np.quantile(images, np.arange(1, 10) / 10))
-    tenth = np.searchsorted(edges, images, side="right")
-    parts = [tenth == i for i in np.unique(tenth)]
-    x = [float(np.exp(np.log(images[part]).mean())) for part in parts]
-    return x, [float(ap[part].mean()) for part in parts]
-
-
-def changes(before: LVISResult, after: LVISResult, count: int = 10) -> tuple[list, list]:
-    """Classes whose AP rose and fell most.
-
-    Args:
-        before: one run.
-        after: another run on the same annotations.
-        count: how many of each.
-
-    Returns:
-        Rows of ``after`` with ``before`` and ``change`` added: most improved first, most damaged
-        first.
-    """
-    old = {row["id"]: row["AP"] for row in before.per_category}
-    rows = []
-    for row in after.per_category:
-        change = row["AP"] - old.get(row["id"], math.nan)
-        if not math.isnan(change):
-            rows.append({**row, "before": old[row["id"]], "change": change})
-    rows.sort(key=lambda row: -row["change"])
-    better = [row for row in rows[:count] if row["change"] > 0]
-    return better, [row for row in rows[::-1][:count] if row["change"] < 0]
-
-
-def change_bars(before: LVISResult, after: LVISResult) -> Figure:
-    """The ten most improved and the ten most damaged classes.
-
-    Args:
-        before: one run.
-        after: another.
+        rows: with ``before`` and ``change`` of AP, too; from top to bottom.
+        title: of the figure.
 
     Returns:
         The figure.
     """
-    better, worse = changes(before, after)
-    rows = better + worse[::-1]
-    figure = _figure(7, max(0.26 * len(rows) + 0.9, 1.6))
-    axes = figure.add_subplot()
+    height = 0.26 * max(len(rows), 2) + 1.5
+    figure = new_figure(7.6, height)
+    axes = figure.add_axes((0.3, 0.6 / height, 0.68, 1 - 1.5 / height))
     if not rows:
-        axes.text(0.5, 0.5, "no class changed", ha="center", transform=axes.transAxes)
+        axes.text(0.5, 0.5, "no class changed", ha="center", transform=axes.transAxes, color=INK)
         axes.set_axis_off()
+        headline(figure, title, [])
         return figure
     at = np.arange(len(rows))[::-1]
-    bars = axes.barh(
-        at,
-        [row["change"] for row in rows],
-        color=[COLORS[row["frequency"]] for row in rows],
-        height=0.72,
-    )
-    axes.bar_label(
-        bars,
-        [f"{row['change']:+.1f}  ({row['before']:.0f} → {row['AP']:.0f})" for row in rows],
-        padding=3,
-        fontsize=7.5,
-    )
-    axes.set_yticks(at, [f"{row['name'][:28]} · {row['num_gt']}" for row in rows], fontsize=8)
-    axes.axvline(0, color="#1f2933", linewidth=0.8)
-    axes.set_xlabel("change of AP (points)   ·   beside each name: its objects in this set")
-    axes.margins(x=0.28)
-    handles = [axes.bar(0, 0, color=COLORS[f]) for f in "rcf"]
-    axes.legend(handles, [NAMES[f] for f in "rcf"], frameon=False, fontsize=8, loc="lower right")
-    _clean(axes, "x")
+    values, colors = [r["change"] for r in rows], [GROUP_COLORS[r["frequency"]] for r in rows]
+    bars = axes.barh(at, values, color=colors, height=0.72)
+    words = [f"{r['change']:+.1f}  ({r['before']:.0f} → {r['AP']:.0f})" for r in rows]
+    axes.bar_label(bars, [w.replace("-", "−") for w in words], padding=3, fontsize=7.5, color=INK)
+    axes.axvline(0, color=INK, lw=0.8)
+    axes.set_xlabel("beside each name: its objects in this set", size=9, color=MUTED)
+    # Room for the words at the ends of the bars.
+    low, high = min(0, *values), max(0, *values)
+    axes.set_xlim(low - 0.3 * (high - low) * (low < 0), high + 0.3 * (high - low) * (high > 0))
+    axes.set_ylim(-0.7, len(rows) - 0.3)
+    bare(axes, "x")
+    axes.set_yticks(at, [f"{row['name'][:28]} · {row['num_gt']}" for row in rows], size=8)
+    headline(figure, title, _GROUP_LEGEND)
     return figure
 
 
-def confusion_bars(confusions: Mapping[str, Confusions]) -> Figure:
-    """What objects of rare classes are taken for: shares by run, and the most frequent mistakes.
+def confusion_bars(
+    outcomes: Mapping[str, Mapping[str, int]],
+    mistakes: Mapping[str, Sequence[tuple[str, str, str, int]]],
+) -> Figure:
+    """What objects of rare classes are taken for: shares per run, and the most frequent mistakes.
 
     Args:
-        confusions: name of a run to its confusions.
+        outcomes: name of a run to five outcomes, in the order of
+            :data:`~lvis_tde.visualization.palette.OUTCOME_COLORS`, and their numbers of objects.
+        mistakes: name of a run to (class, what it is taken for, the latter's frequency, objects),
+            from top to bottom.
 
     Returns:
         The figure.
     """
-    count = len(confusions)
-    figure = _figure(5.2 * count + 2.0, 5.4)
-    grid = figure.add_gridspec(2, count, height_ratios=[0.5 + 0.35 * count, 4.2])
+    count = len(outcomes)
+    height = 5.3 + 0.35 * count
+    figure = new_figure(5.2 * count + 2.0, height, layout="constrained")
+    figure.get_layout_engine().set(rect=(0, 0, 1, 1 - 0.75 / height), hspace=0.04)
+    grid = figure.add_gridspec(2, count, height_ratios=[0.2 + 0.35 * count, 4.2])
     axes = figure.add_subplot(grid[0, :])
-    for row, item in enumerate(reversed(confusions.values())):
-        total, left = max(sum(item.outcomes.values()), 1), 0.0
-        for outcome, color in zip(OUTCOMES, _OUTCOME_COLORS):
-            share = 100 * item.outcomes[outcome] / total
-            label = outcome if row == 0 else None
-            axes.barh(row, share, left=left, color=color, height=0.62, label=label)
+    for row, run in enumerate(reversed(outcomes.values())):
+        total, left = max(sum(run.values()), 1), 0.0
+        for number, color in zip(run.values(), OUTCOME_COLORS):
+            share = 100 * number / total
+            axes.barh(row, share, left=left, color=color, height=0.62)
             if share >= 4:
-                light = color in _OUTCOME_COLORS[:4]
-                text_color = "white" if light else "#1f2933"
-                middle = left + share / 2
-                axes.text(
-                    middle,
-                    row,
-                    f"{share:.0f}",
-                    ha="center",
-                    va="center",
-                    color=text_color,
-                    fontsize=8,
-                )
+                text_color = INK if color == OUTCOME_COLORS[-1] else PAPER
+                place = {"ha": "center", "va": "center", "size": 8}
+                axes.text(left + share / 2, row, f"{share:.0f}", color=text_color, **place)
             left += share
-    axes.set_yticks(range(count), list(reversed(confusions)), fontsize=8)
+    bare(axes)
+    axes.spines["bottom"].set_visible(False)
+    axes.set_yticks(range(count), list(reversed(outcomes)))
     axes.set_xlim(0, 100)
     axes.set_xticks([])
-    axes.set_title("objects of rare classes are detected as … (%)", fontsize=9, loc="left")
-    figure.legend(
-        *axes.get_legend_handles_labels(),
-        frameon=False,
-        fontsize=8,
-        ncols=5,
-        loc="outside lower center",
-    )
-    for side in axes.spines.values():
-        side.set_visible(False)
-    for column, (name, item) in enumerate(confusions.items()):
+    for column, (name, rows) in enumerate(mistakes.items()):
         axes = figure.add_subplot(grid[1, column])
-        pairs = item.pairs.most_common(15)
-        at = np.arange(len(pairs))[::-1]
-        colors = [COLORS[item.frequencies[predicted]] for (_, predicted), _ in pairs]
-        bars = axes.barh(at, [n for _, n in pairs], color=colors, height=0.7)
-        axes.bar_label(bars, padding=2, fontsize=7.5)
-        axes.set_yticks(at, [f"{a[:22]} → {b[:22]}" for (a, b), _ in pairs], fontsize=7.5)
-        axes.set_title(f"{name}: most frequent mistakes (objects)", fontsize=9, loc="left")
+        at = np.arange(len(rows))[::-1]
+        bars = axes.barh(at, [r[3] for r in rows], color=[GROUP_COLORS[r[2]] for r in rows])
+        axes.bar_label(bars, padding=2, fontsize=7.5, color=INK)
+        axes.set_title(f"{name}: most frequent mistakes (objects)", size=9, loc="left", color=INK)
         axes.xaxis.get_major_locator().set_params(integer=True)
-        _clean(axes, "x")
+        bare(axes, "x")
+        axes.set_yticks(at, [f"{a[:22]} → {b[:22]}" for a, b, *_ in rows], size=7.5)
+    legend = list(zip(next(iter(outcomes.values())), OUTCOME_COLORS))
+    headline(figure, "Objects of rare classes are detected as … (%)", legend)
     return figure

@@ -14,24 +14,14 @@ import numpy as np
 import pycocotools.mask as mask_utils
 import torch
 from detectron2.structures import Boxes, BoxMode, Instances, pairwise_iou
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.patches import Polygon, Rectangle
 from matplotlib.patheffects import Stroke
 
 from ..data.rendering import trace_outlines
-from .charts import (
-    GROUP_COLORS,
-    GROUPS,
-    INK,
-    figure_to_array,
-    plot_ap_over_alpha,
-    plot_group_ap,
-)
+from .figure import DPI, figure_to_array, new_figure
+from .palette import GROUP_COLORS, GROUPS, INK, PAPER
 
-__all__ = ["draw_comparison", "figure_to_array", "plot_ap_over_alpha", "plot_group_ap"]
-
-_DPI = 100
+__all__ = ["draw_comparison"]
 
 
 class _Object(NamedTuple):
@@ -90,8 +80,7 @@ def draw_comparison(
     foot = gap if class_frequency is None and truth is None else 32
     total_w = len(panels) * panel_w + (len(panels) + 1) * gap
     total_h = head + panel_h + foot
-    figure = Figure(figsize=(total_w / _DPI, total_h / _DPI), dpi=_DPI, facecolor="white")
-    FigureCanvasAgg(figure)
+    figure = new_figure(total_w / DPI, total_h / DPI)
     for index, (title, source) in enumerate(panels):
         left = gap + index * (panel_w + gap)
         axes = figure.add_axes(
@@ -177,7 +166,7 @@ def _draw_objects(axes, objects, labels, colors, scale: float) -> None:
     """Draw outlines and boxes, then labels where they hide no other label as far as possible."""
     (_, width), (height, _) = axes.get_xlim(), axes.get_ylim()
     axes.set_autoscale_on(False)
-    halo = [Stroke(linewidth=3.4, foreground="white"), Stroke(linewidth=1.8)]
+    halo = [Stroke(linewidth=3.4, foreground=PAPER), Stroke(linewidth=1.8)]
     for item, color in zip(objects, colors):
         style = {"fill": False, "edgecolor": color, "joinstyle": "round"}
         for part in item.parts:
@@ -191,7 +180,7 @@ def _draw_objects(axes, objects, labels, colors, scale: float) -> None:
             0,
             label,
             size=8,
-            color="white",
+            color=PAPER,
             va="top",
             ha="left",
             zorder=5,

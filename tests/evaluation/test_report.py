@@ -16,8 +16,8 @@ from lvis_table import A, B, C, dataset, found, image, truth
 
 from lvis_tde.evaluation import Detections, GroundTruth, evaluate_lvis
 from lvis_tde.evaluation.confusion import OUTCOMES, rare_confusions
-from lvis_tde.evaluation.report.writer import write_report
-from lvis_tde.visualization.class_charts import changes, dots, trend
+from lvis_tde.evaluation.report import write_report
+from lvis_tde.evaluation.report.classes import changes, dots, trend
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -110,7 +110,7 @@ def test_page_is_self_contained_and_names_every_class(tmp_path, count):
     assert [tip.split(" (")[0] for tip in page.tips] == expected
     assert any("<rare & first>" in tip for tip in page.tips) and "<rare & first>" not in text
     pngs = {p.stem for p in path.parent.glob("*.png")}
-    assert pngs == {"frequency_bars", "ap_against_images", "rare_confusions"} | (
+    assert pngs == {"group_ap", "ap_against_images", "rare_confusions"} | (
         {"changes"} if count == 2 else set()
     )
     for png in path.parent.glob("*.png"):

@@ -93,11 +93,16 @@ def test_gradients_reach_features_and_weights():
     assert x.grad.abs().sum() > 0 and predictor.cls_score.weight.grad.abs().sum() > 0
 
 
+@pytest.mark.parametrize("gradients", [True, False])
 @pytest.mark.parametrize("background_exempt", [True, False])
-def test_predict_probs(background_exempt):
+def test_predict_probs(background_exempt, gradients):
     predictor = with_mean(make_predictor(background_exempt=background_exempt))
     x, proposals = torch.rand(5, D), make_proposals([0, 1, 2], [3, 4])
-    probs = predictor.predict_probs(predictor(x), proposals)
+    with torch.set_grad_enabled(gradients):
+        predictions = predictor(x)
+        before = predictions[0].clone()
+        probs = predictor.predict_probs(predictions, proposals)
+        assert torch.equal(predictions[0], before)
     assert [len(p) for p in probs] == [3, 2]
     t = tde_logits(x, predictor.cls_score, predictor.feature_mean.mean, predictor.alpha)
     expected = exempt_background(predictor(x)[0], t) if background_exempt else t.softmax(1)

@@ -8,15 +8,18 @@ import pycocotools.mask as mask_utils
 import pytest
 import torch
 from detectron2.structures import Boxes, BoxMode, Instances
-from matplotlib.colors import to_rgb
+from matplotlib.colors import to_hex, to_rgb
 
-from lvis_tde.visualization.charts import GROUP_COLORS
-from lvis_tde.visualization.detections import (
-    draw_comparison,
-    figure_to_array,
-    plot_ap_over_alpha,
-    plot_group_ap,
+from lvis_tde.visualization.charts import plot_ap_over_alpha, plot_group_ap
+from lvis_tde.visualization.class_charts import (
+    ap_against_images,
+    change_bars,
+    confusion_bars,
+    highest_ap,
 )
+from lvis_tde.visualization.detections import draw_comparison
+from lvis_tde.visualization.figure import figure_to_array
+from lvis_tde.visualization.palette import GROUP_COLORS, INK, RUN_COLORS, run_colors
 
 GREY = np.full((64, 64, 3), 128, np.uint8)
 NAMES = ["head", "middle", "tail"]
@@ -138,10 +141,72 @@ def test_bars_of_seeds_are_means_with_a_dot_each():
     assert [sorted(line.get_ydata()) for line in axes.lines] == [[1, 3], [2, 4], [3, 5], [4, 6]]
 
 
-def test_group_without_classes_has_no_bar():
-    figure = plot_group_ap({"own run": _results(10.0, float("nan"), 10.0, 10.0)})
+@pytest.mark.parametrize("undefined", [float("nan"), -100.0])
+def test_group_without_classes_has_no_bar(undefined):
+    figure = plot_group_ap({"own run": _results(10.0, undefined, 10.0, 10.0)})
     assert len(figure.axes[0].patches) == 3
     assert "n/a" in [text.get_text() for text in figure.axes[0].texts]
+
+
+def test_bars_are_colored_by_group_or_by_run():
+    def colors(runs):
+        bars = plot_group_ap(dict.fromkeys(runs, _results(1.0, 1.0, 1.0, 1.0))).axes[0].patches
+        return [to_hex(bar.get_facecolor()).upper() for bar in bars]
+
+    assert colors(["any"]) == [INK, *GROUP_COLORS.values()]
+    assert colors(["tde", "b"]) == [RUN_COLORS["tde"]] * 4 + [run_colors(["tde", "b"])["b"]] * 4
+
+
+def test_runs_have_different_colors():
+    own = run_colors(["a", "tde", "b", "softmax", "c", "d"])
+    assert own["tde"] == RUN_COLORS["tde"] and own["softmax"] == RUN_COLORS["softmax"]
+    assert list(own) == ["a", "tde", "b", "softmax", "c", "d"]
+    assert len(set(own.values())) == 6 and not set(own.values()) & set(GROUP_COLORS.values())
+    assert len(run_colors([str(i) for i in range(20)])) == 20
+
+
+def _row(name, frequency, images, ap, **more):
+    return dict(name=name, frequency=frequency, image_count=images, AP=ap, num_gt=3, **more)
+
+
+def test_classes_are_dots_of_their_groups_color():
+    rows = [_row("a", "r", 2, 10.0), _row("b", "f", 300, 41.0), _row("c", "r", 5, 0.0)]
+    figure = ap_against_images({"one": (rows, ([2, 300], [5.0, 41.0])), "two": ([], ([], []))})
+    one, two = figure.axes
+    dots = {
+        tuple(point): to_hex(dots.get_facecolor()[0]).upper()
+        for dots in one.collections
+        for point in dots.get_offsets().tolist()
+    }
+    assert dots == {(2, 10): GROUP_COLORS["r"], (5, 0): GROUP_COLORS["r"]} | {
+        (300, 41): GROUP_COLORS["f"]
+    }
+    assert list(one.lines[0].get_ydata()) == [5.0, 41.0] and len(two.lines[0].get_ydata()) == 0
+    assert one.get_ylim() == two.get_ylim() and one.get_ylim()[1] > 60
+    assert [highest_ap(r) for r in ([], rows[:1], rows[:2])] == [20, 20, 60]
+    assert highest_ap([_row("a", "r", 1, 100.0)]) == 100
+
+
+def test_changes_are_bars_from_top_to_bottom():
+    rows = [_row("up", "r", 1, 30.0, before=10.0, change=20.0)]
+    rows += [_row("down", "f", 1, 5.0, before=9.5, change=-4.5)]
+    axes = change_bars(rows).axes[0]
+    bars = sorted(axes.patches, key=lambda bar: -bar.get_y())
+    assert [bar.get_width() for bar in bars] == [20.0, -4.5]
+    assert [to_hex(b.get_facecolor()).upper() for b in bars] == [GROUP_COLORS[f] for f in "rf"]
+    texts = [text.get_text() for text in axes.texts]
+    assert texts == ["+20.0  (10 → 30)", "−4.5  (10 → 5)"]
+    assert [text.get_text() for text in change_bars([]).axes[0].texts] == ["no class changed"]
+
+
+def test_confusions_are_shares_and_counts():
+    names = ("itself", "rare", "common", "frequent", "nothing")
+    outcomes = {"a": dict(zip(names, (1, 0, 1, 1, 1))), "b": dict(zip(names, (0, 0, 0, 0, 0)))}
+    mistakes = {"a": [("cat", "dog", "f", 2), ("cat", "lynx", "r", 1)], "b": []}
+    shares, first, second = confusion_bars(outcomes, mistakes).axes
+    assert [bar.get_width() for bar in shares.patches] == [0] * 5 + [25, 0, 25, 25, 25]
+    assert [bar.get_width() for bar in first.patches] == [2, 1] and not second.patches
+    assert [t.get_text() for t in first.get_yticklabels()] == ["cat → dog", "cat → lynx"]
 
 
 def test_alpha_curve_draws_all_points_and_marks_the_chosen_one():

@@ -1,0 +1,102 @@
+"""The tables of the page, as HTML."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from ...visualization.palette import GROUP_COLORS, GROUPS
+from ..result import LVISResult
+
+__all__ = ["change_tables", "class_table", "mark", "metrics_table"]
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+def _number(value: float, sign: bool = False) -> str:
+    if math.isnan(value) or value < -100 + 1e-9 and not sign:
+        return "–"
+    return f"{value:+.1f}" if sign else f"{value:.1f}"
+
+
+def metrics_table(results: Mapping[str, LVISResult]) -> str:
+    """All metrics: a line per run, and the change from the first to the last of several.
+
+    Args:
+        results: name of a run to its result.
+
+    Returns:
+        HTML.
+    """
+    keys = list(next(iter(results.values())).metrics)
+    rows = [
+        f"<tr><th>{escape(name)}</th>"
+        + "".join(f"<td>{_number(result.metrics[key])}</td>" for key in keys)
+        for name, result in results.items()
+    ]
+    if len(results) > 1:
+        first, *_, last = results.values()
+        cells = []
+        for key in keys:
+            defined = min(first.metrics[key], last.metrics[key]) > -100
+            change = last.metrics[key] - first.metrics[key] if defined else math.nan
+            cells.append(f"<td>{_number(change, sign=True)}</td>")
+        rows.append(f"<tr class=change><th>change</th>{''.join(cells)}")
+    head = "".join(f"<th>{key}</th>" for key in keys)
+    return f"<div class=wide><table><tr><th></th>{head}</tr>{''.join(rows)}</table></div>"
+
+
+def mark(frequency: str) -> str:
+    """Name of a group beside a dot in its color, as HTML."""
+    return f'<i style="background:{GROUP_COLORS[frequency]}"></i>{GROUPS[frequency]}'
+
+
+def change_tables(better: Rows, worse: Rows) -> str:
+    """Two tables side by side.
+
+    Args:
+        better: most improved classes, from :func:`~lvis_tde.evaluation.report.classes.changes`.
+        worse: most damaged ones, likewise.
+
+    Returns:
+        HTML.
+    """
+    tables = []
+    for title, rows in (("Most improved", better), ("Most damaged", worse)):
+        body = "".join(
+            f"<tr><td>{escape(row['name'])}<td>{mark(row['frequency'])}"
+            f"<td>{row['image_count'] or '–'}<td>{row['num_gt']}<td>{_number(row['before'])}"
+            f"<td>{_number(row['AP'])}<td>{_number(row['change'], sign=True)}"
+            for row in rows
+        )
+        head = "<tr><th>class<th><th>images<th>objects<th>before<th>after<th>change"
+        tables.append(f"<div><h3>{title}</h3><table>{head}{body}</table></div>")
+    return f"<div class=panels>{''.join(tables)}</div>"
+
+
+def class_table(results: Mapping[str, LVISResult]) -> str:
+    """A line per class, for the page's filter and sorting.
+
+    Args:
+        results: name of a run to its result, all on the same annotations.
+
+    Returns:
+        HTML.
+    """
+    columns = ["class", "frequency", "training images", "objects", "detections counted"]
+    columns += [f"{m} {name}" for name in results for m in ("AP", "AP50", "AR")]
+    body = []
+    for rows in zip(*(result.per_category for result in results.values())):
+        row = rows[0]
+        cells = [escape(row["name"]), mark(row["frequency"]), row["image_count"] or "–"]
+        cells += [row["num_gt"], " / ".join(str(r["num_dt"]) for r in rows)]
+        cells += [_number(r[m]) for r in rows for m in ("AP", "AP50", "AR")]
+        body.append("<tr>" + "".join(f"<td>{cell}" for cell in cells))
+    head = "".join(f"<th>{escape(column)}" for column in columns)
+    return (
+        '<p><input id=filter type=search placeholder="filter by name"> '
+        "Click on a heading to sort.</p><div class='wide tall'>"
+        f"<table id=classes><thead><tr>{head}</thead><tbody>{''.join(body)}</tbody></table></div>"
+    )

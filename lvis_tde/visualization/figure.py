@@ -1,0 +1,106 @@
+"""What all figures share: matplotlib without pyplot or display, axes, a title with its legend."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from .palette import GRID, INK, MUTED, PAPER
+
+__all__ = ["bare", "figure_to_array", "headline", "new_figure", "spread"]
+
+DPI = 100
+
+
+def new_figure(width: float, height: float, **options) -> Figure:
+    """A figure of its own, so that nothing global changes and no display is needed.
+
+    Args:
+        width: inches.
+        height: inches.
+        options: of :class:`matplotlib.figure.Figure`.
+
+    Returns:
+        With a canvas.
+    """
+    figure = Figure(figsize=(width, height), dpi=DPI, facecolor=PAPER, **options)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def figure_to_array(figure: Figure) -> np.ndarray:
+    """Render a figure.
+
+    Args:
+        figure: a figure, with or without a canvas.
+
+    Returns:
+        RGB, (H, W, 3) uint8.
+    """
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def bare(axes: Axes, grid: str | None = None) -> None:
+    """Axes with a line at the bottom and perhaps a grid.
+
+    Args:
+        axes: changed.
+        grid: "x", "y", "both", or None for none.
+    """
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.spines["bottom"].set_color(MUTED)
+    axes.tick_params(length=0, labelcolor=INK, labelsize=9)
+    if grid:
+        axes.grid(axis=grid, color=GRID, lw=0.8)
+        axes.set_axisbelow(True)
+
+
+def headline(figure: Figure, title: str, legend: Sequence[tuple[str, str]]) -> None:
+    """Title at the left; below it the names of the series in their colors.
+
+    Args:
+        figure: with a canvas; its uppermost 0.8 inches are free.
+        title: words.
+        legend: name and color of each series.
+    """
+    figure.text(0.02, 1 - 0.114 / figure.get_figheight(), title, va="top", size=13, color=INK)
+    x, width = 0.02, figure.get_figwidth() * figure.dpi
+    # As far below the title in inches, whatever the height.
+    y = 1 - 0.456 / figure.get_figheight()
+    for name, color in legend:
+        square = figure.text(x, y, "■", va="top", size=11, color=color)
+        x += (square.get_window_extent().width + 4) / width
+        text = figure.text(x, y - 0.002, name, va="top", size=10, color=INK)
+        x += (text.get_window_extent().width + 18) / width
+
+
+def spread(values: Sequence[float], gap: float) -> list[float]:
+    """Move label positions apart until neighbors are ``gap`` apart, each as little as needed.
+
+    Args:
+        values: positions.
+        gap: least distance.
+
+    Returns:
+        Positions in the same order.
+    """
+    order = np.argsort(values, kind="stable")
+    placed = np.asarray(values, dtype=float)[order]
+    for _ in range(100):
+        short = gap - np.diff(placed)
+        if (short <= 1e-9).all():
+            break
+        for i in np.flatnonzero(short > 0):
+            lack = max(0.0, gap - (placed[i + 1] - placed[i]))
+            placed[i] -= lack / 2
+            placed[i + 1] += lack / 2
+    result = np.empty_like(placed)
+    result[order] = placed
+    return result.tolist()

@@ -1,0 +1,52 @@
+"""Every color of the charts, pictures and pages, and the names of what they stand for.
+
+The colors of groups are from Okabe and Ito's palette, which color-blind readers can tell apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+GROUPS = {"r": "rare", "c": "common", "f": "frequent"}
+GROUP_COLORS = {"r": "#D55E00", "c": "#0072B2", "f": "#009E73"}
+KINDS = {"segm": "Mask", "bbox": "Box", "boundary": "Boundary"}
+# The demo's runs: grays for softmax, blues for de-confound.
+RUN_NAMES = {
+    "softmax": "softmax",
+    "softmax_tde": "softmax, TDE on",
+    "deconfound": "de-confound, TDE off",
+    "tde": "de-confound, TDE on",
+}
+RUN_COLORS = {
+    "softmax": "#B8B8B8",
+    "softmax_tde": "#6F6F6F",
+    "deconfound": "#56B4E9",
+    "tde": "#0B4F7D",
+}
+_OTHER_RUNS = ("#B8B8B8", "#0B4F7D", "#56B4E9", "#CC79A7", "#E69F00", "#6F6F6F")
+
+INK = "#1F2933"
+MUTED = "#52606D"
+PALE = "#BBBBBB"
+GRID = "#E4E7EB"
+PAPER = "#FFFFFF"
+PAGE = "#F5F7FA"
+# Itself, another rare class, a common one, a frequent one, nothing.
+OUTCOME_COLORS = (INK, *GROUP_COLORS.values(), "#DDE2E7")
+
+
+def run_colors(runs: Iterable[str]) -> dict[str, str]:
+    """A color per run: its own, or the next that no other run has.
+
+    Args:
+        runs: names, those of :data:`RUN_COLORS` or any others.
+
+    Returns:
+        Run to color, in the order of ``runs``. After six others the colors repeat.
+    """
+    runs = list(runs)
+    used = {RUN_COLORS[run] for run in runs if run in RUN_COLORS}
+    spare = [color for color in _OTHER_RUNS if color not in used] or list(_OTHER_RUNS)
+    others = [run for run in runs if run not in RUN_COLORS]
+    given = {run: spare[i % len(spare)] for i, run in enumerate(others)}
+    return {run: RUN_COLORS.get(run) or given[run] for run in runs}

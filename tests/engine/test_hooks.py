@@ -1,0 +1,41 @@
+"""The mean that is measured once more when training ends."""
+
+import pytest
+import torch
+
+from lvis_tde.engine import Trainer
+
+
+@pytest.fixture
+def train(tiny_cfg, tiny_model, make_batch, monkeypatch):
+    """Trains on given batches; returns the running mean, and the checkpoint's."""
+    batches = [make_batch(n) for n in (1, 2, 3, 4)]
+    monkeypatch.setattr(Trainer, "build_train_loader", classmethod(lambda cls, cfg: batches))
+
+    def run(num_batches):
+        cfg = tiny_cfg(
+            "deconfound", "DATASETS.TEST", (), "SOLVER.MAX_ITER", 2, "MODEL.TDE.PRECISE_MEAN",
+            num_batches, "SEED", 1, "SOLVER.BASE_LR", 0.0,
+        )  # fmt: skip
+        torch.manual_seed(0)
+        trainer = Trainer(cfg)
+        trainer.train()
+        saved = torch.load(f"{cfg.OUTPUT_DIR}/model_final.pth")["model"]
+        name = "roi_heads.box_predictor.feature_mean.mean"
+        return trainer.model, saved[name]
+
+    return run
+
+
+def test_the_last_checkpoint_has_the_precise_mean(train):
+    model, saved = train(4)
+    mean = model.roi_heads.box_predictor.feature_mean.mean
+    assert torch.equal(mean, saved) and model.training
+    _, running = train(0)
+    # The running mean started from zero; that of all four batches has the length of a feature.
+    assert 0 < running.norm() < 0.1 * saved.norm()
+
+
+def test_too_few_batches(train):
+    with pytest.raises(ValueError, match="num_batches=1"):
+        train(1)
