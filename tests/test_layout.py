@@ -14,7 +14,6 @@ LATE = {
     ("evaluation", "evaluation.lvis_evaluator"): "metrics of a result file need no Detectron2",
     ("evaluation.lvis_evaluator", "evaluation.confusion"): "only for the report",
     ("evaluation.lvis_evaluator", "evaluation.report.writer"): "only a report needs Matplotlib",
-    ("cli", "*"): "a command imports what it runs and no more",
 }
 
 
@@ -116,12 +115,11 @@ def test_arrows_are_those_of_the_table():
 
 def test_imports_of_the_package_inside_functions_have_a_reason():
     late = [(_short(module), t) for module in FILES for t, late in arrows(module) if late]
-    assert [pair for pair in late if not {pair, (pair[0], "*")} & LATE.keys()] == []
+    assert [pair for pair in late if pair not in LATE] == []
 
 
 def test_reasons_are_for_imports_that_exist():
     known = {(_short(m), t) for m in FILES for t, late in arrows(m) if late}
-    known |= {(source, "*") for source, _ in known}
     assert LATE.keys() - known == set()
 
 

@@ -177,7 +177,8 @@ def trace_outlines(mask: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]
     # findContours runs through cell centers; grown by one cell, it runs along the borders.
     grown = cv2.dilate(np.pad(mask, ((0, 1), (0, 1))), np.ones((2, 2), np.uint8), anchor=(1, 1))
     contours, hierarchy = cv2.findContours(grown, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    polygons, holes = [], []
+    polygons: list[np.ndarray] = []
+    holes: list[np.ndarray] = []
     for contour, (_, _, _, parent) in zip(contours, hierarchy[0] if len(contours) else []):
         points = cv2.approxPolyDP(contour, 1.0, True) if parent < 0 else contour
         (polygons if parent < 0 else holes).append(points[:, 0].astype(np.float64))

@@ -134,12 +134,13 @@ class Detections:
             return parts[0]
         if not parts:
             return cls.from_results([])
-        others, start = {}, 0
+        others: dict[int, Any] = {}
+        start = 0
         for part in parts:
             others.update((start + i, value) for i, value in part.others.items())
             start += len(part)
-        names = ("image_ids", "category_ids", "scores", "boxes")
-        names += ("has_box", "counts", "lengths", "sizes")
+        names = ["image_ids", "category_ids", "scores", "boxes"]
+        names += ["has_box", "counts", "lengths", "sizes"]
         columns = {name: np.concatenate([getattr(p, name) for p in parts]) for name in names}
         return cls(**columns, others=others, mask_area=parts[0].mask_area)
 

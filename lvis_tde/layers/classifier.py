@@ -1,5 +1,7 @@
 """The classifier that replaces the softmax box classifier. This file needs torch alone."""
 
+from __future__ import annotations
+
 import logging
 import math
 
@@ -40,6 +42,8 @@ class CosineMultiHeadClassifier(nn.Module):
         weight (Parameter): (out_features, in_features). In detection the last row is background.
         bias (Parameter or None): (out_features,) under "none".
     """
+
+    bias: nn.Parameter | None
 
     def __init__(
         self,

@@ -27,6 +27,8 @@ class RunningFeatureMean(nn.Module):
             checkpoints. Zero until the first update with foreground.
     """
 
+    mean: Tensor
+
     def __init__(self, num_features: int, momentum: float = 0.9998):
         """
         Args:

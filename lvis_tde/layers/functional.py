@@ -17,6 +17,8 @@ Naming convention:
     tde_logits: logits without the indirect effect of the momentum, t = y - y0
 """
 
+from __future__ import annotations
+
 import contextlib
 import math
 
@@ -24,8 +26,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-# Offsets of the features' and of the weights' norms; "gamma" stands for the hyper-parameter.
-_OFFSETS = {"cosine": (0.0, 0.0), "capsule": (1.0, 0.0), "deconfound": (0.0, "gamma")}
+# Offsets of the features' and of the weights' norms; None stands for the hyper-parameter gamma.
+_OFFSETS: dict[str, tuple[float, float | None]] = {
+    "cosine": (0.0, 0.0),
+    "capsule": (1.0, 0.0),
+    "deconfound": (0.0, None),
+}
 
 # The linear classifier of a softmax detector: features and weights as they are, with a bias.
 NO_NORM = "none"
@@ -130,7 +136,7 @@ def normalize_weight(weight: Tensor, num_heads: int, norm: str, gamma: float) ->
 
 def _weight_offset(norm: str, gamma: float) -> float:
     offset = _OFFSETS[norm][1]
-    return (gamma if offset == "gamma" else offset) + EPS
+    return (gamma if offset is None else offset) + EPS
 
 
 def project_on_mean(x: Tensor, mean: Tensor, num_heads: int) -> Tensor:
