@@ -49,8 +49,6 @@ def write_reports(evaluators: Mapping[str, DatasetEvaluator], folder: str) -> No
 
 
 def _training_sampler(cfg: CfgNode, dataset: list) -> Sampler:
-    # The order of the images is then no matter of what else drew random numbers before.
-    seed = cfg.SEED if cfg.SEED >= 0 else None
     if cfg.DATALOADER.SAMPLER_TRAIN == "RepeatFactorTrainingSampler":
         # Main has the square root of the repeat factors as an option, 0.6 always takes it.
         sqrt = cfg.DATALOADER.get("REPEAT_SQRT")
@@ -58,8 +56,8 @@ def _training_sampler(cfg: CfgNode, dataset: list) -> Sampler:
         repeat_factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
             dataset, cfg.DATALOADER.REPEAT_THRESHOLD, **options
         )
-        return RepeatFactorTrainingSampler(repeat_factors, seed=seed)
-    return TrainingSampler(len(dataset), seed=seed)
+        return RepeatFactorTrainingSampler(repeat_factors)
+    return TrainingSampler(len(dataset))
 
 
 @contextlib.contextmanager
