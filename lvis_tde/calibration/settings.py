@@ -45,13 +45,15 @@ def settings(
         ValueError: if there is no TDE predictor, or a value is out of its range.
     """
     predictors = tde_predictors(model) if isinstance(model, nn.Module) else list(model)
-    before = [predictor.alpha for predictor in predictors]
+    before = [(predictor.alpha, predictor.calibrated_alpha) for predictor in predictors]
     if alpha is not None:
-        check_alpha(alpha)
+        alpha = check_alpha(alpha)
     try:
         for predictor in predictors:
-            predictor.alpha = predictor.alpha if alpha is None else float(alpha)
+            if alpha is not None:
+                # Who sets it here has chosen it.
+                predictor.alpha = predictor.calibrated_alpha = alpha
         yield predictors
     finally:
-        for predictor, value in zip(predictors, before):
-            predictor.alpha = value
+        for predictor, values in zip(predictors, before):
+            predictor.alpha, predictor.calibrated_alpha = values

@@ -15,9 +15,11 @@ from torch import nn
 
 from ..data.files import write_text
 from ..visualization.charts import plot_ap_over_alpha
+from ..visualization.palette import KINDS
 from .alpha import sweep_alpha
-from .checkpoint import load_trained
+from .checkpoint import load_trained, save_checkpoint
 from .hold_out import hold_out
+from .settings import tde_predictors
 
 __all__ = ["DEFAULT_ALPHAS", "best_alpha", "check_metric", "format_sweep", "run_sweep"]
 
@@ -43,9 +45,10 @@ def run_sweep(
 ) -> dict:
     """Evaluates a trained model for several alphas and writes what was found.
 
-    Its ``output_dir`` gets ``alpha.json`` and ``alpha.png``, and ``config_alpha.yaml``: the config
-    with the best alpha, to be used as it is. ``alpha.json`` is written after the evaluation of each
-    alpha, with null as the best one until all are done.
+    Its ``output_dir`` gets ``alpha.json`` and ``alpha.png``, and ``config_alpha.yaml`` and
+    ``model_alpha.pth``: the config with the best alpha, to be used as it is, and the checkpoint
+    that it names, which remembers that this alpha was chosen for it. ``alpha.json`` is written
+    after the evaluation of each alpha, with null as the best one until all are done.
 
     Args:
         recipe: a :class:`~lvis_tde.engine.Recipe` with TDE heads and ``weights``.
@@ -107,12 +110,18 @@ def run_sweep(
     write(found, best)
     task, _ = metric.split("/")
     curve = {alpha: tasks[task] for alpha, tasks in found.items()}
-    kind = {"segm": "Mask", "bbox": "Box"}.get(task, task)
+    kind = KINDS.get(task, task)
     on = "training images" if calibrate is not None else dataset
     figure = plot_ap_over_alpha(curve, chosen=best, title=f"{kind} AP over alpha on {on} (%)")
     figure.savefig(folder / "alpha.png", dpi=150)
+    for predictor in tde_predictors(model):
+        predictor.alpha = predictor.calibrated_alpha = best
+    checkpoint = folder / "model_alpha.pth"
+    how = {key: report[key] for key in ("dataset", "calibrate", "metric", "alpha")}
+    save_checkpoint(model, checkpoint, alpha=how)
     chosen = recipe.clone()
     chosen.set_alpha(best)
+    chosen.weights = str(checkpoint)
     chosen.save(folder / "config_alpha.yaml")
     logger.info("alpha = %g has the best %s: see %s.", best, metric, folder / "config_alpha.yaml")
     return report

@@ -26,6 +26,7 @@ from torch import nn
 
 from ..data.files import atomic_path
 from ..modeling.fast_rcnn import TDEFastRCNNOutputLayers
+from .hooks import PreciseMean
 from .recipes import Recipe
 from .trainer import predicting_for, write_reports
 
@@ -174,7 +175,8 @@ def train(cfg: DictConfig, *, resume: bool = False) -> nn.Module:
     """Trains ``cfg.model``; the nodes are those of Detectron2's ``common/train.py``.
 
     Args:
-        cfg: with ``model``, ``dataloader``, ``optimizer``, ``lr_multiplier`` and ``train``.
+        cfg: with ``model``, ``dataloader``, ``optimizer``, ``lr_multiplier`` and ``train``. A key
+            ``train.precise_mean`` does what ``MODEL.TDE.PRECISE_MEAN`` does.
         resume: continue from the last checkpoint of ``train.output_dir``, if there is one. The
             images then begin anew; yacs configs continue with them, see :class:`Trainer`.
 
@@ -189,11 +191,13 @@ def train(cfg: DictConfig, *, resume: bool = False) -> nn.Module:
     trainer = (AMPTrainer if cfg.train.amp.enabled else SimpleTrainer)(model, loader, optimizer)
     checkpointer = DetectionCheckpointer(model, cfg.train.output_dir, trainer=trainer)
     main = comm.is_main_process()
+    precise = cfg.train.get("precise_mean", 0)
     writers = default_writers(cfg.train.output_dir, cfg.train.max_iter) if main else []
     trainer.register_hooks(
         [
             hooks.IterationTimer(),
             hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
+            PreciseMean(model, LazyRecipe(cfg).train_loader, precise) if precise else None,
             hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer) if main else None,
             hooks.EvalHook(cfg.train.eval_period, lambda: evaluate(cfg, model)),
             hooks.PeriodicWriter(writers, period=cfg.train.log_period) if main else None,

@@ -51,7 +51,7 @@ def softmax_model(cfg, weights):
     return model
 
 
-def test_three_commands(trained, make_batch, tmp_path, capsys):
+def test_three_commands(trained, make_batch, tmp_path, capsys, caplog):
     cfg, config, weights = trained
     kept = weights.read_bytes(), config.read_bytes()
     output = tmp_path / "tde"
@@ -65,8 +65,11 @@ def test_three_commands(trained, make_batch, tmp_path, capsys):
         "--calibrate", 0.3, "--alphas", "0,1",
     )  # fmt: skip
     assert "| segm APr |" in capsys.readouterr().out
+    caplog.clear()
     results = command("train_net", "--config-file", output / "config_alpha.yaml", "--eval-only")
     assert {"AP", "APr"} <= set(results["segm"])
+    # The checkpoint remembers its alpha: nobody asks whether it was chosen.
+    assert "which nobody chose" not in caplog.text
     # The user's own files are as they were.
     assert (weights.read_bytes(), config.read_bytes()) == kept
 

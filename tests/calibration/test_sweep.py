@@ -96,9 +96,13 @@ def test_sweep_on_training_images_writes_a_usable_config(sweep_cfg, tmp_path):
     assert (folder / "alpha.png").stat().st_size > 10_000
     expected = sweep_cfg.clone()
     expected.MODEL.TDE.ALPHA = report["alpha"]
+    expected.MODEL.WEIGHTS = str(folder / "model_alpha.pth")
     (tmp_path / "expected.yaml").write_text(expected.dump())
     written = load_config(str(folder / "config_alpha.yaml"))
     assert written == load_config(str(tmp_path / "expected.yaml"))
+    saved = torch.load(folder / "model_alpha.pth")
+    assert saved["model"]["roi_heads.box_predictor._extra_state"] == report["alpha"]
+    assert saved["alpha"]["metric"] == "bbox/AP50" and saved["alpha"]["calibrate"] == 0.2
     table = format_sweep(report)
     assert table.count("\n") == 3 and "segm APr" in table and "bbox APf" in table
     assert f"{report['alpha']:g}*" in table

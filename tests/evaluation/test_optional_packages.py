@@ -54,10 +54,19 @@ result = evaluate_lvis(truth, found, "segm")
 assert evaluate_lvis(folder / "gt.json", found, engine="lvis").metrics["AP"] > 0
 page = write_report(folder / "report", {"a": result}, {"a": rare_confusions(truth, found)})
 import lvis_tde.visualization.charts
+from lvis_tde import cli
+files = [str(folder / name) for name in ("gt.json", "found.json")]
+for arguments in (["evaluate", *files], ["report", *files, "--output", str(folder / "page")]):
+    try:
+        cli.main(arguments)
+    except SystemExit as ended:
+        assert not ended.code, (arguments, ended.code)
 assert not {"torch", "detectron2"} & {name.partition(".")[0] for name in sys.modules}
 print(json.dumps([str(page), result.metrics]))
 """
-    page, metrics = json.loads(run(code, {"torch", "detectron2"}, tmp_path))
+    printed = run(code, {"torch", "detectron2"}, tmp_path)
+    page, metrics = json.loads(printed.splitlines()[-1])
+    assert f"{metrics['APr']:.2f}" in printed  # by lvis-tde evaluate
     assert metrics == evaluate_lvis(annotations, results, "segm").metrics
     assert 0 < metrics["AP"] < 100 and "<svg" in Path(page).read_text()
 
