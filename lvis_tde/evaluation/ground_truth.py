@@ -169,7 +169,10 @@ def read_annotations(annotations: str | os.PathLike[str] | dict[str, Any]) -> di
     if isinstance(annotations, str) and not os.path.exists(annotations):
         annotations = _file_of_registered(annotations)
     with open(annotations, encoding="utf-8") as file:
-        return json.load(file)
+        try:
+            return json.load(file)
+        except ValueError as error:
+            raise ValueError(f"{os.fspath(annotations)!r} is no JSON file: {error}") from error
 
 
 def _file_of_registered(name: str) -> str:
