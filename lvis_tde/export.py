@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from detectron2.data.detection_utils import read_image
 from detectron2.evaluation import inference_context
+from detectron2.modeling import GeneralizedRCNN
 from detectron2.modeling.roi_heads import cascade_rcnn
 from detectron2.structures import Instances
 from torch import Tensor, nn
@@ -96,7 +97,7 @@ def _without_gradient_scaling():
     return intercepted(scaling, "apply", lambda _, features, scale: features)
 
 
-def _detect(model: nn.Module, inputs: list[dict]) -> list[Instances]:
+def _detect(model: GeneralizedRCNN, inputs: list[dict]) -> list[Instances]:
     return model.inference(inputs, do_postprocess=False)
 
 
@@ -178,6 +179,11 @@ def largest_difference(
 
 class _BoxHead(nn.Module):
     """Features to probabilities and box deltas, with all that does not depend on them folded."""
+
+    weight: Tensor
+    bias: Tensor | None
+    mean: Tensor
+    pull: Tensor
 
     def __init__(self, predictor: TDEFastRCNNOutputLayers):
         super().__init__()

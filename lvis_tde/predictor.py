@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -217,7 +218,8 @@ class TDEDemo:
         return written
 
     def _video(self, path: str, target: Path) -> Path:
-        writer, count = None, 0
+        writer: Any = None
+        count = 0
         for frame, rate in _frames(path):
             picture, _ = self.compare(frame)
             # Codecs want even sizes.

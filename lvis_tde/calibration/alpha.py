@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from detectron2.evaluation import DatasetEvaluator, inference_context
+from detectron2.modeling import GeneralizedRCNN
 from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Instances
 from detectron2.utils import comm
@@ -33,7 +34,7 @@ logger = logging.getLogger(__name__)
 _BOXES_AT_ONCE = 100
 
 
-def _one_mask_for_all_classes(model: nn.Module) -> bool:
+def _one_mask_for_all_classes(model: GeneralizedRCNN) -> bool:
     """Whether what is predicted for a box does not depend on its class."""
     heads = model.roi_heads
     if not getattr(heads, "mask_on", False):

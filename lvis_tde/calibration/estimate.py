@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
+from detectron2.modeling import GeneralizedRCNN
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch import Tensor, distributed, nn
@@ -142,7 +143,7 @@ class _Halves:
 
 
 @contextlib.contextmanager
-def _labels_matched(model: nn.Module):
+def _labels_matched(model: GeneralizedRCNN):
     """Training mode where it matches labels: in the containers, and in none of their networks.
 
     So statistics are frozen, and neither dropout nor stochastic depth is active.

@@ -7,7 +7,7 @@ import json
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 def calibration_images(
-    classes_of: dict[int, Iterable[int]], fraction: float, seed: int = 0
+    classes_of: Mapping[int, Iterable[int]], fraction: float, seed: int = 0
 ) -> set[int]:
     """Chooses a part of the images such that no class is left out of it, or of the rest.
 
@@ -84,7 +84,7 @@ def hold_out(
         raise ValueError(f"Dataset {dataset!r} has no json_file in its metadata to evaluate with.")
     with open(source.json_file, encoding="utf-8") as file:
         annotations = json.load(file)
-    classes_of = {image["id"]: [] for image in annotations["images"]}
+    classes_of: dict[int, list[int]] = {image["id"]: [] for image in annotations["images"]}
     for annotation in annotations["annotations"]:
         classes_of[annotation["image_id"]].append(annotation["category_id"])
     chosen = calibration_images(classes_of, fraction, seed)

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from detectron2.modeling import GeneralizedRCNN
 from detectron2.modeling.roi_heads import ROIHeads
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
@@ -52,11 +53,11 @@ class BoxBranch:
         features (dict): what the backbone gave.
     """
 
-    def __init__(self, model: nn.Module, inputs: list[dict]):
+    def __init__(self, model: GeneralizedRCNN, inputs: list[dict]):
         """Runs backbone and proposal generator.
 
         Args:
-            model: a :class:`GeneralizedRCNN` in eval mode.
+            model: in eval mode.
             inputs: N images in Detectron2's format.
         """
         self.images = model.preprocess_image(inputs)
@@ -120,7 +121,7 @@ class BoxBranch:
 
 def _networks(heads: nn.Module) -> dict[str, nn.Module]:
     """What is expensive in the box branch, each module once."""
-    found = {}
+    found: dict[nn.Module, str] = {}
     for name, child in heads.named_children():
         if name.startswith(_OTHER_BRANCHES):
             continue

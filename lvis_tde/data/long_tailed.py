@@ -147,7 +147,8 @@ def _load(json_file: str, image_root: str, id_map: dict[int, int], from_url: boo
 def _complete_categories(
     data: dict[str, Any], bounds: tuple[int, int] | None
 ) -> list[dict[str, Any]]:
-    images, instances = collections.defaultdict(set), collections.Counter()
+    images: dict[int, set[int]] = collections.defaultdict(set)
+    instances: collections.Counter[int] = collections.Counter()
     for annotation in data["annotations"]:
         if not annotation.get("iscrowd"):
             images[annotation["category_id"]].add(annotation["image_id"])
@@ -204,8 +205,8 @@ def _complete(data: dict[str, Any], categories: list[dict[str, Any]]) -> dict[st
     for annotation in data["annotations"]:
         if annotation.get("iscrowd"):
             continue
-        keep = ("image_id", "category_id", "bbox", "segmentation")
-        record = {key: annotation[key] for key in keep if key in annotation}
+        fields = ("image_id", "category_id", "bbox", "segmentation")
+        record = {key: annotation[key] for key in fields if key in annotation}
         record["id"] = annotation["id"] + max(0, first_id)
         record["area"] = annotation.get("area")
         if record["area"] is None:

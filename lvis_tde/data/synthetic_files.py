@@ -32,7 +32,7 @@ def _choose_classes(rng: np.random.Generator, count: int) -> list[Appearance]:
     num_families = min(_MAX_FAMILIES, -(-count // 3))
     heads, others = [], []
     for index in rng.permutation(len(families))[:num_families]:
-        members = [Appearance(*families[index], variant) for variant in VARIANTS]
+        members = [Appearance(*families[int(index)], variant) for variant in VARIANTS]
         heads.append(members.pop(rng.integers(len(members))))
         others += members
     return heads + [others[i] for i in rng.permutation(len(others))[: count - num_families]]
@@ -76,7 +76,8 @@ def write_set(folder: Path, parameters: dict[str, Any]) -> None:
         weights = zipf if split == "train" else np.ones(len(looks))
         scenes = _deal(rng, weights, parameters[f"num_{split}"], *low_high)
         (folder / split).mkdir(parents=True)
-        images, annotations = [], []
+        images = []
+        annotations: list[dict[str, Any]] = []
         for offset, ranks in enumerate(scenes):
             image_id = first_image + offset
             scene = draw_scene(

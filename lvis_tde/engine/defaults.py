@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from detectron2 import engine
@@ -73,12 +74,13 @@ def use_data(recipe: Recipe, train=None, test=None, bounds=None) -> None:
         _leave_out_tests_of_others(recipe, _classes(name))
 
 
-def _classes(dataset: str) -> list[str] | None:
-    return MetadataCatalog.get(dataset).get("thing_classes")
+def _classes(dataset: str) -> Sequence[str]:
+    """Empty where the set does not tell."""
+    return MetadataCatalog.get(dataset).get("thing_classes") or ()
 
 
 def _leave_out_tests_of_others(recipe: Recipe, classes: Sequence[str]) -> None:
-    kept = tuple(name for name in recipe.test_sets if _classes(name) in (None, classes))
+    kept = tuple(name for name in recipe.test_sets if _classes(name) in ((), classes))
     if kept != recipe.test_sets:
         logger.warning(
             "No --test-data: %s have other classes than --train-data, so evaluation on them is "
@@ -143,7 +145,7 @@ def _is_lazy(path: str) -> bool:
 def add_data_arguments(parser: argparse.ArgumentParser, *, train: bool = True) -> None:
     """Adds the arguments of :func:`use_data`; without ``train`` only ``--test-data``."""
     group = parser.add_argument_group("your own data, in LVIS or COCO format")
-    pair = dict(nargs=2, metavar=("JSON", "IMAGES"))
+    pair: dict[str, Any] = dict(nargs=2, metavar=("JSON", "IMAGES"))
     use = "for the class names"
     if train:
         use = "give --train-data too, whose counts of images make the groups of AP_r, AP_c and AP_f"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import inspect
 import logging
 import os
-from collections.abc import Iterator
-from typing import ClassVar
+from collections.abc import Iterable, Iterator
+from typing import Any, ClassVar
 
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import LazyConfig, instantiate
@@ -40,7 +40,8 @@ def _nodes(node) -> Iterator[DictConfig]:
     if isinstance(node, DictConfig):
         yield node
     if isinstance(node, (DictConfig, ListConfig)):
-        for key in node if isinstance(node, DictConfig) else range(len(node)):
+        keys: Iterable[Any] = node if isinstance(node, DictConfig) else range(len(node))
+        for key in keys:
             if not OmegaConf.is_interpolation(node, key) and not OmegaConf.is_missing(node, key):
                 yield from _nodes(node[key])
 

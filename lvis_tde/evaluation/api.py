@@ -73,7 +73,9 @@ def evaluate_lvis(
         )
 
     start = time.process_time()
-    content = read_annotations(annotations) if engine == "lvis" else annotations
+    content: Any = annotations
+    if engine == "lvis":
+        content = read_annotations(content)
     truth = content if isinstance(content, GroundTruth) else GroundTruth.load(content)
     if isinstance(detections, list):
         detections = Detections.from_results(detections)
@@ -107,7 +109,7 @@ def _official(
     max_dets: int,
     per_category: int | None,
 ) -> native.Evaluation:
-    official = load_official()
+    official: Any = load_official()
 
     class FromMemory(official.LVIS):
         def _load_json(self, source):

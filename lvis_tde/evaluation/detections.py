@@ -73,7 +73,8 @@ class Detections:
             K entries: compressed RLE dicts, what was given in another form, or None.
         """
         start, length = self.offsets[index], self.lengths[index]
-        blob, out = memoryview(self.counts), []
+        blob = self.counts.data
+        out: list[Any] = []
         for i, a, n, size in zip(
             index.tolist(), start.tolist(), length.tolist(), self.sizes[index].tolist()
         ):
@@ -160,7 +161,7 @@ class Detections:
         results = results if isinstance(results, list) else list(results)
         for key in ("image_id", "category_id", "score"):
             complain([r for r in results if key not in r], f"detections without {key!r}", "add it")
-        segmentations = [r.get("segmentation") for r in results]
+        segmentations: list[Any] = [r.get("segmentation") for r in results]
         texts, sizes, others = [], [], {}
         for i, segmentation in enumerate(segmentations):
             counts, size = b"", (0, 0)

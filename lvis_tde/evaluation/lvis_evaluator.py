@@ -74,7 +74,7 @@ class LVISEvaluator(_UpstreamEvaluator):
         self._tasks = None if isinstance(tasks, CfgNode) else tasks
         self._distributed = distributed
         self._output_dir = output_dir
-        self._limits = {
+        self._limits: dict[str, Any] = {
             "max_dets": 300 if max_dets_per_image is None else max_dets_per_image,
             "per_category": per_category,
         }
@@ -166,7 +166,7 @@ class LVISEvaluator(_UpstreamEvaluator):
             return {}
         if self._output_dir:
             PathManager.mkdirs(self._output_dir)
-        self._results = OrderedDict()
+        self._results: dict[str, Any] = OrderedDict()
         if proposals:
             self._eval_box_proposals(proposals)
         if seen["instances"]:
@@ -180,7 +180,7 @@ class LVISEvaluator(_UpstreamEvaluator):
             logger.info("Saving results to %s", path)
             with PathManager.open(path, "w") as f:
                 detections.write_json(f)
-        if not self._do_evaluation:
+        if self._truth is None:
             logger.info("Annotations are not available for evaluation.")
             return
         tasks = self._tasks or (("bbox", "segm") if with_masks else ("bbox",))
@@ -205,7 +205,7 @@ class LVISEvaluator(_UpstreamEvaluator):
         from .confusion import rare_confusions
         from .report.writer import write_report
 
-        if not self.lvis_results:
+        if self._truth is None or not self.lvis_results:
             return []
         limit = self._limits["max_dets"]
         confusions = rare_confusions(self._truth, self.detections(), limit)

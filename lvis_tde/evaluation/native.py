@@ -187,8 +187,8 @@ def _shapes(
     if iou_type != "bbox":
         sizes = truth.image_sizes[truth.images[truths]].tolist()
         gt = [
-            to_rle(truth.segmentations[i], *size, f"annotation {truth.annotation_ids[i]!r}")
-            for i, size in zip(truths.tolist(), sizes)
+            to_rle(truth.segmentations[i], height, width, f"annotation {truth.annotation_ids[i]!r}")
+            for i, (height, width) in zip(truths.tolist(), sizes)
         ]
         return detection_rles(detections, index, truth, images), gt
     boxes = detections.boxes[index].astype(np.float64)

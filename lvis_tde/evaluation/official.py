@@ -72,7 +72,7 @@ def load_official() -> SimpleNamespace:
 def _load() -> SimpleNamespace:
     folder = _source_folder()
     private = {**vars(builtins), "__import__": _redirected_import}
-    modules = {}
+    modules: dict[str, Any] = {}
     for name in _MODULES:
         path = folder / f"{name}.py"
         module = ModuleType(f"{_PRIVATE}.{name}")

@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from detectron2.data import build_detection_test_loader
@@ -118,7 +119,7 @@ def _estimate(plan: _Plan, cfg, model) -> dict:
     found = estimate_feature_mean(
         model, Trainer.build_train_loader(cfg), max_batches=plan.mean_batches, tolerance=0
     )
-    report = {
+    report: dict[str, Any] = {
         "batches": found.num_batches,
         "foreground": sum(found.num_foreground),
         "degrees_between_halves": round(found.angle, 2),
@@ -244,7 +245,7 @@ def run_demo(
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(jobs, context, initializer=_end_with_parent) as pool:
             parts = list(pool.map(_run_part, _PARTS, itertools.repeat(plan)))
-    results = {"seed": seed, "alpha": None}
+    results: dict[str, Any] = {"seed": seed, "alpha": None}
     for part in parts:
         for key, value in part.items():
             if isinstance(value, dict):

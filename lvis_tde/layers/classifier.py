@@ -90,7 +90,7 @@ class CosineMultiHeadClassifier(nn.Module):
 
         Under "none" as Detectron2 starts its linear classifier.
         """
-        if self.norm == NO_NORM:
+        if self.bias is not None:
             nn.init.normal_(self.weight, std=0.01)
             nn.init.zeros_(self.bias)
             return

@@ -78,6 +78,8 @@ class TDEFastRCNNOutputLayers(LargeVocabularyInference, FastRCNNOutputLayers):
             data, part of checkpoints.
     """
 
+    cls_score: CosineMultiHeadClassifier
+
     @configurable
     def __init__(
         self,

@@ -112,6 +112,8 @@ class CosineMaskPredictor(nn.Conv2d):
         ValueError: If the temperature or epsilon is not positive.
     """
 
+    bias: torch.Tensor
+
     def __init__(
         self,
         in_channels: int,
@@ -169,6 +171,8 @@ class CosineMaskRCNNConvUpsampleHead(SelectedClassMaskRCNNConvUpsampleHead):
         epsilon: ``MODEL.TDE_MASK.EPSILON``.
         **kwargs: As ``MaskRCNNConvUpsampleHead``.
     """
+
+    predictor: CosineMaskPredictor
 
     @configurable
     def __init__(

@@ -101,10 +101,11 @@ class LargeVocabularyInference:
 
     fast_nms: bool = True
 
-    def inference(self, predictions, proposals: list[Instances]):
+    def inference(self: FastRCNNOutputLayers, predictions, proposals: list[Instances]):
         """Turn ``predictions`` into detections, as ``FastRCNNOutputLayers.inference`` does."""
         if not self.fast_nms:
-            return super().inference(predictions, proposals)
+            # It is the predictor's, which follows the mixin in the MRO.
+            return super().inference(predictions, proposals)  # type: ignore[misc]
         return large_vocabulary_inference(
             self.predict_boxes(predictions, proposals),
             self.predict_probs(predictions, proposals),
@@ -134,12 +135,11 @@ def _single_image(boxes, scores, image_shape, score_thresh, nms_thresh, topk):
         size = max(_MIN_CANDIDATES, _CANDIDATES_PER_DETECTION * topk)
         if topk < 0:
             size = num_candidates
-        flat = scores.flatten() if size < num_candidates else None
         while True:
             if size < num_candidates:
                 # The cut takes all candidates of the M-th score, never some of them: which of
                 # equal scores is suppressed must not depend on M.
-                mask = scores >= flat.topk(size, sorted=False).values.min()
+                mask = scores >= scores.flatten().topk(size, sorted=False).values.min()
             else:
                 mask = above
             candidates = _gather(boxes, scores, mask, image_shape)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from typing import Any
 
 import torch
 from detectron2.layers import ShapeSpec
@@ -30,6 +31,8 @@ def _tde_predictor(cfg, upstream, **changes):
 
 class _WithTDEPredictors(nn.Module):
     """Refuses predictors without TDE, which explicit arguments (LazyConfig) can bring in."""
+
+    box_predictor: Any
 
     def __init__(self, *args, **kwargs):
         """

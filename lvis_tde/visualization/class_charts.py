@@ -134,7 +134,7 @@ def confusion_bars(
     figure.get_layout_engine().set(rect=(0, 0, 1, 1 - 0.75 / height), hspace=0.04)
     grid = figure.add_gridspec(2, count, height_ratios=[0.2 + 0.35 * count, 4.2])
     axes = figure.add_subplot(grid[0, :])
-    for row, run in enumerate(reversed(outcomes.values())):
+    for row, run in enumerate(list(outcomes.values())[::-1]):
         total, left = max(sum(run.values()), 1), 0.0
         for number, color in zip(run.values(), OUTCOME_COLORS):
             share = 100 * number / total
@@ -146,7 +146,7 @@ def confusion_bars(
             left += share
     bare(axes)
     axes.spines["bottom"].set_visible(False)
-    axes.set_yticks(range(count), list(reversed(outcomes)))
+    axes.set_yticks(range(count), list(outcomes)[::-1])
     axes.set_xlim(0, 100)
     axes.set_xticks([])
     for column, (name, rows) in enumerate(mistakes.items()):

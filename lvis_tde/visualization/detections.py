@@ -106,7 +106,7 @@ def draw_comparison(
         legend += [(f"■ {name}", GROUP_COLORS[group]) for group, name in GROUPS.items()]
     if truth is not None:
         legend.append(("✓ class and place right   ✗ not", INK))
-    x = gap
+    x = float(gap)
     for words, color in legend:
         place = (x / total_w, 0.5 * foot / total_h)
         text = figure.text(*place, words, va="center", size=10, color=color)
@@ -198,7 +198,7 @@ def _free_place(box, w: float, h: float, width: float, height: float, taken) -> 
     x0, y0, x1, y1 = box
     candidates = [(x0, y0 - h), (x0, y1), (x1 - w, y0 - h), (x1 - w, y1), (x1, y0), (x0 - w, y0)]
     candidates += [(x0, y0 - 2 * h), (x0, y1 + h)]
-    best, least = None, math.inf
+    best, least = candidates[0], math.inf
     for x, y in candidates:
         x, y = min(max(x, 0.0), max(width - w, 0.0)), min(max(y, 0.0), max(height - h, 0.0))
         overlap = sum(
