@@ -34,8 +34,9 @@ endif
 demo: install
 	$(BIN)/python tools/run_demo.py --seed $(SEED)
 
+# Files of tests side by side, each process with one thread.
 test: install
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: install
 	$(BIN)/black --check .

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+?)"', (ROOT / "lvis_tde/__init__.py").read_text("utf-8"))
 
 EXPORT = ["onnx>=1.16", "onnxruntime>=1.17"]
-TEST = ["pytest>=7", "hypothesis>=6", *EXPORT]
+TEST = ["pytest>=7", "pytest-xdist>=3", "hypothesis>=6", *EXPORT]
 
 setup(
     name="lvis-tde",
