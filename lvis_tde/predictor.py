@@ -58,13 +58,13 @@ def class_info(dataset: str, num_classes: int) -> ClassInfo:
     if names is None:
         raise ValueError(
             f"The metadata of {dataset!r} has no class names (thing_classes), so detections cannot "
-            "be named. Use a registered dataset in DATASETS.TEST or TRAIN, such as lvis_v1_val, or "
+            "be named. Use a registered dataset in the config, such as lvis_v1_val, or "
             "give your annotation file with --test-data JSON IMAGES."
         )
     if len(names) != num_classes:
         raise ValueError(
             f"Dataset {dataset!r} has {len(names)} class names, but the model has {num_classes} "
-            "classes (MODEL.ROI_HEADS.NUM_CLASSES): name the dataset that it was trained on."
+            "classes: name the dataset that it was trained on."
         )
     frequency = metadata.get("class_frequency")
     if frequency is None:

@@ -23,7 +23,9 @@ def tde_predictors(model: nn.Module) -> list[TDEFastRCNNOutputLayers]:
     if not found:
         raise ValueError(
             "The model has no TDE predictor: set MODEL.ROI_HEADS.NAME to TDEROIHeads, "
-            "TDECascadeROIHeads or TDERes5ROIHeads."
+            "TDECascadeROIHeads or TDERes5ROIHeads, or in a LazyConfig the box predictor's "
+            "_target_ to TDEFastRCNNOutputLayers; tools/estimate_feature_mean.py does so for a "
+            "trained model."
         )
     return found
 

@@ -42,8 +42,8 @@ def refuse_sigmoid(options: dict[str, bool]) -> None:
         if options.get(name):
             raise ValueError(
                 f"{name}=True does not go with TDE: the background exemption needs a softmax "
-                "over foreground and background, and a sigmoid has no background class. Set "
-                "MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE and USE_FED_LOSS to False."
+                "over foreground and background, and a sigmoid has no background class. Set both "
+                "to False (MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE and USE_FED_LOSS in yacs)."
             )
 
 
