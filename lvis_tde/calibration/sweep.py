@@ -14,6 +14,7 @@ from detectron2.utils import comm
 from torch import nn
 
 from ..data.files import write_text
+from ..evaluation.lvis_evaluator import REPORTED
 from ..visualization.charts import plot_ap_over_alpha
 from ..visualization.palette import KINDS
 from .alpha import sweep_alpha
@@ -30,7 +31,7 @@ _SHOWN = ("AP", "APr", "APc", "APf")
 
 # What the evaluators report for each kind of data set.
 _METRICS = {
-    "lvis": ("AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf"),
+    "lvis": REPORTED,
     "coco": ("AP", "AP50", "AP75", "APs", "APm", "APl"),
 }
 

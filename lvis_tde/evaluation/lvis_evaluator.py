@@ -32,7 +32,7 @@ from .rle import encode_masks
 
 logger = logging.getLogger(__name__)
 
-_REPORTED = ("AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf")
+REPORTED = ("AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf")
 
 
 class LVISEvaluator(_UpstreamEvaluator):
@@ -189,7 +189,7 @@ class LVISEvaluator(_UpstreamEvaluator):
         for task in sorted(tasks):
             result = evaluate_lvis(truth, detections, task, engine=self._engine, **self._limits)
             self.lvis_results[task] = result
-            self._results[task] = {name: result.metrics[name] for name in _REPORTED}
+            self._results[task] = {name: result.metrics[name] for name in REPORTED}
             logger.info("LVIS %s:\n%s", task, create_small_table(self._results[task]))
 
     def write_report(self, output_dir: str) -> list[Path]:

@@ -87,7 +87,7 @@ def _train(cfg) -> torch.nn.Module:
             f"{output} holds a run with another configuration. Remove that folder, or choose "
             "another output."
         )
-    saved.write_text(cfg.dump(), "utf-8")
+    write_text(saved, cfg.dump())
     seed_all_rng(cfg.SEED)
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=True)
