@@ -4,9 +4,10 @@
     tools/sweep_alpha.py --config-file output/tde/config_tde.yaml --calibrate 0.05
 
 The output folder of the config gets alpha.json, alpha.png, config_alpha.yaml, the config with the
-best alpha, and model_alpha.pth, the checkpoint that it names. With --calibrate the images are training images, so that val stays untouched. Best
-are images that the model has not trained on: --split-only writes their annotations and those of the
-others before training, to be used as --train-data and, here, as --test-data.
+best alpha, and model_alpha.pth, the checkpoint that it names. With --calibrate the images are
+training images, so that val stays untouched. Best are images that the model has not trained on:
+--split-only writes their annotations and those of the others before training, to be used as
+--train-data and, here, as --test-data.
 """
 
 from detectron2.utils import comm
