@@ -15,9 +15,19 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter
 
 from .figure import bare, headline, new_figure
-from .palette import GROUP_COLORS, GROUPS, INK, KINDS, MUTED, OUTCOME_COLORS, PAPER
+from .palette import (
+    GROUP_COLORS,
+    GROUPS,
+    INK,
+    KINDS,
+    MUTED,
+    OUTCOME_COLORS,
+    PAPER,
+    RUN_NAMES,
+    run_colors,
+)
 
-__all__ = ["ap_against_images", "change_bars", "confusion_bars", "highest_ap"]
+__all__ = ["ap_against_images", "ap_over_images", "change_bars", "confusion_bars", "highest_ap"]
 
 Rows = Sequence[Mapping[str, Any]]
 _GROUP_LEGEND = [(GROUPS[f], GROUP_COLORS[f]) for f in GROUPS]
@@ -73,6 +83,62 @@ def ap_against_images(
         bare(axes, "both")
     title = title or f"{KINDS.get(task, task)} AP of each class against its training images (%)"
     headline(figure, title, [*_GROUP_LEGEND, ("mean of each tenth of the classes", INK)])
+    return figure
+
+
+def ap_over_images(
+    runs: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    *,
+    bounds: tuple[int, int],
+    names: Mapping[str, str] | None = None,
+    task: str = "segm",
+    title: str | None = None,
+) -> Figure:
+    """A line per run, all in one panel: where on the tail they differ.
+
+    Args:
+        runs: name of a run to training images, ascending, and AP of its line's points.
+        bounds: most training images of a rare and of a common class.
+        names: what to call the runs; default :data:`~lvis_tde.visualization.palette.RUN_NAMES`.
+        task: "segm", "bbox" or "boundary".
+        title: default: names the task.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: if there is no run.
+    """
+    if not runs:
+        raise ValueError("runs is empty: pass at least one run")
+    colors, names = run_colors(runs), {**RUN_NAMES, **(names or {})}
+    figure = new_figure(7.6, 4.2)
+    axes = figure.add_axes((0.065, 0.135, 0.915, 0.63))
+    for run, (images, ap) in runs.items():
+        axes.plot(images, ap, "-o", color=colors[run], lw=2.2, ms=5, clip_on=False, zorder=3)
+    points = [x for images, _ in runs.values() for x in images]
+    axes.set_xscale("log")
+    low, high = min(points, default=1) / 1.25, max(points, default=100) * 1.25
+    axes.set_xlim(low, high)
+    top = axes.get_ylim()[1]
+    axes.set_ylim(0, 1.04 * top if any(len(ap) for _, ap in runs.values()) else 100)
+    edges = [low, *(min(max(bound, low), high) for bound in bounds), high]
+    for edge in edges[1:-1]:
+        axes.axvline(edge, color=MUTED, lw=1, ls=(0, (4, 3)), zorder=1)
+    place = {"transform": axes.get_xaxis_transform(), "ha": "center", "va": "bottom", "size": 10}
+    for group, left, right in zip(GROUPS, edges, edges[1:]):
+        if right > left:
+            middle = math.sqrt(left * right)
+            axes.text(middle, 1.01, GROUPS[group], color=GROUP_COLORS[group], **place)
+    ticks = [t for e in range(-1, 7) for t in (10**e, 2 * 10**e, 5 * 10**e) if low <= t <= high]
+    axes.set_xticks(ticks, [f"{tick:,.0f}" for tick in ticks])
+    axes.minorticks_off()
+    axes.set_xlabel("training images of a class (each point: a tenth of the classes)", color=MUTED)
+    bare(axes, "y")
+    axes.tick_params(axis="x", length=3, color=MUTED)
+    axes.tick_params(axis="y", labelcolor=MUTED)
+    title = title or f"{KINDS.get(task, task)} AP over training images (%)"
+    headline(figure, title, [(names.get(run, run), color) for run, color in colors.items()])
     return figure
 
 

@@ -7,28 +7,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-import cv2
 import numpy as np
-import pycocotools.mask as mask_utils
-import torch
-from detectron2.structures import Boxes, BoxMode, Instances, pairwise_iou
-from matplotlib.patches import Polygon, Rectangle
-from matplotlib.patheffects import Stroke
+from detectron2.structures import Instances
 
-from ..data.rendering import trace_outlines
-from .figure import DPI, figure_to_array, new_figure
-from .palette import GROUP_COLORS, GROUPS, INK, PAPER
+from .figure import DPI, figure_to_array, new_figure, shrink
+from .objects import Object, Style, as_objects, draw_objects, overlaps
+from .palette import GROUP_COLORS, GROUPS, INK, MUTED
 
 __all__ = ["draw_comparison"]
 
-
-class _Object(NamedTuple):
-    box: np.ndarray  # (4,) x0, y0, x1, y1 in pixels
-    parts: list[np.ndarray]  # outlines, each (N, 2), in pixels
-    category: int
-    score: float | None
+# Weight of the object that a picture is about, and of the others beside it.
+LOUD, QUIET = 1.3, 0.8
 
 
 def draw_comparison(
@@ -41,11 +32,16 @@ def draw_comparison(
     score_threshold: float = 0.3,
     max_objects: int = 20,
     panel_size: int = 420,
+    font_size: float = 8,
+    subject: Sequence[float] | None = None,
+    title: str | None = None,
+    footnote: str | None = None,
 ) -> np.ndarray:
     """Draw several sets of objects over copies of one image, side by side.
 
     Each object has its outline, its box and a label with class name and score in the color of its
-    frequency group.
+    frequency group. With a ``subject``, what is not there is pale and drawn with a thin line and
+    no score, so that the eye falls on one object.
 
     Args:
         image: RGB, (H, W, 3) uint8.
@@ -59,6 +55,10 @@ def draw_comparison(
         score_threshold: objects with a lower score are left out.
         max_objects: at most so many objects per panel, the highest scores first.
         panel_size: length in pixels of the image's longer side in each panel.
+        font_size: of the labels, in points of 100 / 72 pixels.
+        subject: x0, y0, x1, y1 of the object that the picture is about.
+        title: words above all panels.
+        footnote: words below them.
 
     Returns:
         RGB, uint8.
@@ -76,135 +76,84 @@ def draw_comparison(
     height, width = image.shape[:2]
     scale = panel_size / max(height, width)
     panel_w, panel_h = round(width * scale), round(height * scale)
-    gap, head = 14, 34
-    foot = gap if class_frequency is None and truth is None else 32
-    total_w = len(panels) * panel_w + (len(panels) + 1) * gap
-    total_h = head + panel_h + foot
-    figure = new_figure(total_w / DPI, total_h / DPI)
-    for index, (title, source) in enumerate(panels):
-        left = gap + index * (panel_w + gap)
-        axes = figure.add_axes(
-            (left / total_w, foot / total_h, panel_w / total_w, panel_h / total_h)
-        )
-        axes.imshow(image, extent=(0, width, height, 0), interpolation="bicubic")
-        axes.set_axis_off()
-        figure.text(
-            left / total_w, 1 - 0.5 * head / total_h, title, va="center", size=12, color=INK
-        )
-        objects = [o for o in _objects(source) if o.score is None or o.score >= score_threshold]
-        objects.sort(key=lambda o: 0.0 if o.score is None else -o.score)
-        objects = objects[:max_objects]
-        marks = _marks(objects, [] if truth is None else _objects(truth))
-        labels = [
-            mark + class_names[o.category].replace("_", " ") + _score_text(o)
-            for mark, o in zip(marks, objects)
-        ]
-        groups = [class_frequency[o.category] if class_frequency else "c" for o in objects]
-        _draw_objects(axes, objects, labels, [GROUP_COLORS[g] for g in groups], scale)
+    gap, line = 14, round(2 * font_size + 16)
+    focus = [] if subject is None else [Object(np.asarray(subject, float), [], -1, None)]
+    canvas = _faded(image, subject) if focus else image
+    right = None if truth is None else as_objects(truth)
     legend = []
     if class_frequency is not None:
         legend += [(f"■ {name}", GROUP_COLORS[group]) for group, name in GROUPS.items()]
     if truth is not None:
         legend.append(("✓ class and place right   ✗ not", INK))
+    top = round(1.5 * line) if title else 0
+    below = line * bool(footnote)
+    foot = below + (line if legend else 0 if below else gap)
+    total_w = len(panels) * panel_w + (len(panels) + 1) * gap
+    total_h = top + line + panel_h + foot
+    figure = new_figure(total_w / DPI, total_h / DPI)
+
+    def write(x: float, y: float, words: str, size: float, color: str = INK, **style):
+        """Words, from a place in pixels to the right, their middle as far from above."""
+        place = (x / total_w, 1 - y / total_h)
+        text = figure.text(*place, words, va="center", size=size, color=color, **style)
+        return shrink(text, total_w - gap - x)
+
+    for index, (name, source) in enumerate(panels):
+        left = gap + index * (panel_w + gap)
+        axes = figure.add_axes(
+            (left / total_w, foot / total_h, panel_w / total_w, panel_h / total_h)
+        )
+        axes.imshow(canvas, extent=(0, width, height, 0), interpolation="bicubic")
+        axes.set_axis_off()
+        write(left, top + 0.5 * line, name, 1.15 * font_size + 3)
+        objects = [o for o in as_objects(source) if o.score is None or o.score >= score_threshold]
+        objects.sort(key=lambda o: 0.0 if o.score is None else -o.score)
+        objects = objects[:max_objects]
+        about = overlaps(objects, focus).any(axis=1).tolist() if focus else [None] * len(objects)
+        styles = [
+            _style(item, loud, class_names, class_frequency, right)
+            for item, loud in zip(objects, about)
+        ]
+        if focus and not any(about):
+            objects.append(focus[0])
+            styles.append(Style("✗ nothing", MUTED, LOUD))
+        draw_objects(axes, objects, styles, scale, font_size)
     x = float(gap)
     for words, color in legend:
-        place = (x / total_w, 0.5 * foot / total_h)
-        text = figure.text(*place, words, va="center", size=10, color=color)
+        text = write(x, total_h - below - 0.5 * line, words, font_size + 2, color)
         x += text.get_window_extent().width + 16
+    if title:
+        write(gap, 0.55 * top, title, 1.5 * font_size + 4, weight="bold")
+    if footnote:
+        write(gap, total_h - 0.55 * below, footnote, 0.7 * font_size + 2, MUTED)
     return figure_to_array(figure)
 
 
-def _objects(source: Instances | Mapping[str, Any]) -> list[_Object]:
-    if not isinstance(source, Instances):
-        return [_from_annotation(annotation) for annotation in source["annotations"]]
-    source = source.to("cpu")
-    masks = source.pred_masks.numpy() if source.has("pred_masks") else [None] * len(source)
-    scores = source.scores.tolist() if source.has("scores") else [None] * len(source)
-    boxes = source.pred_boxes.tensor.numpy()
-    return [
-        _Object(box, [] if mask is None else _outlines(mask), category, score)
-        for box, mask, category, score in zip(boxes, masks, source.pred_classes.tolist(), scores)
-    ]
+def _style(
+    item: Object,
+    loud: bool | None,
+    class_names: Sequence[str],
+    class_frequency: Sequence[str] | None,
+    truth: Sequence[Object] | None,
+) -> Style:
+    """How an object is drawn; ``loud`` is None where the picture is about all of them."""
+    label = class_names[item.category].replace("_", " ")
+    if item.score is not None:
+        if truth:
+            same = [o for o in truth if o.category == item.category]
+            label = f"{'✓' if overlaps([item], same).any() else '✗'} {label}"
+        if loud is not False:
+            label += f"  {item.score:.2f}"
+    group = class_frequency[item.category] if class_frequency else "c"
+    return Style(label, GROUP_COLORS[group], 1.0 if loud is None else LOUD if loud else QUIET)
 
 
-def _from_annotation(annotation: Mapping[str, Any]) -> _Object:
-    box = BoxMode.convert(list(annotation["bbox"]), annotation["bbox_mode"], BoxMode.XYXY_ABS)
-    segmentation = annotation.get("segmentation") or []
-    if isinstance(segmentation, Mapping):
-        parts = _outlines(mask_utils.decode(dict(segmentation)))
-    else:
-        parts = [np.asarray(polygon, dtype=float).reshape(-1, 2) for polygon in segmentation]
-    return _Object(np.asarray(box, dtype=float), parts, annotation["category_id"], None)
-
-
-def _outlines(mask: np.ndarray) -> list[np.ndarray]:
-    # Enlarged smoothly, the outline of a small mask is no staircase. The padding closes outlines
-    # at the image border.
-    factor = 4
-    padded = np.pad(mask.astype(np.float32), 1, mode="edge")
-    large = cv2.resize(padded, None, fx=factor, fy=factor, interpolation=cv2.INTER_LINEAR)
-    large = cv2.GaussianBlur(large, (0, 0), 0.5 * factor)
-    polygons, _ = trace_outlines((large > 0.5).astype(np.uint8))
-    return [points / factor - 1 for points in polygons if len(points) >= 3]
-
-
-def _score_text(item: _Object) -> str:
-    return "" if item.score is None else f"  {item.score:.2f}"
-
-
-def _marks(objects: list[_Object], truth: list[_Object]) -> list[str]:
-    if not objects or not truth:
-        return [""] * len(objects)
-    boxes = [torch.as_tensor(np.stack([o.box for o in group])) for group in (objects, truth)]
-    overlap = pairwise_iou(*(Boxes(b.float()) for b in boxes)).numpy() >= 0.5
-    same = np.array([[o.category == t.category for t in truth] for o in objects])
-    right = (overlap & same).any(axis=1)
-    return ["" if o.score is None else "✓ " if ok else "✗ " for o, ok in zip(objects, right)]
-
-
-def _draw_objects(axes, objects, labels, colors, scale: float) -> None:
-    """Draw outlines and boxes, then labels where they hide no other label as far as possible."""
-    (_, width), (height, _) = axes.get_xlim(), axes.get_ylim()
-    axes.set_autoscale_on(False)
-    halo = [Stroke(linewidth=3.4, foreground=PAPER), Stroke(linewidth=1.8)]
-    for item, color in zip(objects, colors):
-        style = {"fill": False, "edgecolor": color, "joinstyle": "round"}
-        for part in item.parts:
-            axes.add_patch(Polygon(part, lw=1.8, path_effects=halo, **style))
-        x0, y0, x1, y1 = item.box
-        axes.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, lw=0.9, **style))
-    taken: list[tuple[float, float, float, float]] = []
-    for item, label, color in zip(objects, labels, colors):
-        text = axes.text(
-            0,
-            0,
-            label,
-            size=8,
-            color=PAPER,
-            va="top",
-            ha="left",
-            zorder=5,
-            bbox={"facecolor": color, "edgecolor": "none", "pad": 1.6, "alpha": 0.92},
-        )
-        extent = text.get_window_extent()
-        w, h = (extent.width + 5) / scale, (extent.height + 5) / scale
-        x, y = _free_place(item.box, w, h, width, height, taken)
-        taken.append((x, y, x + w, y + h))
-        text.set_position((x + 2.5 / scale, y + 2.5 / scale))
-
-
-def _free_place(box, w: float, h: float, width: float, height: float, taken) -> tuple[float, float]:
-    """Upper left corner of a label near a box, inside the picture and off other labels."""
-    x0, y0, x1, y1 = box
-    candidates = [(x0, y0 - h), (x0, y1), (x1 - w, y0 - h), (x1 - w, y1), (x1, y0), (x0 - w, y0)]
-    candidates += [(x0, y0 - 2 * h), (x0, y1 + h)]
-    best, least = candidates[0], math.inf
-    for x, y in candidates:
-        x, y = min(max(x, 0.0), max(width - w, 0.0)), min(max(y, 0.0), max(height - h, 0.0))
-        overlap = sum(
-            max(0.0, min(x + w, u1) - max(x, u0)) * max(0.0, min(y + h, v1) - max(y, v0))
-            for u0, v0, u1, v1 in taken
-        )
-        if overlap < least - 1e-9:
-            best, least = (x, y), overlap
-    return best
+def _faded(image: np.ndarray, box: Sequence[float]) -> np.ndarray:
+    """The image, pale but for a box and a little around it."""
+    height, width = image.shape[:2]
+    around = 0.06 * max(box[2] - box[0], box[3] - box[1])
+    x0, y0 = (max(0, math.floor(v - around)) for v in box[:2])
+    x1, y1 = min(width, math.ceil(box[2] + around)), min(height, math.ceil(box[3] + around))
+    faded = (0.55 * image + 0.45 * 255).round().astype(np.uint8)
+    faded[y0:y1, x0:x1] = image[y0:y1, x0:x1]
+    return faded

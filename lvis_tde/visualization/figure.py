@@ -8,10 +8,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from .palette import GRID, INK, MUTED, PAPER
 
-__all__ = ["bare", "figure_to_array", "headline", "new_figure", "spread"]
+__all__ = ["bare", "figure_to_array", "headline", "new_figure", "shrink", "spread"]
 
 DPI = 100
 
@@ -79,6 +80,22 @@ def headline(figure: Figure, title: str, legend: Sequence[tuple[str, str]]) -> N
         x += (square.get_window_extent().width + 4) / width
         text = figure.text(x, y - 0.002, name, va="top", size=10, color=INK)
         x += (text.get_window_extent().width + 18) / width
+
+
+def shrink(text: Text, width: float) -> Text:
+    """Make words smaller where they would be too long.
+
+    Args:
+        text: changed, if it is longer.
+        width: pixels that it may take.
+
+    Returns:
+        The same text.
+    """
+    length = text.get_window_extent().width
+    if length > width > 0:
+        text.set_fontsize(text.get_fontsize() * width / length)
+    return text
 
 
 def spread(values: Sequence[float], gap: float) -> list[float]:
