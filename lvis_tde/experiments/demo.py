@@ -36,15 +36,14 @@ from ..config import use_tde_on_softmax
 from ..data.files import write_text
 from ..data.synthetic import make_synthetic_lvis, register_synthetic_lvis
 from ..engine import Trainer, YacsRecipe, load_config
-from ..evaluation.build import build_evaluator
 from ..visualization.charts import RUN_NAMES, plot_group_ap
-from .demo_pictures import draw_charts, draw_images
+from .demo_pictures import draw_ap_over_images, draw_charts, draw_classes, draw_images
+from .recording import METRICS, RecordingEvaluator, report, rounded
 
 __all__ = ["METRICS", "format_table", "run_demo", "summarize_seeds"]
 
 logger = logging.getLogger(__name__)
 
-METRICS = ("AP", "AP50", "AP75", "APr", "APc", "APf")
 ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5)
 
 
@@ -97,9 +96,10 @@ def _train(cfg) -> torch.nn.Module:
 
 def _evaluate(cfg, model, dataset: str, alphas: Sequence[float] = ()) -> dict:
     loader = build_detection_test_loader(cfg, dataset)
+    evaluator = RecordingEvaluator.from_config(cfg, dataset, save=not alphas)
     if not alphas:
-        return inference_on_dataset(model, loader, build_evaluator(cfg, dataset))
-    return sweep_alpha(model, loader, alphas, lambda: build_evaluator(cfg, dataset, save=False))
+        return inference_on_dataset(model, loader, evaluator)
+    return sweep_alpha(model, loader, alphas, lambda: evaluator)
 
 
 def _calibrate(cfg, model, dataset: str) -> tuple[float, dict]:
@@ -108,7 +108,7 @@ def _calibrate(cfg, model, dataset: str) -> tuple[float, dict]:
     calibration = _evaluate(cfg, model, dataset, ALPHAS)
     alpha = best_alpha(calibration, "segm/AP")
     logger.info("alpha = %g has the best mask AP on the calibration split.", alpha)
-    return alpha, {f"{a:g}": _rounded(values) for a, values in calibration.items()}
+    return alpha, {f"{a:g}": rounded(values) for a, values in calibration.items()}
 
 
 def _estimate(plan: _Plan, cfg, model) -> dict:
@@ -119,37 +119,30 @@ def _estimate(plan: _Plan, cfg, model) -> dict:
     found = estimate_feature_mean(
         model, Trainer.build_train_loader(cfg), max_batches=plan.mean_batches, tolerance=0
     )
-    report: dict[str, Any] = {
+    estimate: dict[str, Any] = {
         "batches": found.num_batches,
         "foreground": sum(found.num_foreground),
         "degrees_between_halves": round(found.angle, 2),
     }
     if tracked.any():
         apart = angle_between(tracked, found.means[0], predictor.cls_score.num_heads)
-        report["degrees_to_tracked"] = [round(angle, 2) for angle in apart.tolist()]
-    logger.info("Feature mean estimated: %s", report)
-    return report
-
-
-def _rounded(results: dict) -> dict:
-    return {
-        task: {name: round(float(values[name]), 4) for name in METRICS}
-        for task, values in results.items()
-    }
+        estimate["degrees_to_tracked"] = [round(angle, 2) for angle in apart.tolist()]
+    logger.info("Feature mean estimated: %s", estimate)
+    return estimate
 
 
 def _softmax(plan: _Plan) -> dict:
     cfg, names = plan.config("softmax"), plan.names()
-    runs = {"softmax": _rounded(_evaluate(cfg, _train(cfg), names["val"]))}
+    runs = {"softmax": _evaluate(cfg, _train(cfg), names["val"])}
     logger.info("TDE on the trained softmax model.")
     cfg.MODEL.WEIGHTS = os.path.join(cfg.OUTPUT_DIR, "model_final.pth")
     use_tde_on_softmax(cfg)
     model = load_trained(YacsRecipe(cfg))
     estimated = _estimate(plan, cfg, model)
     alpha, calibration = _calibrate(cfg, model, names["calib"])
-    runs["softmax_tde"] = _rounded(_evaluate(cfg, model, names["val"], [alpha])[alpha])
+    runs["softmax_tde"] = _evaluate(cfg, model, names["val"], [alpha])[alpha]
     return {
-        "runs": runs,
+        **report(runs),
         "alphas": {"softmax_tde": alpha},
         "calibrations": {"softmax_tde": calibration},
         "feature_mean": {"softmax_tde": estimated},
@@ -161,10 +154,11 @@ def _deconfound(plan: _Plan) -> dict:
     model = _train(cfg)
     alpha, calibration = _calibrate(cfg, model, names["calib"])
     on_val = _evaluate(cfg, model, names["val"], sorted({0.0, alpha}))
-    draw_images(cfg, model, names["val"], alpha, plan.num_pictures, plan.output)
+    off, on = (on_val[a]["segm"]["detections"] for a in (0.0, alpha))
+    draw_images(names["val"], off, on, alpha, plan.num_pictures, plan.output)
     return {
         "alpha": alpha,
-        "runs": {"deconfound": _rounded(on_val[0.0]), "tde": _rounded(on_val[alpha])},
+        **report({"deconfound": on_val[0.0], "tde": on_val[alpha]}),
         "alphas": {"tde": alpha},
         "calibrations": {"tde": calibration},
         # Last, since it replaces the mean that training tracked.
@@ -220,7 +214,7 @@ def run_demo(
             ``datasets/`` and, for each seed, checkpoints, logs and its own ``results.json``.
         seed: of the generated set, the weights and the order of training.
         configs: folder with ``demo_softmax.yaml`` and ``demo_deconfound.yaml``.
-        num_pictures: val images to draw.
+        num_pictures: val images to draw beside the opening picture.
         mean_batches: training batches for the mean of a model that is already trained.
         jobs: processes of one thread each, to train both models side by side; 1 runs all in this
             process. The figures do not depend on it.
@@ -229,8 +223,9 @@ def run_demo(
 
     Returns:
         dict: ``{"seed", "alpha", "runs": {run: {task: {metric: percent}}}, "alphas": {run: alpha},
-        "calibrations": {run: {alpha: {task: {metric: percent}}}}, "feature_mean": {run: {...}}}``,
-        as in ``results.json``. ``alpha`` is that of the run "tde"; ``feature_mean`` says how sure
+        "calibrations": {run: {alpha: {task: {metric: percent}}}}, "feature_mean": {run: {...}},
+        "image_count": {class: images}, "per_class": {run: {class: mask AP}}}``, as in
+        ``results.json``. ``alpha`` is that of the run "tde"; ``feature_mean`` says how sure
         the estimated means are and how far from the tracked one.
 
     Raises:
@@ -239,6 +234,7 @@ def run_demo(
     plan = _Plan(Path(output), seed, Path(configs), num_pictures, mean_batches, tuple(overrides))
     plan.folder.mkdir(parents=True, exist_ok=True)
     make_synthetic_lvis(plan.output / "datasets", seed=seed, **(dataset or {}))
+    draw_classes(plan.names()["train"], plan.output)
     if jobs == 1:
         parts = [_run_part(name, plan) for name in _PARTS]
     else:
@@ -273,7 +269,7 @@ def format_table(results: dict) -> str:
 def summarize_seeds(output: str | os.PathLike) -> str:
     """Mean and sample standard deviation over all seeds that were run, as a table in Markdown.
 
-    Also draws ``group_ap_seeds.png`` in ``output``.
+    Also draws ``group_ap_seeds.png`` and ``ap_over_images_seeds.png`` in ``output``.
 
     Args:
         output: the folder given to :func:`run_demo`.
@@ -287,6 +283,8 @@ def summarize_seeds(output: str | os.PathLike) -> str:
     results = [json.loads(path.read_text("utf-8")) for path in paths]
     runs = {run: [result["runs"][run] for result in results] for run in results[0]["runs"]}
     plot_group_ap(runs).savefig(Path(output) / "group_ap_seeds.png", dpi=150)
+    if all("per_class" in result for result in results):  # of seeds that ran before there was one
+        draw_ap_over_images(results, Path(output) / "ap_over_images_seeds.png")
     lines = [f"| mask AP, {len(results)} seeds | " + " | ".join(METRICS) + " |"]
     lines.append("|---|" + "---|" * len(METRICS))
     for run, seeds in runs.items():

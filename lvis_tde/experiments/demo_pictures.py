@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +15,30 @@ from detectron2.data.detection_utils import read_image
 from detectron2.structures import Boxes, BoxMode, Instances
 from PIL import Image
 
+from ..data.long_tailed import LVIS_BOUNDS
 from ..evaluation import Detections
+from ..evaluation.report.classes import trend
 from ..visualization.charts import RUN_NAMES, plot_ap_over_alpha, plot_group_ap
+from ..visualization.class_charts import plot_ap_over_images
+from ..visualization.class_sheet import draw_class_sheet
 from ..visualization.detections import draw_comparison
+from ..visualization.palette import GROUPS
 from .opening import RULE, SCORE, Choice, Names, Scene, choose_scene
 
-__all__ = ["draw_charts", "draw_images"]
+__all__ = ["draw_ap_over_images", "draw_charts", "draw_classes", "draw_images"]
 
 logger = logging.getLogger(__name__)
 
 
 def draw_charts(results: dict, output: Path) -> None:
+    """Charts of the figures in ``results.json``.
+
+    Args:
+        results: what it holds.
+        output: folder.
+    """
     plot_group_ap(results["runs"]).savefig(output / "group_ap.png", dpi=150)
+    draw_ap_over_images([results], output / "ap_over_images.png")
     for run, file in (("tde", "ap_over_alpha.png"), ("softmax_tde", "ap_over_alpha_softmax.png")):
         curve = {float(a): values["segm"] for a, values in results["calibrations"][run].items()}
         plot_ap_over_alpha(
@@ -36,12 +48,77 @@ def draw_charts(results: dict, output: Path) -> None:
         ).savefig(output / file, dpi=150)
 
 
+def draw_ap_over_images(seeds: Sequence[Mapping[str, Any]], file: Path) -> None:
+    """Mask AP of the classes over their training images.
+
+    Args:
+        seeds: what each seed's ``results.json`` holds; the classes of all are taken together.
+        file: to write.
+    """
+    lines = {}
+    for run in seeds[0]["per_class"]:
+        rows = [
+            {"image_count": seed["image_count"][name], "AP": ap}
+            for seed in seeds
+            for name, ap in seed["per_class"][run].items()
+            if ap is not None and seed["image_count"][name]
+        ]
+        lines[run] = trend(rows)
+    plot_ap_over_images(lines, bounds=LVIS_BOUNDS).savefig(file, dpi=150)
+
+
+def draw_classes(dataset: str, output: Path, credit: str | None = None) -> None:
+    """``classes.png``: an example of each class from the most frequent to the rarest.
+
+    Args:
+        dataset: registered name of the training set. The example of a class is its object at the
+            upper quartile of size, which is seldom covered or cut off, cut out along its outline.
+        output: folder.
+        credit: whom the pictures are from.
+    """
+    metadata = MetadataCatalog.get(dataset)
+    objects: dict[int, list] = {i: [] for i in range(len(metadata.thing_classes))}
+    for record in DatasetCatalog.get(dataset):
+        for i, annotation in enumerate(record["annotations"]):
+            area = annotation["bbox"][2] * annotation["bbox"][3]
+            objects[annotation["category_id"]].append((area, record["image_id"], i, record))
+    crops = []
+    for some in objects.values():
+        some.sort(key=lambda item: item[:3])
+        crops.append(_cut_out(*some[3 * len(some) // 4][2:]) if some else np.zeros((1, 1, 4), np.uint8))
+    sheet = draw_class_sheet(
+        crops,
+        metadata.thing_classes,
+        [c["image_count"] for c in metadata.class_image_count],
+        metadata.class_frequency,
+        credit=credit,
+    )
+    # 256 colors make the file a third as large and look the same.
+    Image.fromarray(sheet).quantize(256).save(output / "classes.png", optimize=True)
+
+
+def _cut_out(index: int, record: Mapping[str, Any]) -> np.ndarray:
+    """(H, W, 4) of one object of a record, transparent where the object is not."""
+    image = read_image(record["file_name"], "RGB")
+    annotation = record["annotations"][index]
+    size = image.shape[:2]
+    mask = mask_utils.decode(
+        mask_utils.merge(mask_utils.frPyObjects(annotation["segmentation"], *size))
+    )
+    rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
+    if not len(rows):
+        return np.zeros((1, 1, 4), np.uint8)
+    window = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    return np.dstack([image, 255 * mask])[window]
+
+
 def draw_images(
     dataset: str, off: Detections, on: Detections, alpha: float, count: int, output: Path
 ) -> None:
     """Ground truth, TDE off and TDE on: the opening picture, and images that show what changes.
 
-    ``opening.png`` has the image that :data:`~lvis_tde.experiments.opening.RULE` chooses. The
+    ``opening.png`` has the image that :data:`~lvis_tde.experiments.opening.RULE` chooses; for want
+    of a candidate, the same rule for common, then for frequent classes. The
     pictures ``val_*.png`` have those where TDE changes the naming of most objects, to the better or
     to the worse.
 
@@ -88,14 +165,18 @@ def draw_images(
 
     for scene in most_changed[:count]:
         draw(scene, f"val_{scene.image_id}.png", panel_size=480, font_size=10)
-    rare = [i for i, group in enumerate(metadata.class_frequency) if group == "r"]
-    choice = choose_scene(scenes, rare)
-    title, note = _words(choice, metadata, len(scenes))
-    logger.info("The opening picture. %s %s %s", RULE, title, note)
-    scene = choice.scene
-    subject = None if scene is None else scene.boxes[choice.subject]
+    logger.info("The opening picture. %s", RULE)
+    for group in GROUPS:
+        classes = [i for i, f in enumerate(metadata.class_frequency) if f == group]
+        choice = choose_scene(scenes, classes)
+        if choice.scene is not None:
+            break
+        logger.warning("No object of a %s class is found with TDE alone.", GROUPS[group])
+    subject = None if choice.scene is None else choice.scene.boxes[choice.subject]
+    title, note = _words(choice, group, metadata, len(scenes))
+    logger.info("%s. %s", title, note)
     draw(
-        scene or most_changed[0],
+        choice.scene or most_changed[0],
         "opening.png",
         panel_size=640,
         font_size=18,
@@ -105,20 +186,22 @@ def draw_images(
     )
 
 
-def _words(choice: Choice, metadata, num_images: int) -> tuple[str, str]:
+def _words(choice: Choice, group: str, metadata, num_images: int) -> tuple[str, str]:
     """Title and footnote of the opening picture."""
-    note = (
-        f"Of {choice.num_rare} objects of rare classes in {num_images} val images, "
-        f"{choice.only_on} are found only with TDE and {choice.only_off} only without "
-        f"(score at least {SCORE:g}); this one is chosen by a rule."
-    )
     if choice.scene is None:
-        return "No rare object is found with TDE alone", note.replace("this one", "this image")
+        title = "No object is found with TDE alone"
+        return title, "This is the image where TDE changes the names of most objects."
     category = int(choice.scene.classes[choice.subject])
     name = metadata.thing_classes[category].replace("_", " ")
     images = metadata.class_image_count[category]["image_count"]
-    plural = "image" if images == 1 else "images"
-    return f"“{name}”, {images} training {plural}: missed without TDE, found with it", note
+    known = f"{images} training image{'s' * (images != 1)}"
+    title = f"{GROUPS[group]} class “{name}” ({known}): missed without TDE, found with it"
+    note = (
+        f"Of {choice.num_objects} objects of {GROUPS[group]} classes in {num_images} val images, "
+        f"{choice.only_on} are found only with TDE and {choice.only_off} only without, at a score "
+        f"of at least {SCORE:g}. This one is chosen by a rule, not by hand."
+    )
+    return title[0].upper() + title[1:], note
 
 
 def _rows_by_image(detections: Detections) -> dict[Any, np.ndarray]:

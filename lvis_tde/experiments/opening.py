@@ -99,15 +99,15 @@ class Choice:
 
     Attributes:
         scene: the image; None if there is no candidate.
-        subject: which of its objects is the rare one.
-        num_rare: objects of rare classes in all images.
+        subject: which of its objects it was chosen for.
+        num_objects: objects of the classes in question in all images.
         only_on: those of them that are found with TDE alone: the candidates.
         only_off: those that are found without TDE alone, by the same rule with the sides changed.
     """
 
     scene: Scene | None
     subject: int
-    num_rare: int
+    num_objects: int
     only_on: int
     only_off: int
 
@@ -118,23 +118,23 @@ def is_right(scene: Scene, names: Names) -> np.ndarray:
     return same & _overlap(scene.boxes, names.boxes)
 
 
-def choose_scene(scenes: Sequence[Scene], rare: Collection[int]) -> Choice:
+def choose_scene(scenes: Sequence[Scene], classes: Collection[int]) -> Choice:
     """Follow :data:`RULE`.
 
     Args:
         scenes: all images.
-        rare: classes that are rare.
+        classes: those that are rare, or other ones in their place.
 
     Returns:
         The choice, without a scene if no object is a candidate.
     """
     ranked, counts = [], [0, 0, 0]
     for index, scene in enumerate(scenes):
-        is_rare = np.isin(scene.classes, list(rare))
+        asked = np.isin(scene.classes, list(classes))
         shown = off, on = scene.off.shown(), scene.on.shown()
-        only_on = is_rare & scene.found(on) & ~scene.found(scene.off)
-        only_off = is_rare & scene.found(off) & ~scene.found(scene.on)
-        for i, some in enumerate((is_rare, only_on, only_off)):
+        only_on = asked & scene.found(on) & ~scene.found(scene.off)
+        only_off = asked & scene.found(off) & ~scene.found(scene.on)
+        for i, some in enumerate((asked, only_on, only_off)):
             counts[i] += int(some.sum())
         for subject in np.flatnonzero(only_on).tolist():
             right = [is_right(scene, side).any(axis=0) for side in shown]

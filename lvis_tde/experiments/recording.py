@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from typing import Any
 
+from detectron2.config import CfgNode
+
 from ..evaluation import LVISEvaluator
 
-__all__ = ["RecordingEvaluator", "class_ap"]
+__all__ = ["METRICS", "RecordingEvaluator", "report", "rounded"]
+
+METRICS = ("AP", "AP50", "AP75", "APr", "APc", "APf")
 
 
 class RecordingEvaluator(LVISEvaluator):
@@ -18,6 +23,19 @@ class RecordingEvaluator(LVISEvaluator):
     ``per_category`` the rows of the :class:`~lvis_tde.evaluation.LVISResult`.
     """
 
+    @classmethod
+    def from_config(cls, cfg: CfgNode, dataset: str, *, save: bool = True) -> RecordingEvaluator:
+        """As :func:`~lvis_tde.evaluation.build.build_evaluator` makes one.
+
+        Args:
+            cfg: for ``OUTPUT_DIR`` and the number of detections per image.
+            dataset: registered name, with ``evaluator_type`` "lvis".
+            save: write the detections to a file, too.
+        """
+        folder = os.path.join(cfg.OUTPUT_DIR, "inference", dataset) if save else None
+        limit = cfg.TEST.DETECTIONS_PER_IMAGE
+        return cls(dataset, output_dir=folder, max_dets_per_image=limit)
+
     def evaluate(self) -> dict[str, dict[str, Any]] | None:
         results = super().evaluate()
         detections = self.detections() if results else None
@@ -26,14 +44,31 @@ class RecordingEvaluator(LVISEvaluator):
         return results
 
 
-def class_ap(results: Mapping[str, Any]) -> dict[str, float | None]:
-    """AP of each class, as ``results.json`` has it.
+def rounded(results: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """What ``results.json`` has of each task: :data:`METRICS`."""
+    return {
+        task: {name: round(float(values[name]), 4) for name in METRICS}
+        for task, values in results.items()
+    }
+
+
+def report(runs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """What ``results.json`` has of evaluations.
 
     Args:
-        results: of a :class:`RecordingEvaluator` for one task.
+        runs: name of a run to results of a :class:`RecordingEvaluator`.
 
     Returns:
-        Name of the class to AP in percent, None for a class that the images do not show.
+        ``{"runs": {run: {task: {metric: percent}}}, "image_count": {class: images},
+        "per_class": {run: {class: mask AP in percent}}}``; the AP is None for a class that the
+        images do not show.
     """
-    rows = results["per_category"]
-    return {r["name"]: None if math.isnan(r["AP"]) else round(r["AP"], 2) for r in rows}
+    rows = {run: results["segm"]["per_category"] for run, results in runs.items()}
+    return {
+        "runs": {run: rounded(results) for run, results in runs.items()},
+        "image_count": {row["name"]: row["image_count"] for some in rows.values() for row in some},
+        "per_class": {
+            run: {r["name"]: None if math.isnan(r["AP"]) else round(r["AP"], 2) for r in some}
+            for run, some in rows.items()
+        },
+    }

@@ -27,7 +27,13 @@ from .palette import (
     run_colors,
 )
 
-__all__ = ["ap_against_images", "ap_over_images", "change_bars", "confusion_bars", "highest_ap"]
+__all__ = [
+    "ap_against_images",
+    "change_bars",
+    "confusion_bars",
+    "highest_ap",
+    "plot_ap_over_images",
+]
 
 Rows = Sequence[Mapping[str, Any]]
 _GROUP_LEGEND = [(GROUPS[f], GROUP_COLORS[f]) for f in GROUPS]
@@ -86,7 +92,7 @@ def ap_against_images(
     return figure
 
 
-def ap_over_images(
+def plot_ap_over_images(
     runs: Mapping[str, tuple[Sequence[float], Sequence[float]]],
     *,
     bounds: tuple[int, int],
