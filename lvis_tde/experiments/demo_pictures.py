@@ -44,7 +44,7 @@ def draw_charts(results: dict, output: Path) -> None:
         plot_ap_over_alpha(
             curve,
             chosen=results["alphas"][run],
-            title=f"{RUN_NAMES[run]}: mask AP on the calibration split over alpha (%)",
+            title=f"{RUN_NAMES[run]}: mask AP over its strength alpha, calibration split (%)",
         ).savefig(output / file, dpi=150)
 
 
@@ -85,7 +85,9 @@ def draw_classes(dataset: str, output: Path, credit: str | None = None) -> None:
     crops = []
     for some in objects.values():
         some.sort(key=lambda item: item[:3])
-        crops.append(_cut_out(*some[3 * len(some) // 4][2:]) if some else np.zeros((1, 1, 4), np.uint8))
+        crops.append(
+            _cut_out(*some[3 * len(some) // 4][2:]) if some else np.zeros((1, 1, 4), np.uint8)
+        )
     sheet = draw_class_sheet(
         crops,
         metadata.thing_classes,

@@ -60,7 +60,7 @@ def plot_group_ap(
     single = [INK, *GROUP_COLORS.values()] if len(results) == 1 else None
     figure = new_figure(7.6, 3.8)
     axes = figure.add_axes((0.03, 0.13, 0.95, 0.66))
-    width, highest = 0.8 / len(results), 1.0
+    width, highest, most = 0.8 / len(results), 1.0, 1
     for index, (run, seeds) in enumerate(results.items()):
         seeds = [seeds] if isinstance(seeds, Mapping) else list(seeds)
         if not seeds or any(task not in seed for seed in seeds):
@@ -75,6 +75,7 @@ def plot_group_ap(
             mean, top = np.nanmean(values), np.nanmax(values)
             axes.bar(x, mean, width * 0.92, color=single[group] if single else colors[run])
             if len(values) > 1:
+                most = max(most, len(values))
                 offsets = np.linspace(-0.25, 0.25, len(values)) * width
                 axes.plot(x + offsets, values, "o", ms=3, color=PAPER, mec=INK, mew=0.8)
             _label(axes, f"{mean:.1f}", (x, top), (0, 3), ha="center", va="bottom", size=9)
@@ -86,7 +87,8 @@ def plot_group_ap(
     labels = [f"{metric}\n{METRIC_NAMES[metric]}" for metric in metrics]
     axes.set_xticks(range(len(metrics)), labels, size=10, color=INK)
     legend = [(names.get(run, run), color) for run, color in colors.items()]
-    title = title or f"{KINDS.get(task, task)} AP by class frequency (%)"
+    of_seeds = f", mean and each of {most} seeds" if most > 1 else ""
+    title = title or f"{KINDS.get(task, task)} AP by class frequency (%){of_seeds}"
     # The colors of a single run are those of the groups, which the axis names.
     headline(figure, f"{title}: {legend[0][0]}" if single else title, [] if single else legend)
     return figure
@@ -119,6 +121,7 @@ def plot_ap_over_alpha(
     ends = []
     for metric in ("AP", *METRIC_GROUPS):
         values = np.array([curve[a].get(metric, math.nan) for a in alphas], dtype=float)
+        values[values < 0] = math.nan  # no classes, as lvis says it
         known = np.flatnonzero(~np.isnan(values))
         if not len(known):
             continue
@@ -131,8 +134,9 @@ def plot_ap_over_alpha(
     axes.set_xlabel("alpha (0: TDE off)", size=10, color=MUTED)
     axes.tick_params(axis="x", length=3, color=MUTED, labelcolor=INK, labelsize=9)
     axes.margins(x=0.02)
-    low, high = axes.get_ylim()
-    gap = (high - low) * 0.065
+    # From zero: an axis cut off below would make much of little.
+    high = 1.04 * axes.get_ylim()[1]
+    gap = high * 0.065
     for y, (_, label, color) in zip(spread([e[0] for e in ends], gap), ends):
         ends_of = {"xycoords": ("axes fraction", "data"), "va": "center", "size": 9.5}
         _label(axes, label, (1, y), (8, 0), color=color, **ends_of)
@@ -140,7 +144,7 @@ def plot_ap_over_alpha(
         axes.axvline(chosen, color=MUTED, lw=1, ls=(0, (4, 3)), zorder=1)
         above = {"xycoords": ("data", "axes fraction"), "ha": "center", "va": "bottom"}
         _label(axes, f"chosen: {chosen:g}", (chosen, 1), (0, 2), size=9, color=MUTED, **above)
-    axes.set_ylim(low, high)
+    axes.set_ylim(0, high)
     headline(figure, title, [])
     return figure
 

@@ -57,11 +57,11 @@ def draw_class_sheet(
     width = columns * _CELL_W + 2 * _MARGIN
     height = _HEAD + rows * _CELL_H + _MARGIN + (_MARGIN if credit else 0)
     figure = new_figure(width / DPI, height / DPI)
-    canvas = np.full((height, width, 3), 255, np.uint8)
+    middles = []
     for place, i in enumerate(order):
         x = _MARGIN + place % columns * _CELL_W + _CELL_W // 2  # middle of the cell
         y = _HEAD + place // columns * _CELL_H
-        _paste(canvas, crops[i], x, y + _CROP // 2)
+        middles.append((x, y + _CROP // 2))
         color = GROUP_COLORS[class_frequency[i]]
         middle = {"ha": "center", "va": "top"}
         y = 1 - (y + _CROP + 4) / height
@@ -81,12 +81,13 @@ def draw_class_sheet(
     headline(figure, title or f"{len(names)} classes by frequency in training", legend)
     if credit:
         figure.text(0.02, 0.8 * _MARGIN / height, credit, va="bottom", size=9, color=MUTED)
-    # An image at the figure's own resolution stays as it is.
-    figure.figimage(canvas, zorder=-1)
-    return figure_to_array(figure)
+    sheet = figure_to_array(figure)
+    for i, (x, y) in zip(order, middles):
+        _paste(sheet, crops[i], x, y)
+    return sheet
 
 
-def _paste(canvas: np.ndarray, crop: np.ndarray, x: int, y: int) -> None:
+def _paste(sheet: np.ndarray, crop: np.ndarray, x: int, y: int) -> None:
     """Put a crop, as large as fits, with its middle at a place."""
     crop = np.asarray(crop).astype(np.float32)
     height, width = crop.shape[:2]
@@ -99,5 +100,5 @@ def _paste(canvas: np.ndarray, crop: np.ndarray, x: int, y: int) -> None:
     layers = cv2.resize(layers, size, interpolation=method)
     opacity = layers[..., 3:].clip(0, 1)
     left, top = x - size[0] // 2, y - size[1] // 2
-    part = canvas[top : top + size[1], left : left + size[0]]
+    part = sheet[top : top + size[1], left : left + size[0]]
     part[:] = (layers[..., :3].clip(0, 255) + (1 - opacity) * part).clip(0, 255).round()

@@ -32,14 +32,21 @@ def test_demo(tmp_path, caplog):
     assert results["feature_mean"]["softmax_tde"]["batches"] > 0
     assert len(results["feature_mean"]["tde"]["degrees_to_tracked"]) == 2
     pictures = {path.name for path in tmp_path.glob("*.png")}
-    assert {"group_ap.png", "ap_over_alpha.png", "ap_over_alpha_softmax.png"} < pictures
-    assert len(pictures) == 4
+    charts = {"group_ap.png", "ap_over_alpha.png", "ap_over_alpha_softmax.png"}
+    assert charts | {"ap_over_images.png", "classes.png", "opening.png"} < pictures
+    assert len(pictures) == 7
+    for run, values in results["per_class"].items():
+        assert values.keys() == results["image_count"].keys() and len(values) == 7
+        known = [value for value in values.values() if value is not None]
+        mean = sum(known) / len(known)
+        assert mean == pytest.approx(results["runs"][run]["segm"]["AP"], abs=0.01)
     table = format_table(results)
     assert all(f" {metric} " in table for metric in METRICS)
 
     (row,) = [
         line for line in summarize_seeds(tmp_path).splitlines() if line.startswith("| softmax |")
     ]
+    assert (tmp_path / "ap_over_images_seeds.png").is_file()
     assert f"{results['runs']['softmax']['segm']['AP']:.1f} ± 0.0" in row
 
     # Again: nothing is trained, and the figures are the same.

@@ -16,6 +16,7 @@ from lvis_tde.visualization.class_charts import (
     change_bars,
     confusion_bars,
     highest_ap,
+    plot_ap_over_images,
 )
 from lvis_tde.visualization.detections import draw_comparison
 from lvis_tde.visualization.figure import figure_to_array
@@ -106,6 +107,57 @@ def test_marks_follow_class_and_place():
     np.testing.assert_array_equal(draw(prediction, elsewhere), draw(prediction, wrong))
 
 
+def _saturation(picture):
+    return (picture.max(-1).astype(int) - picture.min(-1)).astype(float)
+
+
+def test_subject_keeps_its_color_and_the_rest_is_pale():
+    image = np.zeros((64, 64, 3), np.uint8)
+    image[..., 0] = 200
+    options = dict(class_names=NAMES, panel_size=256)
+    empty = [("", {"annotations": []})]
+    plain = draw_comparison(image, empty, **options)
+    pale = draw_comparison(image, empty, subject=(20, 20, 44, 44), **options)
+    top = (plain.shape[0] - 256 - 14, 14)  # the title's height
+    inside = (slice(top[0] + 100, top[0] + 150), slice(14 + 100, 14 + 150))
+    corner = (slice(top[0] + 220, top[0] + 250), slice(14 + 220, 14 + 250))
+    np.testing.assert_array_equal(pale[inside], plain[inside])
+    assert _saturation(pale[corner]).mean() < 0.7 * _saturation(plain[corner]).mean()
+
+
+def test_subject_is_drawn_heavier_and_others_without_scores():
+    box = (8, 20, 40, 52)
+
+    def draw(category, subject):
+        return draw_comparison(
+            GREY,
+            [("", _instances([category], [0.9]))],
+            class_names=NAMES,
+            class_frequency=GROUPS,
+            subject=subject,
+        )
+
+    here, elsewhere = draw(2, box), draw(2, (50, 50, 60, 60))
+    assert _pixels(here, "r") > 1.5 * _pixels(elsewhere, "r") > 300
+    # Where nothing is found, the place is marked all the same.
+    missed = [("", {"annotations": []})]
+    marked = draw_comparison(GREY, missed, class_names=NAMES, subject=box)
+    assert not np.array_equal(
+        marked, draw_comparison(GREY, missed, class_names=NAMES, subject=(50, 50, 60, 60))
+    )
+
+
+def test_title_and_footnote_fit_however_narrow_the_picture():
+    image = np.full((90, 30, 3), 128, np.uint8)
+    words = "words that are too long for this width"
+    plain = draw_comparison(image, [("", _record(0))], class_names=NAMES)
+    picture = draw_comparison(
+        image, [(words, _record(0))], class_names=NAMES, title=words, footnote=words
+    )
+    assert picture.shape[1] == plain.shape[1] and picture.shape[0] > plain.shape[0]
+    assert (picture[:, -10:] == 255).all() and (picture[:40] < 200).any()
+
+
 def test_boxes_without_masks_and_other_sizes():
     image = np.zeros((30, 90, 3), np.uint8)
     instances = _instances([0], [0.9], masks=False)
@@ -187,6 +239,23 @@ def test_classes_are_dots_of_their_groups_color():
     assert highest_ap([_row("a", "r", 1, 100.0)]) == 100
 
 
+def test_runs_are_lines_over_the_groups():
+    lines = {"tde": ([2, 30, 400], [5.0, 20.0, 60.0]), "softmax": ([2, 400], [0.0, 61.0])}
+    axes = plot_ap_over_images(lines, bounds=(10, 100)).axes[0]
+    drawn = [(list(line.get_xdata()), list(line.get_ydata())) for line in axes.lines]
+    assert drawn[:2] == [(x, y) for x, y in lines.values()]
+    assert [line.get_color() for line in axes.lines[:2]] == [RUN_COLORS[run] for run in lines]
+    assert [x for x, _ in drawn[2:]] == [[10, 10], [100, 100]]
+    assert axes.get_ylim()[0] == 0 and axes.get_ylim()[1] > 61 and axes.get_xscale() == "log"
+    assert [text.get_text() for text in axes.texts] == ["rare", "common", "frequent"]
+    # A group without points has no room.
+    (text,) = plot_ap_over_images({"a": ([200, 400], [1, 2])}, bounds=(10, 100)).axes[0].texts
+    assert text.get_text() == "frequent"
+    assert plot_ap_over_images({"a": ([], [])}, bounds=(10, 100)).axes[0].get_ylim() == (0, 100)
+    with pytest.raises(ValueError, match="runs is empty"):
+        plot_ap_over_images({}, bounds=(10, 100))
+
+
 def test_changes_are_bars_from_top_to_bottom():
     rows = [_row("up", "r", 1, 30.0, before=10.0, change=20.0)]
     rows += [_row("down", "f", 1, 5.0, before=9.5, change=-4.5)]
@@ -215,6 +284,7 @@ def test_alpha_curve_draws_all_points_and_marks_the_chosen_one():
     lines = [(list(line.get_xdata()), list(line.get_ydata())) for line in axes.lines]
     assert ([0.0, 1.0], [2.0, 3.0]) in lines and ([0.0, 1.0], [1.5, 1.0]) in lines
     assert any(x == [1.0, 1.0] for x, _ in lines)
+    assert axes.get_ylim()[0] == 0
     texts = [text.get_text() for text in axes.texts]
     assert "chosen: 1" in texts and any(text.startswith("APr") for text in texts)
 
