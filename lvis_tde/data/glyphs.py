@@ -19,9 +19,9 @@ result. What came of it stands in ``docs/generated_set.md``.
   covers are in an image: LVIS's images, too, are full of things that are not in its list.
 * **Objects** are turned by up to 25 degrees, mirrored, stretched, differently lit, shifted in hue,
   cut off by the border and hidden by each other up to one half. Their size, the square root of the
-  box's area, is between 0.12 and 0.42 of the image's and uniform in its logarithm. That is larger
-  than in LVIS, since at these resolutions smaller glyphs are not told apart by anybody. Images vary
-  in size by 15 % and have the aspect ratios of COCO's, most of them 4:3.
+  box's area, is between 0.13 and 0.45 of the image's and uniform in its logarithm. That is larger
+  than in LVIS, since at these resolutions smaller glyphs are not told apart by anybody. Images have
+  one long side, lying or standing, and most of them the aspect ratio 4:3, as COCO's.
 * **Federated annotation.** Each image lists classes that are truly absent; detections of classes
   neither annotated nor listed are not judged. Where a class has several instances in an image, with
   probability 0.25 one of them stays unannotated and the class is listed as not exhaustively
@@ -108,7 +108,7 @@ def make_glyph_lvis(
         num_calib: number of calibration images.
         num_val: number of val images.
         num_classes: between 2 and 1232.
-        image_size: square root of the number of pixels of an image, on average.
+        image_size: long side of an image in pixels.
         num_negatives: classes listed as absent per image (fewer where fewer are absent).
         classes_per_image: on average.
         not_exhaustive_prob: probability that a class with several objects in an image is not

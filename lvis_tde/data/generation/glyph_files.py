@@ -5,7 +5,6 @@ Why it is so: :mod:`lvis_tde.data.glyphs`.
 
 from __future__ import annotations
 
-import math
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -32,8 +31,10 @@ MAX_CLASSES = sum(glyph.family != DISTRACTOR for glyph in read_glyphs())
 # With so many members of a family, 200 classes are of about 18 families.
 LARGEST_FAMILY = 12
 MAX_DISTRACTORS = 60
-# Width to height of an image; COCO's are 4:3 for the most part.
-ASPECTS = (4 / 3, 4 / 3, 4 / 3, 3 / 4, 3 / 2, 1.0)
+# Long to short side of an image, and the part that lies on the long one. COCO's images, which are
+# LVIS's, have one long side, and 4:3 is the most frequent aspect ratio.
+ASPECTS = (4 / 3, 4 / 3, 4 / 3, 3 / 2, 5 / 4)
+LANDSCAPE = 0.7
 
 
 class Vocabulary(NamedTuple):
@@ -103,9 +104,9 @@ def _plan(
 ) -> Iterator[_Plan]:
     """Size, background and distractors of each image of a split."""
     for scene, classes in zip(scenes.tolist(), contents):
-        aspect = math.sqrt(ASPECTS[rng.integers(len(ASPECTS))])
-        area = side * round(rng.uniform(0.85, 1.15), 3)
-        size = round(area / aspect), round(area * aspect)
+        size = round(side / ASPECTS[rng.integers(len(ASPECTS))]), side
+        if rng.random() >= LANDSCAPE:
+            size = size[::-1]
         # None, one or two; fewer where there are many objects already.
         count = int(rng.integers(0, 3 if len(classes) < 10 else 1))
         distractors = rng.permutation(num_distractors)[:count].tolist()

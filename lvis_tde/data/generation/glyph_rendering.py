@@ -20,7 +20,7 @@ __all__ = ["MIN_VISIBLE", "Sprite", "draw_scene", "make_sprite"]
 # Least part of an object that the image border and other objects leave to be seen.
 MIN_VISIBLE = 0.5
 # Square root of an object's box area, as a part of that of the image: between these, log-uniform.
-RELATIVE_SIZE = (0.12, 0.42)
+RELATIVE_SIZE = (0.13, 0.45)
 MAX_TURN = 25.0  # degrees
 MAX_HUE_SHIFT = 12.0  # degrees
 PLACEMENT_TRIES = 40
