@@ -7,10 +7,9 @@ import logging
 import os
 
 from lvis_tde import cli
-from lvis_tde.data.glyphs import SIZES, make_glyph_lvis
-from lvis_tde.data.synthetic import make_synthetic_lvis
+from lvis_tde.data.generated import KINDS
+from lvis_tde.data.glyphs import SIZES
 
-KINDS = {"glyphs": make_glyph_lvis, "shapes": make_synthetic_lvis}
 HELP = {
     "size": f"{' or '.join(SIZES)}: the defaults of all numbers",
     "font": "font file; found on the system by default",
@@ -38,7 +37,7 @@ def main(argv=None) -> None:
         default=os.environ.get("DETECTRON2_DATASETS", "datasets"),
         help="folder that will hold synthetic_lvis/",
     )
-    for key, parameter in inspect.signature(KINDS[kind]).parameters.items():
+    for key, parameter in inspect.signature(KINDS[kind].make).parameters.items():
         flag, value, text = "--" + key.replace("_", "-"), parameter.default, HELP.get(key, " ")
         if value is inspect.Parameter.empty:
             continue
@@ -53,7 +52,7 @@ def main(argv=None) -> None:
             parser.add_argument(flag, type=convert, default=value, help=text)
     arguments = vars(parser.parse_args(argv))
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    make = KINDS[arguments.pop("kind")]
+    make = KINDS[arguments.pop("kind")].make
     print(make(arguments.pop("root"), **arguments))
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from detectron2.data import build_detection_test_loader
+from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_test_loader
 from detectron2.evaluation import inference_on_dataset
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
@@ -34,7 +34,7 @@ from ..calibration.settings import tde_predictors
 from ..calibration.sweep import best_alpha
 from ..config import use_tde_on_softmax
 from ..data.files import write_text
-from ..data.synthetic import make_synthetic_lvis, register_synthetic_lvis
+from ..data.generated import KINDS
 from ..engine import Trainer, YacsRecipe, load_config
 from ..evaluation.build import build_evaluator
 from ..visualization.charts import RUN_NAMES, plot_group_ap
@@ -53,6 +53,7 @@ class _Plan:
     """What the processes of one demo share."""
 
     output: Path
+    kind: str
     seed: int
     configs: Path
     num_pictures: int
@@ -64,13 +65,16 @@ class _Plan:
         return self.output / f"seed{self.seed}"
 
     def names(self) -> dict[str, str]:
-        return register_synthetic_lvis(self.output / "datasets", seed=self.seed)
+        return KINDS[self.kind].register(self.output / "datasets", seed=self.seed)
 
     def config(self, run: str):
+        train = self.names()["train"]
+        DatasetCatalog.get(train)  # fills in the metadata
         options = [
             "SEED", self.seed,
             "OUTPUT_DIR", str(self.folder / run),
-            "DATASETS.TRAIN", (self.names()["train"],),
+            "MODEL.ROI_HEADS.NUM_CLASSES", len(MetadataCatalog.get(train).thing_classes),
+            "DATASETS.TRAIN", (train,),
             "DATASETS.TEST", (),
             *self.overrides,
         ]  # fmt: skip
@@ -203,6 +207,7 @@ def _run_part(name: str, plan: _Plan) -> dict:
 def run_demo(
     output: str | os.PathLike,
     *,
+    kind: str = "glyphs",
     seed: int = 0,
     configs: str | os.PathLike = "configs",
     num_pictures: int = 4,
@@ -218,34 +223,42 @@ def run_demo(
     Args:
         output: folder for ``results.json`` and pictures of the latest call; below it
             ``datasets/`` and, for each seed, checkpoints, logs and its own ``results.json``.
+        kind: of generated set: "glyphs", or "shapes", which need no font.
         seed: of the generated set, the weights and the order of training.
         configs: folder with ``demo_softmax.yaml`` and ``demo_deconfound.yaml``.
         num_pictures: val images to draw.
         mean_batches: training batches for the mean of a model that is already trained.
         jobs: processes of one thread each, to train both models side by side; 1 runs all in this
             process. The figures do not depend on it.
-        dataset: further arguments of :func:`make_synthetic_lvis`.
+        dataset: further arguments of what makes the set, see :mod:`lvis_tde.data.generated`.
         overrides: "KEY VALUE" changes of the configs.
 
     Returns:
-        dict: ``{"seed", "alpha", "runs": {run: {task: {metric: percent}}}, "alphas": {run: alpha},
+        dict: ``{"set": {"kind", ...}, "seed", "alpha", "runs": {run: {task: {metric: percent}}}, "alphas": {run: alpha},
         "calibrations": {run: {alpha: {task: {metric: percent}}}}, "feature_mean": {run: {...}}}``,
         as in ``results.json``. ``alpha`` is that of the run "tde"; ``feature_mean`` says how sure
-        the estimated means are and how far from the tracked one.
+        the estimated means are and how far from the tracked one; ``set`` has the parameters of the
+        generated set, for glyphs with the hash of the font.
 
     Raises:
-        ValueError: if the folder holds a run with another configuration.
+        ValueError: if the kind is unknown, if the set cannot be made (no font), or if the folder
+            holds a run with another configuration.
     """
-    plan = _Plan(Path(output), seed, Path(configs), num_pictures, mean_batches, tuple(overrides))
+    if kind not in KINDS:
+        raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
+    plan = _Plan(
+        Path(output), kind, seed, Path(configs), num_pictures, mean_batches, tuple(overrides)
+    )
     plan.folder.mkdir(parents=True, exist_ok=True)
-    make_synthetic_lvis(plan.output / "datasets", seed=seed, **(dataset or {}))
+    made = KINDS[kind].make(plan.output / "datasets", seed=seed, **(dataset or {}))
+    parameters = json.loads((made / "parameters.json").read_text("utf-8"))
     if jobs == 1:
         parts = [_run_part(name, plan) for name in _PARTS]
     else:
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(jobs, context, initializer=_end_with_parent) as pool:
             parts = list(pool.map(_run_part, _PARTS, itertools.repeat(plan)))
-    results: dict[str, Any] = {"seed": seed, "alpha": None}
+    results: dict[str, Any] = {"set": {"kind": kind, **parameters}, "seed": seed, "alpha": None}
     for part in parts:
         for key, value in part.items():
             if isinstance(value, dict):

@@ -14,7 +14,13 @@ SHORT = [*TINY, "SOLVER.MAX_ITER", 2, "INPUT.MIN_SIZE_TRAIN", (64,), "INPUT.MIN_
 def demo(output, *overrides):
     overrides = [*SHORT, *overrides]
     return run_demo(
-        output, configs=CONFIGS, num_pictures=1, jobs=1, dataset=SMALL, overrides=overrides
+        output,
+        kind="shapes",
+        configs=CONFIGS,
+        num_pictures=1,
+        jobs=1,
+        dataset=SMALL,
+        overrides=overrides,
     )
 
 
