@@ -21,7 +21,11 @@ setup(
     packages=[*find_packages(include=["lvis_tde", "lvis_tde.*"]), "lvis_tde.tools"],
     # The folder stays where Detectron2's users look for it; installed it is part of the package.
     package_dir={"lvis_tde.tools": "tools"},
-    package_data={"lvis_tde": ["py.typed"], "lvis_tde.evaluation.report": ["page.html"]},
+    package_data={
+        "lvis_tde": ["py.typed"],
+        "lvis_tde.data.generation": ["glyphs.csv", "lvis_v1_image_counts.txt"],
+        "lvis_tde.evaluation.report": ["page.html"],
+    },
     entry_points={"console_scripts": ["lvis-tde = lvis_tde.cli:main"]},
     python_requires=">=3.9",
     # detectron2 is absent on purpose: the registry has no official release under that name.

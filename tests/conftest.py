@@ -28,13 +28,6 @@ TINY = [
 ]  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def _logs_reach_caplog():
-    # Setting up logging, as tools do, ends the propagation to pytest's handler.
-    for name in ("lvis_tde", "detectron2", "fvcore"):
-        logging.getLogger(name).propagate = True
-
-
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread():
     torch.set_num_threads(1)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Generate the synthetic long-tailed LVIS set, see lvis_tde/data/synthetic.py."""
+"""Generate a long-tailed set in LVIS format: see lvis_tde/data/glyphs.py and synthetic.py."""
 
 import argparse
 import inspect
@@ -7,36 +7,53 @@ import logging
 import os
 
 from lvis_tde import cli
-from lvis_tde.data.synthetic import make_synthetic_lvis
+from lvis_tde.data.generated import KINDS
+from lvis_tde.data.glyphs import SIZES
+
+HELP = {
+    "size": f"{' or '.join(SIZES)}: the defaults of all numbers",
+    "font": "font file; found on the system by default",
+    "jobs": "processes to draw in",
+    "overwrite": "replace another set",
+}
 
 
 def main(argv=None) -> None:
-    defaults = {
-        key: parameter.default
-        for key, parameter in inspect.signature(make_synthetic_lvis).parameters.items()
-        if parameter.default is not inspect.Parameter.empty
-    }
+    choice = argparse.ArgumentParser(add_help=False)
+    choice.add_argument(
+        "--kind",
+        choices=KINDS,
+        default="shapes",
+        help="what is drawn; --help of each kind lists its arguments",
+    )
+    kind = choice.parse_known_args(argv)[0].kind
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        parents=[choice],
+        description=__doc__,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument(
         "--root",
         default=os.environ.get("DETECTRON2_DATASETS", "datasets"),
         help="folder that will hold synthetic_lvis/",
     )
-    for key, value in defaults.items():
-        flag = "--" + key.replace("_", "-")
+    for key, parameter in inspect.signature(KINDS[kind].make).parameters.items():
+        flag, value, text = "--" + key.replace("_", "-"), parameter.default, HELP.get(key, " ")
+        if value is inspect.Parameter.empty:
+            continue
         if isinstance(value, bool):
-            parser.add_argument(flag, action="store_true", help="replace another set")
+            parser.add_argument(flag, action="store_true", help=text)
         elif isinstance(value, tuple):
             parser.add_argument(
-                flag, type=int, nargs=len(value), default=value, metavar=("LOW", "HIGH"), help=" "
+                flag, type=int, nargs=len(value), default=value, metavar=("LOW", "HIGH"), help=text
             )
         else:
-            parser.add_argument(flag, type=type(value), default=value, help=" ")
+            convert = type(value) if value is not None else str if key == "font" else int
+            parser.add_argument(flag, type=convert, default=value, help=text)
     arguments = vars(parser.parse_args(argv))
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    print(make_synthetic_lvis(arguments.pop("root"), **arguments))
+    make = KINDS[arguments.pop("kind")].make
+    print(make(arguments.pop("root"), **arguments))
 
 
 if __name__ == "__main__":

@@ -5,11 +5,19 @@ import argparse
 from pathlib import Path
 
 from lvis_tde import cli
-from lvis_tde.experiments.demo import format_table, run_demo, summarize_seeds
+from lvis_tde.data.generated import KINDS
+from lvis_tde.data.glyphs import find_font
+from lvis_tde.experiments.demo import run_demo
+from lvis_tde.experiments.demo_tables import format_table, summarize_seeds
 
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--set",
+        choices=KINDS,
+        help="what is generated; glyphs, or shapes where no color emoji font is installed",
+    )
     parser.add_argument("--seed", type=int, default=0, help="varies everything that is random")
     parser.add_argument("--output", default="output/demo", help="folder for all that it makes")
     parser.add_argument("--summary", action="store_true", help="only sum up the seeds run so far")
@@ -22,8 +30,15 @@ def main(argv=None):
     if args.summary:
         print(summarize_seeds(args.output))
         return
+    kind = args.set or "glyphs"
+    if args.set is None:
+        try:
+            find_font()
+        except ValueError as error:
+            kind = "shapes"
+            print(f"The demo takes shapes instead of glyphs. {error}")
     configs = Path(__file__).parent.parent / "configs"
-    results = run_demo(args.output, seed=args.seed, configs=configs, overrides=args.opts)
+    results = run_demo(args.output, kind=kind, seed=args.seed, configs=configs, overrides=args.opts)
     print(f"\nSeed {results['seed']}, alpha {results['alpha']:g} (chosen on the calibration split)")
     print(f"\n{format_table(results)}\n\nPictures and results.json are in {args.output}")
 

@@ -37,18 +37,13 @@ Layout: ``<root>/synthetic_lvis/seed<seed>/{train,calib,val}/<12 digits>.jpg`` a
 
 from __future__ import annotations
 
-import json
-import logging
 import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
-from .long_tailed import register_long_tailed
-from .synthetic_files import MAX_CLASSES, SPLITS, VERSION, write_set
-
-logger = logging.getLogger(__name__)
+from .generation.records import SPLITS
+from .generation.shape_files import MAX_CLASSES, VERSION, write_set
+from .generation.target import materialize, register_splits
 
 
 def make_synthetic_lvis(
@@ -111,27 +106,9 @@ def make_synthetic_lvis(
     }
     _check(parameters)
     target = Path(root) / "synthetic_lvis" / f"seed{seed}"
-    if _is_reusable(target, parameters, overwrite):
-        return target
-
-    target.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
-        logger.info("Generating the synthetic LVIS set %s", target)
-        fresh = work / "new"
-        write_set(fresh, parameters)
-        # mkdtemp made `work` private; the set inside has the usual permissions.
-        if target.exists():
-            target.rename(work / "old")
-        try:
-            fresh.rename(target)
-        except OSError:
-            # Another process was faster; what it wrote is the same set or an error.
-            if not _is_reusable(target, parameters, overwrite=False):
-                raise
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-    return target
+    return materialize(
+        target, parameters, lambda folder: write_set(folder, parameters), overwrite=overwrite
+    )
 
 
 def register_synthetic_lvis(
@@ -151,17 +128,12 @@ def register_synthetic_lvis(
     Raises:
         ValueError: if the set has not been generated.
     """
-    folder = Path(root) / "synthetic_lvis" / f"seed{seed}"
-    names = {split: f"{prefix}_seed{seed}_{split}" for split in SPLITS}
-    for split, name in names.items():
-        json_file = folder / "annotations" / f"{split}.json"
-        if not json_file.is_file():
-            raise ValueError(
-                f"{str(json_file)!r} does not exist: call make_synthetic_lvis first, or run "
-                f"tools/make_synthetic_lvis.py --root {root} --seed {seed}"
-            )
-        register_long_tailed(name, json_file, folder)
-    return names
+    return register_splits(
+        Path(root) / "synthetic_lvis" / f"seed{seed}",
+        f"{prefix}_seed{seed}",
+        f"call make_synthetic_lvis first, or run tools/make_synthetic_lvis.py --root {root} "
+        f"--seed {seed}",
+    )
 
 
 def _check(parameters: dict[str, Any]) -> None:
@@ -187,21 +159,3 @@ def _check(parameters: dict[str, Any]) -> None:
     if not 0 <= parameters["not_exhaustive_prob"] <= 1:
         value = parameters["not_exhaustive_prob"]
         raise ValueError(f"not_exhaustive_prob must be in [0, 1], got {value}")
-
-
-def _is_reusable(target: Path, parameters: dict[str, Any], overwrite: bool) -> bool:
-    if not target.exists():
-        return False
-    try:
-        found = json.loads((target / "parameters.json").read_text("utf-8"))
-    except (OSError, ValueError):
-        found = {}
-    if found == parameters:
-        return True
-    if overwrite:
-        return False
-    differ = {k: (found.get(k), v) for k, v in parameters.items() if found.get(k) != v}
-    raise ValueError(
-        f"{str(target)!r} holds a set generated with other arguments (found, asked for): {differ}. "
-        "Pass overwrite=True (--overwrite) to replace it, or use another root."
-    )

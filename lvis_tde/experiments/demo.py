@@ -12,7 +12,6 @@ import json
 import logging
 import multiprocessing
 import os
-import statistics
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from detectron2.data import build_detection_test_loader
+from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_test_loader
 from detectron2.evaluation import inference_on_dataset
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
@@ -34,13 +33,13 @@ from ..calibration.settings import tde_predictors
 from ..calibration.sweep import best_alpha
 from ..config import use_tde_on_softmax
 from ..data.files import write_text
-from ..data.synthetic import make_synthetic_lvis, register_synthetic_lvis
+from ..data.generated import KINDS
+from ..data.glyphs import CREDIT
 from ..engine import Trainer, YacsRecipe, load_config
-from ..visualization.charts import RUN_NAMES, plot_group_ap
-from .demo_pictures import draw_ap_over_images, draw_charts, draw_classes, draw_images
-from .recording import METRICS, RecordingEvaluator, report, rounded
+from .demo_pictures import draw_charts, draw_classes, draw_images
+from .recording import RecordingEvaluator, report, rounded
 
-__all__ = ["METRICS", "format_table", "run_demo", "summarize_seeds"]
+__all__ = ["run_demo"]
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +51,7 @@ class _Plan:
     """What the processes of one demo share."""
 
     output: Path
+    kind: str
     seed: int
     configs: Path
     num_pictures: int
@@ -63,13 +63,16 @@ class _Plan:
         return self.output / f"seed{self.seed}"
 
     def names(self) -> dict[str, str]:
-        return register_synthetic_lvis(self.output / "datasets", seed=self.seed)
+        return KINDS[self.kind].register(self.output / "datasets", seed=self.seed)
 
     def config(self, run: str):
+        train = self.names()["train"]
+        DatasetCatalog.get(train)  # fills in the metadata
         options = [
             "SEED", self.seed,
             "OUTPUT_DIR", str(self.folder / run),
-            "DATASETS.TRAIN", (self.names()["train"],),
+            "MODEL.ROI_HEADS.NUM_CLASSES", len(MetadataCatalog.get(train).thing_classes),
+            "DATASETS.TRAIN", (train,),
             "DATASETS.TEST", (),
             *self.overrides,
         ]  # fmt: skip
@@ -197,6 +200,7 @@ def _run_part(name: str, plan: _Plan) -> dict:
 def run_demo(
     output: str | os.PathLike,
     *,
+    kind: str = "glyphs",
     seed: int = 0,
     configs: str | os.PathLike = "configs",
     num_pictures: int = 4,
@@ -212,36 +216,44 @@ def run_demo(
     Args:
         output: folder for ``results.json`` and pictures of the latest call; below it
             ``datasets/`` and, for each seed, checkpoints, logs and its own ``results.json``.
+        kind: of generated set: "glyphs", or "shapes", which need no font.
         seed: of the generated set, the weights and the order of training.
         configs: folder with ``demo_softmax.yaml`` and ``demo_deconfound.yaml``.
         num_pictures: val images to draw beside the opening picture.
         mean_batches: training batches for the mean of a model that is already trained.
         jobs: processes of one thread each, to train both models side by side; 1 runs all in this
             process. The figures do not depend on it.
-        dataset: further arguments of :func:`make_synthetic_lvis`.
+        dataset: further arguments of what makes the set, see :mod:`lvis_tde.data.generated`.
         overrides: "KEY VALUE" changes of the configs.
 
     Returns:
-        dict: ``{"seed", "alpha", "runs": {run: {task: {metric: percent}}}, "alphas": {run: alpha},
-        "calibrations": {run: {alpha: {task: {metric: percent}}}}, "feature_mean": {run: {...}},
-        "image_count": {class: images}, "per_class": {run: {class: mask AP}}}``, as in
-        ``results.json``. ``alpha`` is that of the run "tde"; ``feature_mean`` says how sure
-        the estimated means are and how far from the tracked one.
+        dict: ``{"set": {"kind", ...}, "seed", "alpha", "runs": {run: {task: {metric: percent}}},
+        "alphas": {run: alpha}, "calibrations": {run: {alpha: {task: {metric: percent}}}},
+        "feature_mean": {run: {...}}, "image_count": {class: images}, "per_class": {run: {class:
+        mask AP}}}``, as in ``results.json``. ``alpha`` is that of the run "tde"; ``feature_mean``
+        says how sure the estimated means are and how far from the tracked one; ``set`` has the
+        parameters of the generated set, for glyphs with the hash of the font.
 
     Raises:
-        ValueError: if the folder holds a run with another configuration.
+        ValueError: if the kind is unknown, if the set cannot be made (no font), or if the folder
+            holds a run with another configuration.
     """
-    plan = _Plan(Path(output), seed, Path(configs), num_pictures, mean_batches, tuple(overrides))
+    if kind not in KINDS:
+        raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
+    plan = _Plan(
+        Path(output), kind, seed, Path(configs), num_pictures, mean_batches, tuple(overrides)
+    )
     plan.folder.mkdir(parents=True, exist_ok=True)
-    make_synthetic_lvis(plan.output / "datasets", seed=seed, **(dataset or {}))
-    draw_classes(plan.names()["train"], plan.output)
+    made = KINDS[kind].make(plan.output / "datasets", seed=seed, **(dataset or {}))
+    parameters = json.loads((made / "parameters.json").read_text("utf-8"))
+    draw_classes(plan.names()["train"], plan.output, CREDIT if kind == "glyphs" else None)
     if jobs == 1:
         parts = [_run_part(name, plan) for name in _PARTS]
     else:
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(jobs, context, initializer=_end_with_parent) as pool:
             parts = list(pool.map(_run_part, _PARTS, itertools.repeat(plan)))
-    results: dict[str, Any] = {"seed": seed, "alpha": None}
+    results: dict[str, Any] = {"set": {"kind": kind, **parameters}, "seed": seed, "alpha": None}
     for part in parts:
         for key, value in part.items():
             if isinstance(value, dict):
@@ -251,45 +263,3 @@ def run_demo(
         write_text(folder / "results.json", json.dumps(results, indent=2) + "\n")
     draw_charts(results, plan.output)
     return results
-
-
-def format_table(results: dict) -> str:
-    """The results as one table in Markdown, which also reads well in a terminal."""
-    lines = [
-        f"{'run':<22} | {'task':<4} | " + " | ".join(f"{m:>5}" for m in METRICS),
-        f"{'-' * 22} | {'-' * 4} | " + " | ".join("-" * 4 + ":" for _ in METRICS),
-    ]
-    for run, tasks in results["runs"].items():
-        for task, values in tasks.items():
-            numbers = " | ".join(f"{values[m]:5.1f}" for m in METRICS)
-            lines.append(f"{RUN_NAMES[run]:<22} | {task:<4} | {numbers}")
-    return "\n".join(f"| {line} |" for line in lines)
-
-
-def summarize_seeds(output: str | os.PathLike) -> str:
-    """Mean and sample standard deviation over all seeds that were run, as a table in Markdown.
-
-    Also draws ``group_ap_seeds.png`` and ``ap_over_images_seeds.png`` in ``output``.
-
-    Args:
-        output: the folder given to :func:`run_demo`.
-
-    Raises:
-        ValueError: if it holds no results.
-    """
-    paths = sorted(Path(output).glob("seed*/results.json"))
-    if not paths:
-        raise ValueError(f"{output} holds no seed*/results.json: run the demo first.")
-    results = [json.loads(path.read_text("utf-8")) for path in paths]
-    runs = {run: [result["runs"][run] for result in results] for run in results[0]["runs"]}
-    plot_group_ap(runs).savefig(Path(output) / "group_ap_seeds.png", dpi=150)
-    if all("per_class" in result for result in results):  # of seeds that ran before there was one
-        draw_ap_over_images(results, Path(output) / "ap_over_images_seeds.png")
-    lines = [f"| mask AP, {len(results)} seeds | " + " | ".join(METRICS) + " |"]
-    lines.append("|---|" + "---|" * len(METRICS))
-    for run, seeds in runs.items():
-        columns = [[values["segm"][metric] for values in seeds] for metric in METRICS]
-        spread = [statistics.stdev(c) if len(c) > 1 else 0.0 for c in columns]
-        cells = [f"{statistics.mean(c):.1f} ± {s:.1f}" for c, s in zip(columns, spread)]
-        lines.append(f"| {RUN_NAMES[run]} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)

@@ -115,7 +115,14 @@ def _cut_out(index: int, record: Mapping[str, Any]) -> np.ndarray:
 
 
 def draw_images(
-    dataset: str, off: Detections, on: Detections, alpha: float, count: int, output: Path
+    dataset: str,
+    off: Detections,
+    on: Detections,
+    alpha: float,
+    count: int,
+    output: Path,
+    *,
+    opening_size: int = 640,
 ) -> None:
     """Ground truth, TDE off and TDE on: the opening picture, and images that show what changes.
 
@@ -131,6 +138,7 @@ def draw_images(
         alpha: its strength.
         count: how many images beside the opening picture.
         output: folder.
+        opening_size: pixels of the longer side of the image in the opening picture.
     """
     for old in [*output.glob("val_*.png"), *output.glob("opening.png")]:  # of another seed, say
         old.unlink()
@@ -180,8 +188,8 @@ def draw_images(
     draw(
         choice.scene or most_changed[0],
         "opening.png",
-        panel_size=640,
-        font_size=18,
+        panel_size=opening_size,
+        font_size=opening_size / 36,
         subject=subject,
         title=title,
         footnote=note,

@@ -92,11 +92,13 @@ def draw_comparison(
     total_h = top + line + panel_h + foot
     figure = new_figure(total_w / DPI, total_h / DPI)
 
-    def write(x: float, y: float, words: str, size: float, color: str = INK, **style):
+    def write(
+        x: float, y: float, words: str, size: float, color: str = INK, room=math.inf, **style
+    ):
         """Words, from a place in pixels to the right, their middle as far from above."""
         place = (x / total_w, 1 - y / total_h)
         text = figure.text(*place, words, va="center", size=size, color=color, **style)
-        return shrink(text, total_w - gap - x)
+        return shrink(text, min(room, total_w - gap - x))
 
     for index, (name, source) in enumerate(panels):
         left = gap + index * (panel_w + gap)
@@ -105,7 +107,7 @@ def draw_comparison(
         )
         axes.imshow(canvas, extent=(0, width, height, 0), interpolation="bicubic")
         axes.set_axis_off()
-        write(left, top + 0.5 * line, name, 1.15 * font_size + 3)
+        write(left, top + 0.5 * line, name, 1.15 * font_size + 3, room=panel_w)
         objects = [o for o in as_objects(source) if o.score is None or o.score >= score_threshold]
         objects.sort(key=lambda o: 0.0 if o.score is None else -o.score)
         objects = objects[:max_objects]

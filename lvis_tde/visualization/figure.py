@@ -92,8 +92,10 @@ def shrink(text: Text, width: float) -> Text:
     Returns:
         The same text.
     """
-    length = text.get_window_extent().width
-    if length > width > 0:
+    for _ in range(4):  # widths of small letters are whole pixels, so once may not be enough
+        length = text.get_window_extent().width
+        if not length > width > 0:
+            break
         text.set_fontsize(text.get_fontsize() * width / length)
     return text
 

@@ -14,7 +14,7 @@ from detectron2.structures import Boxes, BoxMode, Instances, pairwise_iou
 from matplotlib.patches import Polygon, Rectangle
 from matplotlib.patheffects import Stroke
 
-from ..data.rendering import trace_outlines
+from ..data.generation.outlines import trace_outlines
 from .figure import shrink
 from .palette import PAPER
 

@@ -17,7 +17,7 @@ from detectron2.data.datasets.lvis import load_lvis_json
 from lvis import LVIS
 from PIL import Image
 
-from lvis_tde.data import synthetic_files
+from lvis_tde.data.generation import shape_files
 from lvis_tde.data.synthetic import make_synthetic_lvis, register_synthetic_lvis
 
 SPLITS = ("train", "calib", "val")
@@ -138,13 +138,13 @@ def test_negatives_are_absent_and_incomplete_classes_present(apis):
 
 
 def test_every_drawn_object_is_annotated_or_its_class_is_incomplete(tmp_path, monkeypatch):
-    drawn, draw_scene = [], synthetic_files.draw_scene
+    drawn, draw_scene = [], shape_files.draw_scene
 
     def record(seed, looks, size):
         drawn.append([look.name for look in looks])
         return draw_scene(seed, looks, size)
 
-    monkeypatch.setattr(synthetic_files, "draw_scene", record)
+    monkeypatch.setattr(shape_files, "draw_scene", record)
     folder = make_synthetic_lvis(tmp_path, seed=1, **TINIEST)
     images = iter(drawn)
     for split in SPLITS:
@@ -236,7 +236,7 @@ def test_failed_run_leaves_nothing(tmp_path, monkeypatch):
     def interrupt(seed, looks, size):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(synthetic_files, "draw_scene", interrupt)
+    monkeypatch.setattr(shape_files, "draw_scene", interrupt)
     with pytest.raises(KeyboardInterrupt):
         make_synthetic_lvis(tmp_path, **TINIEST)
     assert list((tmp_path / "synthetic_lvis").iterdir()) == []

@@ -4,7 +4,9 @@ from pathlib import Path
 import pytest
 from conftest import TINY
 
-from lvis_tde.experiments.demo import METRICS, format_table, run_demo, summarize_seeds
+from lvis_tde.experiments.demo import run_demo
+from lvis_tde.experiments.demo_tables import format_table, summarize_seeds
+from lvis_tde.experiments.recording import METRICS
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SMALL = dict(num_train=16, num_calib=4, num_val=4, num_classes=7, image_size=64)
@@ -14,7 +16,13 @@ SHORT = [*TINY, "SOLVER.MAX_ITER", 2, "INPUT.MIN_SIZE_TRAIN", (64,), "INPUT.MIN_
 def demo(output, *overrides):
     overrides = [*SHORT, *overrides]
     return run_demo(
-        output, configs=CONFIGS, num_pictures=1, jobs=1, dataset=SMALL, overrides=overrides
+        output,
+        kind="shapes",
+        configs=CONFIGS,
+        num_pictures=1,
+        jobs=1,
+        dataset=SMALL,
+        overrides=overrides,
     )
 
 

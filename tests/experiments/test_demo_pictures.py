@@ -44,7 +44,7 @@ def truths(records, metadata):
 
 def draw(val, off, on, output, count=1):
     off, on = (Detections.from_results(side) for side in (off, on))
-    draw_images(val[0], off, on, 1.5, count, output)
+    draw_images(val[0], off, on, 1.5, count, output, opening_size=160)
     return {path.name for path in output.glob("*.png")}
 
 
@@ -71,7 +71,7 @@ def test_opening_picture_is_of_the_rare_object_that_only_one_side_names(val, tmp
     assert f"Rare class “{name}” ({images} training image" in caplog.text
     assert "1 are found only with TDE and 0 only without" in caplog.text
     width, height = Image.open(tmp_path / "opening.png").size
-    assert width == 3 * 640 + 4 * 14 and height > 640
+    assert width == 3 * 160 + 4 * 14 and height > 160
 
     # Of another seed: the pictures are replaced.
     (tmp_path / "val_999.png").write_bytes(b"")

@@ -13,7 +13,7 @@ def _flat(color, opacity=None):
 
 def _place(sheet, color):
     """Middle (row, column) of a color, None where it is not."""
-    found = np.argwhere((np.abs(sheet.astype(int) - color) < 3).all(-1))
+    found = np.argwhere((sheet == np.array(color, np.uint8)).all(-1))
     return tuple(found.mean(0)) if len(found) else None
 
 
@@ -33,9 +33,9 @@ def test_classes_are_in_order_of_their_images():
 
 
 def test_many_classes_are_all_there():
-    colors = [(3 * i, 255 - 3 * i, 128 + i % 2 * 100) for i in range(80)]
-    names = [f"a_rather_long_name_of_class_{i}" for i in range(80)]
-    sheet = draw_class_sheet([_flat(c) for c in colors], names, range(80), ["c"] * 80)
+    colors = [(6 * i, 255 - 6 * i, 128 + i % 2 * 100) for i in range(40)]
+    names = [f"a_rather_long_name_of_class_{i}" for i in range(40)]
+    sheet = draw_class_sheet([_flat(c) for c in colors], names, range(40), ["c"] * 40)
     assert all(_place(sheet, color) is not None for color in colors)
     height, width = sheet.shape[:2]
     assert 0.6 < width / height < 1.6 and width < 2000

@@ -1,9 +1,4 @@
-"""Scenes of the generated long-tailed set: colored shapes, occlusion and visible polygons.
-
-Masks are kept on a grid of :data:`SUBPIXELS` x :data:`SUBPIXELS` cells per pixel, so that polygons
-are accurate to a fraction of a pixel and edges are anti-aliased. Polygon coordinates follow COCO:
-continuous, (0, 0) is the outer corner of the first pixel.
-"""
+"""Scenes of the generated set of shapes: colors, light, occlusion and visible polygons."""
 
 from __future__ import annotations
 
@@ -14,11 +9,10 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-SUBPIXELS = 4
+from .outlines import SUBPIXELS, Scene, polygon_area, visible_polygons
+
 # Least part of an object that the image border and other objects leave to be seen.
 MIN_VISIBLE = 0.5
-# Smaller visible fragments, in square pixels, are not worth a polygon.
-MIN_PART_AREA = 6.0
 PLACEMENT_TRIES = 30
 HUE_SPREAD = 6.0
 PIXEL_NOISE = 10.0
@@ -92,12 +86,6 @@ class _Placed(NamedTuple):
     angle: float
 
 
-def polygon_area(points: np.ndarray) -> float:
-    """Area within a polygon, (N, 2)."""
-    x, y = points[:, 0], points[:, 1]
-    return 0.5 * abs(float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))))
-
-
 def _place(rng: np.random.Generator, shape: str, size: int) -> _Placed:
     radius = size * math.exp(rng.uniform(math.log(0.07), math.log(0.2)))
     center = rng.uniform(0.5 * radius, size - 0.5 * radius, size=2)
@@ -165,44 +153,6 @@ def _background(rng: np.random.Generator, size: int) -> np.ndarray:
     return image
 
 
-def trace_outlines(mask: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Polygons along the borders of a mask's cells, and the outlines of its holes.
-
-    Args:
-        mask: (H, W) uint8 of 0 and 1.
-
-    Returns:
-        Two lists of (N, 2) float64, in cells: polygons simplified to within one cell, and holes.
-    """
-    # findContours runs through cell centers; grown by one cell, it runs along the borders.
-    grown = cv2.dilate(np.pad(mask, ((0, 1), (0, 1))), np.ones((2, 2), np.uint8), anchor=(1, 1))
-    contours, hierarchy = cv2.findContours(grown, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    polygons: list[np.ndarray] = []
-    holes: list[np.ndarray] = []
-    for contour, (_, _, _, parent) in zip(contours, hierarchy[0] if len(contours) else []):
-        points = cv2.approxPolyDP(contour, 1.0, True) if parent < 0 else contour
-        (polygons if parent < 0 else holes).append(points[:, 0].astype(np.float64))
-    return polygons, holes
-
-
-def _visible_polygons(mask: np.ndarray) -> tuple[list[np.ndarray], bool]:
-    """Outlines of a subpixel mask in pixels, and whether it has a hole (polygons have none)."""
-    outlines, holes = trace_outlines(mask)
-    polygons, holed = [], any(polygon_area(hole) > SUBPIXELS**2 for hole in holes)
-    for points in outlines:
-        points = points / SUBPIXELS
-        if len(points) >= 3 and polygon_area(points) >= MIN_PART_AREA:
-            polygons.append(points)
-    return polygons, holed
-
-
-class Scene(NamedTuple):
-    """An image, (H, W, 3) uint8 RGB, and per object the (N, 2) polygons of its visible parts."""
-
-    image: np.ndarray
-    polygons: list[list[np.ndarray]]
-
-
 def draw_scene(seed: Sequence[int], looks: Sequence[Appearance], size: int) -> Scene:
     """Draw the objects back to front, each at least half visible and without holes.
 
@@ -247,7 +197,7 @@ def _try_scene(rng, looks, size):
 
     polygons = []
     for index in range(len(looks)):
-        parts, holed = _visible_polygons((owner == index).astype(np.uint8))
+        parts, holed = visible_polygons((owner == index).astype(np.uint8))
         if holed or not parts:
             return None
         polygons.append(parts)
