@@ -21,7 +21,7 @@ from torch import nn
 from .calibration.alpha import predict_for_alphas
 from .calibration.explain import explain_detections
 from .calibration.settings import tde_predictors
-from .data.long_tailed import frequency_group
+from .data.frequency import frequency_group
 from .visualization.charts import plot_explanation
 from .visualization.detections import draw_comparison
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Boxes, Instances
+from glyph_font_util import write_color_font
 
 from lvis_tde.data.synthetic import make_synthetic_lvis, register_synthetic_lvis
 from lvis_tde.engine import load_config
@@ -70,6 +71,12 @@ def tiny_set(tmp_path_factory):
         root, seed=0, num_train=24, num_calib=4, num_val=6, num_classes=7, image_size=64
     )
     return register_synthetic_lvis(root, seed=0, prefix="tiny")
+
+
+@pytest.fixture(scope="session")
+def color_font(tmp_path_factory):
+    """A font file with a small color bitmap for every glyph of the glyph sets."""
+    return write_color_font(tmp_path_factory.mktemp("fonts") / "color.ttf")
 
 
 @pytest.fixture

@@ -42,6 +42,7 @@ Layout: ``<root>/synthetic_lvis/glyphs_<size>_seed<seed>/{train,calib,val}/<12 d
 
 from __future__ import annotations
 
+import operator
 import os
 from pathlib import Path
 from typing import Any
@@ -126,7 +127,7 @@ def make_glyph_lvis(
     """
     if size not in SIZES:
         raise ValueError(f"size must be one of {', '.join(SIZES)}, got {size!r}")
-    if jobs < 1:
+    if _whole("jobs", jobs) < 1:
         raise ValueError(f"jobs must be >= 1, got {jobs}")
     given = {
         "num_train": num_train,
@@ -138,8 +139,11 @@ def make_glyph_lvis(
     }
     parameters: dict[str, Any] = {
         "version": VERSION,
-        "seed": int(seed),
-        **{key: int(SIZES[size][key] if value is None else value) for key, value in given.items()},
+        "seed": _whole("seed", seed),
+        **{
+            key: _whole(key, SIZES[size][key] if value is None else value)
+            for key, value in given.items()
+        },
         "classes_per_image": float(classes_per_image),
         "not_exhaustive_prob": float(not_exhaustive_prob),
     }
@@ -183,6 +187,13 @@ def register_glyph_lvis(
 
 def _folder(root: str | os.PathLike, size: str, seed: int) -> Path:
     return Path(root) / "synthetic_lvis" / f"glyphs_{size}_seed{seed}"
+
+
+def _whole(name: str, value: Any) -> int:
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise ValueError(f"{name} must be a whole number, got {value!r}") from None
 
 
 def _check(parameters: dict[str, Any]) -> None:

@@ -27,28 +27,13 @@ from iopath.common.file_io import file_lock
 
 from .annotation_file import EXHAUSTIVE, FEDERATED, read_annotation_file
 from .files import write_text
+from .frequency import LVIS_BOUNDS, frequency_group
 
 logger = logging.getLogger(__name__)
 
 
-# Most images of a rare and of a common class (Gupta et al., LVIS, CVPR 2019).
-LVIS_BOUNDS = (10, 100)
 # Part of the name of a completed copy: raise it when its content changes.
 _COPY_VERSION = 2
-
-
-def frequency_group(image_count: int, bounds: tuple[int, int] = LVIS_BOUNDS) -> str:
-    """Group of a class by the number of train images that show it.
-
-    Args:
-        image_count: number of images, >= 0. A class that train does not show is rare.
-        bounds: most images of a rare and of a common class.
-
-    Returns:
-        "r", "c" or "f".
-    """
-    rare, common = bounds
-    return "r" if image_count <= rare else "c" if image_count <= common else "f"
 
 
 def register_long_tailed(

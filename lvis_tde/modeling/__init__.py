@@ -1,5 +1,6 @@
 """What registers with Detectron2 (importing it does), and what belongs to it."""
 
+from .backbone import build_narrow_resnet_fpn_backbone
 from .fast_rcnn import TDEFastRCNNOutputLayers
 from .mask_head import CosineMaskRCNNConvUpsampleHead, SelectedClassMaskRCNNConvUpsampleHead
 from .roi_heads import TDECascadeROIHeads, TDERes5ROIHeads, TDEROIHeads
@@ -12,5 +13,6 @@ __all__ = [
     "TDEFastRCNNOutputLayers",
     "TDEROIHeads",
     "TDERes5ROIHeads",
+    "build_narrow_resnet_fpn_backbone",
     "swap_box_predictor",
 ]

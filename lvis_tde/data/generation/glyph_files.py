@@ -6,10 +6,13 @@ Why it is so: :mod:`lvis_tde.data.glyphs`.
 from __future__ import annotations
 
 import multiprocessing
+import os
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -118,8 +121,18 @@ _painter: _Painter | None = None  # of a process that draws for another one
 
 def _start(font: str, vocabulary: Vocabulary) -> None:
     global _painter
+    # Interrupted, the parent ends this process; killed, it cannot, and nothing else would.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     cv2.setNumThreads(1)
     _painter = _Painter(font, vocabulary)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _paint(task: tuple[Path, list[int], _Plan]) -> list[list[np.ndarray]]:
@@ -139,7 +152,15 @@ def _painting(font: GlyphFont, vocabulary: Vocabulary, jobs: int) -> Iterator[Ca
         jobs, context, initializer=_start, initargs=(str(font.path), vocabulary)
     )
     try:
-        yield partial(pool.map, _paint, chunksize=32)
+        yield lambda tasks: pool.map(_paint, tasks, chunksize=32)
+    except BrokenProcessPool as error:
+        raise RuntimeError(
+            "The processes that draw have ended. A script that calls this has to be a file and to "
+            'do so under `if __name__ == "__main__":`; or pass jobs=1 (--jobs 1)'
+        ) from error
+    except ValueError as error:
+        # As if it came from here, for whoever shows users' mistakes without the traceback.
+        raise ValueError(*error.args) from error
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -169,7 +190,8 @@ def write_set(folder: Path, parameters: dict[str, Any], font: GlyphFont, jobs: i
             number = parameters[f"num_{split}"]
             pairs = round(number * parameters["classes_per_image"])
             if split == "train":
-                counts = lvis_image_counts(len(names), pairs)
+                # A class cannot be in more images than there are.
+                counts = np.minimum(lvis_image_counts(len(names), pairs), number)
             else:
                 counts = np.full(len(names), pairs // len(names))
             dealt = deal(rng, counts, homes, number)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..long_tailed import frequency_group
+from ..frequency import frequency_group
 from .outlines import polygon_area
 
 __all__ = [

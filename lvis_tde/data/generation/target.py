@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..long_tailed import register_long_tailed
 from .records import SPLITS
 
 __all__ = ["materialize", "register_splits"]
@@ -70,6 +69,9 @@ def register_splits(folder: Path, prefix: str, cure: str) -> dict[str, str]:
     Raises:
         ValueError: if the set has not been generated.
     """
+    # Whoever only generates a set needs neither torch nor Detectron2.
+    from ..long_tailed import register_long_tailed
+
     names = {split: f"{prefix}_{split}" for split in SPLITS}
     for split, name in names.items():
         json_file = folder / "annotations" / f"{split}.json"
