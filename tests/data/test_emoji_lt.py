@@ -22,20 +22,14 @@ TINY = {
 }
 
 
-def _no_font():
-    try:
-        find_font()
-    except ValueError:
-        return True
-    return False
-
-
-needs_font = pytest.mark.skipif(_no_font(), reason="Noto Color Emoji is not installed")
+@pytest.fixture(scope="module")
+def tiny(color_font):
+    return {**TINY, "font": color_font}
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return make_emoji_lt(tmp_path_factory.mktemp("datasets"), seed=1, **TINY)
+def folder(tmp_path_factory, tiny):
+    return make_emoji_lt(tmp_path_factory.mktemp("datasets"), seed=1, **tiny)
 
 
 def _digests(folder):
@@ -71,11 +65,10 @@ def test_counts_of_steps_and_of_balanced_sets():
     assert long_tailed_counts(49, 3, 49).tolist() == [49, 7, 1]
 
 
-@needs_font
-def test_contents(folder):
+def test_contents(folder, color_font):
     shown = json.loads((folder / "classes.json").read_text())
     classes = shown["classes"]
-    assert shown["font_sha256"] == hashlib.sha256(find_font().read_bytes()).hexdigest()
+    assert shown["font_sha256"] == hashlib.sha256(color_font.read_bytes()).hexdigest()
     expected = [int(20 * 0.1 ** (i / 7)) for i in range(8)]
     assert [c["train_images"] for c in classes] == expected
     glyphs = choose_vocabulary(1, 8).classes
@@ -88,32 +81,40 @@ def test_contents(folder):
         assert np.bincount(labels).tolist() == counts
 
 
-@needs_font
 def test_splits_share_no_image(folder):
     pictures = [picture for split in emoji_lt.SPLITS for picture in _pictures(folder, split)]
     assert len(set(pictures)) == len(pictures)
 
 
-@needs_font
-def test_equal_arguments_give_equal_files_and_another_seed_other_images(folder, tmp_path):
-    assert _digests(make_emoji_lt(tmp_path, seed=1, **TINY)) == _digests(folder)
-    other = make_emoji_lt(tmp_path, seed=2, **TINY)
+def test_equal_arguments_give_equal_files_and_another_seed_other_images(folder, tmp_path, tiny):
+    assert _digests(make_emoji_lt(tmp_path, seed=1, **tiny)) == _digests(folder)
+    other = make_emoji_lt(tmp_path, seed=2, **tiny)
     assert not set(_pictures(other, "test")) & set(_pictures(folder, "test"))
     for split in emoji_lt.SPLITS:  # files made in another hour are equal too
         with zipfile.ZipFile(folder / f"{split}.npz") as archive:
             assert {info.date_time[0] for info in archive.infolist()} == {1980}
 
 
-@needs_font
-def test_more_imbalance_is_a_part_of_less(folder, tmp_path):
-    balanced = make_emoji_lt(tmp_path, seed=1, **{**TINY, "imbalance": 1})
+def test_more_imbalance_is_a_part_of_less(folder, tmp_path, tiny):
+    balanced = make_emoji_lt(tmp_path, seed=1, **{**tiny, "imbalance": 1})
     assert set(_pictures(folder, "train")) < set(_pictures(balanced, "train"))
     assert _pictures(folder, "test") == _pictures(balanced, "test")
 
 
-@needs_font
-def test_classes_can_be_told_apart(tmp_path):
-    size = {"num_classes": 10, "imbalance": 1, "train_per_class": 30, "calib_per_class": 1}
+@pytest.mark.parametrize("installed", [False, True])
+def test_classes_can_be_told_apart(tmp_path, color_font, installed):
+    if installed:
+        try:
+            color_font = find_font()
+        except ValueError as error:
+            pytest.skip(str(error))
+    size = {
+        "font": color_font,
+        "num_classes": 10,
+        "imbalance": 1,
+        "train_per_class": 30,
+        "calib_per_class": 1,
+    }
     folder = make_emoji_lt(tmp_path, test_per_class=20, **size)
     images, labels = load_emoji_lt(folder, "train")
     means = np.stack([images[labels == c].mean(axis=0) for c in range(10)])
@@ -123,14 +124,13 @@ def test_classes_can_be_told_apart(tmp_path):
     assert (distances.argmin(axis=1) == labels).mean() > 0.35
 
 
-@needs_font
-def test_complete_set_is_reused_and_another_is_not_replaced_silently(tmp_path):
-    folder = make_emoji_lt(tmp_path, **TINY)
+def test_complete_set_is_reused_and_another_is_not_replaced_silently(tmp_path, tiny):
+    folder = make_emoji_lt(tmp_path, **tiny)
     assert folder == tmp_path / "emoji_lt" / "exp10_seed0"
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
-    assert make_emoji_lt(tmp_path, **TINY) == folder
+    assert make_emoji_lt(tmp_path, **tiny) == folder
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
-    other = {**TINY, "test_per_class": 4}
+    other = {**tiny, "test_per_class": 4}
     with pytest.raises(ValueError, match=r"test_per_class.*\(10, 4\).*overwrite"):
         make_emoji_lt(tmp_path, **other)
     make_emoji_lt(tmp_path, overwrite=True, **other)
@@ -138,8 +138,7 @@ def test_complete_set_is_reused_and_another_is_not_replaced_silently(tmp_path):
     assert [path.name for path in folder.parent.iterdir()] == ["exp10_seed0"]
 
 
-@needs_font
-def test_failed_run_leaves_nothing(tmp_path, monkeypatch):
+def test_failed_run_leaves_nothing(tmp_path, monkeypatch, tiny):
     drawn, draw = [], emoji_lt.draw_portrait
 
     def interrupt(seed, sprite, side):
@@ -150,13 +149,12 @@ def test_failed_run_leaves_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr(emoji_lt, "draw_portrait", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        make_emoji_lt(tmp_path, **TINY)
+        make_emoji_lt(tmp_path, **tiny)
     assert list((tmp_path / "emoji_lt").iterdir()) == []
 
 
-@needs_font
-def test_the_tool_makes_it(tmp_path, capsys):
-    arguments = [f"--{key.replace('_', '-')}={value}" for key, value in TINY.items()]
+def test_the_tool_makes_it(tmp_path, capsys, tiny):
+    arguments = [f"--{key.replace('_', '-')}={value}" for key, value in tiny.items()]
     profile = ["--profile", "step", "--image-size", "16"]
     tool.main(["--kind", "emoji_lt", "--root", str(tmp_path), *arguments, *profile])
     folder = tmp_path / "emoji_lt" / "step10_seed0"
