@@ -5,6 +5,7 @@ training takes the same number of steps; the test pictures are balanced too.
 """
 
 import json
+import math
 import tempfile
 import time
 
@@ -18,9 +19,10 @@ from lvis_tde.data.glyphs import SIZES
 
 __all__ = ["add_arguments", "run"]
 
-WIDTHS = (16, 48, 96, 192)
+WIDTHS = (32, 64, 128, 256)
 SHIFT = 3  # pixels; glyphs are mirrored and moved anew each time they are seen
 LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 0.1, 0.9, 5e-4
+WARM_UP = 0.1  # of the steps; a cosine follows
 WORST = 8
 
 
@@ -30,7 +32,7 @@ def add_arguments(parser):
     parser.add_argument("--per-class", type=int, nargs="+", default=[5, 10, 20, 50, 100, 200])
     parser.add_argument("--test-per-class", type=int, default=25)
     parser.add_argument("--image-size", type=int, default=32)
-    parser.add_argument("--steps", type=int, default=1200, help="of each training")
+    parser.add_argument("--steps", type=int, default=600, help="of each training")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
@@ -122,9 +124,13 @@ def _train(images, labels, num_classes, args):
         [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": others}],
         lr=LEARNING_RATE,
         momentum=MOMENTUM,
-        nesterov=True,
     )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=args.steps)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer,
+        lambda step: min(1, (step + 1) / (WARM_UP * args.steps))
+        * (1 + math.cos(math.pi * step / args.steps))
+        / 2,
+    )
     order = torch.empty(0, dtype=torch.int64)
     for _ in range(args.steps):
         while len(order) < args.batch:
