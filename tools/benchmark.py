@@ -1,7 +1,8 @@
 #!/usr/bin/env python
 """Benchmarks: Detectron2, the authors' formulation and this project side by side in one run.
 
-python tools/benchmark.py head|nms|mask|inference|training|evaluation|sweep [options] [--json]
+python tools/benchmark.py head|nms|mask|inference|training|feature_mean|evaluation|sweep|
+                          glyph_classifier [options] [--json]
 """
 
 import argparse
@@ -21,6 +22,7 @@ BENCHMARKS = {
     "feature_mean": "momentum of the running mean, against the precise mean",
     "evaluation": "detections to AP",
     "sweep": "nine alphas in one pass, against one evaluation",
+    "glyph_classifier": "what a class-balanced classifier tells apart of the glyphs",
 }
 
 

@@ -1,5 +1,8 @@
 #!/usr/bin/env python
-"""Generate a long-tailed set in LVIS format: see lvis_tde/data/glyphs.py and synthetic.py."""
+"""Generate a long-tailed set: glyphs or shapes in LVIS format, or emoji_lt for classification.
+
+See lvis_tde/data/glyphs.py, synthetic.py and emoji_lt.py.
+"""
 
 import argparse
 import inspect
@@ -7,12 +10,17 @@ import logging
 import os
 
 from lvis_tde import cli
+from lvis_tde.data.emoji_lt import PROFILES, make_emoji_lt
 from lvis_tde.data.generated import KINDS
 from lvis_tde.data.glyphs import SIZES
 
+MAKERS = {**{name: kind.make for name, kind in KINDS.items()}, "emoji_lt": make_emoji_lt}
 HELP = {
     "size": f"{' or '.join(SIZES)}: the defaults of all numbers",
     "font": "font file; found on the system by default",
+    "imbalance": "training images of the most frequent class over those of the rarest",
+    "profile": f"{' or '.join(PROFILES)}: how the training images per class fall",
+    "train_per_class": "training images of the most frequent class",
     "jobs": "processes to draw in",
     "overwrite": "replace another set",
 }
@@ -22,7 +30,7 @@ def main(argv=None) -> None:
     choice = argparse.ArgumentParser(add_help=False)
     choice.add_argument(
         "--kind",
-        choices=KINDS,
+        choices=MAKERS,
         default="shapes",
         help="what is drawn; --help of each kind lists its arguments",
     )
@@ -35,9 +43,9 @@ def main(argv=None) -> None:
     parser.add_argument(
         "--root",
         default=os.environ.get("DETECTRON2_DATASETS", "datasets"),
-        help="folder that will hold synthetic_lvis/",
+        help="folder of the data sets",
     )
-    for key, parameter in inspect.signature(KINDS[kind].make).parameters.items():
+    for key, parameter in inspect.signature(MAKERS[kind]).parameters.items():
         flag, value, text = "--" + key.replace("_", "-"), parameter.default, HELP.get(key, " ")
         if value is inspect.Parameter.empty:
             continue
@@ -52,7 +60,7 @@ def main(argv=None) -> None:
             parser.add_argument(flag, type=convert, default=value, help=text)
     arguments = vars(parser.parse_args(argv))
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    make = KINDS[arguments.pop("kind")].make
+    make = MAKERS[arguments.pop("kind")]
     print(make(arguments.pop("root"), **arguments))
 
 

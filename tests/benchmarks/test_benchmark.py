@@ -68,6 +68,18 @@ def test_the_authors_predictor_is_ours_in_another_formulation():
     torch.testing.assert_close(*probs, rtol=0, atol=1e-4)
 
 
+def test_glyph_classifier_gives_a_row_per_number_of_images(tool, capsys, color_font):
+    size = ["--classes", "3", "--test-per-class", "2", "--image-size", "16", "--steps", "2"]
+    tool.main(
+        ["glyph_classifier", *size, "--per-class", "2", "4", "--font", str(color_font), "--json"]
+    )
+    result = json.loads(capsys.readouterr().out)
+    curve = result["% by training images per class"]
+    assert list(curve) == ["2", "4"]
+    for row in curve.values():
+        assert 0 <= row["top-1"] <= row["family"] <= 100 == row["top-5"]
+
+
 def test_bad_numbers_are_refused(tool):
     with pytest.raises(ValueError, match="--repeats 0"):
         tool.main(["head", "--repeats", "0"])

@@ -15,12 +15,15 @@ import numpy as np
 
 from .outlines import SUBPIXELS, Scene, visible_polygons
 
-__all__ = ["MIN_VISIBLE", "Sprite", "draw_scene", "make_sprite"]
+__all__ = ["MIN_VISIBLE", "Sprite", "draw_portrait", "draw_scene", "make_sprite"]
 
 # Least part of an object that the image border and other objects leave to be seen.
 MIN_VISIBLE = 0.5
 # Square root of an object's box area, as a part of that of the image: between these, log-uniform.
 RELATIVE_SIZE = (0.13, 0.45)
+# The same of a portrait, and how far from its middle, as a part of the side, the object may be.
+PORTRAIT_SIZE = (0.55, 0.95)
+PORTRAIT_SHIFT = 0.1
 MAX_TURN = 25.0  # degrees
 MAX_HUE_SHIFT = 12.0  # degrees
 PLACEMENT_TRIES = 40
@@ -63,24 +66,35 @@ def _draw(rng: np.random.Generator, low: float, high: float, digits: int = 4) ->
     return round(rng.uniform(low, high), digits)
 
 
-def _place(
-    rng: np.random.Generator,
-    sprite: Sprite,
-    image_size: tuple[int, int],
-    scale: float,
-    near: _Placed | None,
-) -> _Placed | None:
-    """A sprite somewhere in the image, or beside ``near``; None where nothing of it is inside."""
+def _draw_size(rng: np.random.Generator, low: float, high: float) -> float:
+    """Uniform in the logarithm."""
+    return math.exp(rng.uniform(math.log(low), math.log(high)))
+
+
+def _position(
+    rng: np.random.Generator, image_size: tuple[int, int], scale: float, near: _Placed | None
+) -> tuple[float, np.ndarray]:
+    """Size and center of an object somewhere in the image, or beside ``near``."""
     height, width = image_size
-    low, high = RELATIVE_SIZE
-    size = math.exp(rng.uniform(math.log(low), math.log(high))) * math.sqrt(height * width) * scale
+    size = _draw_size(rng, *RELATIVE_SIZE) * math.sqrt(height * width) * scale
     if near is None:
         center = np.array([_draw(rng, 0, width, 2), _draw(rng, 0, height, 2)])
     else:
         size = near.size * _draw(rng, 0.8, 1.2)
         angle, distance = rng.uniform(0, 2 * math.pi), near.size * rng.uniform(0.7, 1.6)
         center = near.center + np.round([distance * math.cos(angle), distance * math.sin(angle)], 2)
-    size = round(size, 2)
+    return round(size, 2), center
+
+
+def _place(
+    rng: np.random.Generator,
+    sprite: Sprite,
+    image_size: tuple[int, int],
+    size: float,
+    center: np.ndarray,
+) -> _Placed | None:
+    """A sprite turned, mirrored and stretched; None where nothing of it is in the image."""
+    height, width = image_size
     sprite_height, sprite_width = sprite.silhouette.shape
     # Pixels per sprite pixel, along the glyph's own axes.
     stretch = _draw(rng, 0.88, 1.14)
@@ -126,7 +140,8 @@ def _arrange(rng, sprites, groups, image_size, scale):
         for attempt in range(PLACEMENT_TRIES):
             # Instances of a class stand together; where there is no place left, elsewhere.
             near = first.get(group) if attempt < PLACEMENT_TRIES // 2 else None
-            item = _place(rng, sprite, image_size, scale, near)
+            position = _position(rng, image_size, scale, near)
+            item = _place(rng, sprite, image_size, *position)
             if item is None or item.mask.sum() < MIN_VISIBLE * item.area:
                 continue
             hidden = np.bincount(owner[item.window][item.mask] + 1, minlength=index + 1)[1:]
@@ -246,6 +261,26 @@ def draw_scene(
     raise ValueError(
         f"{len(sprites)} objects do not fit into {size[1]}x{size[0]} pixels: ask for larger images"
     )
+
+
+def draw_portrait(seed: Sequence[int], sprite: Sprite, side: int) -> np.ndarray:
+    """Draw one object, about the middle of a square, before a background of any hue.
+
+    Args:
+        seed: entropy of the picture; equal seeds give equal pictures.
+        sprite: of the object.
+        side: height and width of the picture in pixels.
+
+    Returns:
+        (side, side, 3) uint8 RGB.
+    """
+    rng = np.random.default_rng(seed)
+    hue = _draw(rng, 0, 360)
+    size = round(_draw_size(rng, *PORTRAIT_SIZE) * side, 2)
+    center = side * (0.5 + np.round(rng.uniform(-PORTRAIT_SHIFT, PORTRAIT_SHIFT, size=2), 3))
+    item = _place(rng, sprite, (side, side), size, center)
+    assert item is not None, center
+    return _picture(rng, [item], [sprite], (side, side), hue)
 
 
 def _polygons(owner: np.ndarray, index: int, item: _Placed) -> list[np.ndarray]:
