@@ -134,9 +134,9 @@ def test_no_circle_of_modules():
     assert graph == {}, "these modules import each other, or modules that do"
 
 
-def test_layers_need_torch_alone():
+def test_layers_and_posthoc_need_torch_alone():
     for module in FILES:
-        if _room(_short(module)) == "layers":
+        if _room(_short(module)) in ("layers", "posthoc"):
             others = {name.split(".")[0] for name, _ in imports(module)}
             standard = getattr(sys, "stdlib_module_names", others)  # Python 3.10
             assert others - standard - {PACKAGE} <= {"torch"}, module

@@ -1,0 +1,281 @@
+"""All steps together, in one order, folded into one pass over the logits.
+
+    1. weights      tau-normalization: ``b + f (z - b)``
+    2. logits       TDE with the weights of 1, then LogN
+    3. margins      logit adjustment, NorCal, FRACAL's frequencies
+    4. background   softmax: exempt or joint
+    5. renormalize  softmax: over what 4 says; sigmoid: :func:`keep_sum`
+    6. fractal      softmax: division by ``Phi^lambda``, and 5 again, so it is one more margin;
+                    sigmoid: the product of :func:`fracal_sigmoid`
+
+Steps 1 to 3, and 6 of a softmax, are linear in the logits: ``F_i z_i + M_i - c . (F_i g_i)`` with
+one factor and one margin a class, and the K terms of TDE.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .functional import exempt_in_place
+from .margins import (
+    apply_affine,
+    check_strength,
+    check_vector,
+    fractal_power,
+    frequency_margin,
+    full_precision,
+    logit_adjustment_margin,
+    logn_affine,
+    norcal_margin,
+    split_pull,
+    subtract_products,
+    tau_norm_affine,
+    with_background,
+)
+from .sigmoid import fracal_sigmoid_margin, shift_to_sum, shifted
+
+BACKGROUND = ("exempt", "joint")
+KEEP_SUM = ("tde", "factual", "")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Strengths of the steps, each >= 0, and 0 for off.
+
+    Attributes:
+        region, class_: of TDE's two parts; both alpha for the paper's TDE.
+        tau_norm: tau.
+        logn: 1 for the paper's.
+        logit_adjustment: beta.
+        norcal: gamma; the paper's with background "joint", else it is logit adjustment.
+        fracal: lambda; the paper's with background "joint". Any value above 0 also turns on the
+            margin of frequencies, which has no strength.
+        background: "exempt" or "joint", of a softmax with a background.
+        keep_sum: of sigmoids, what sum of probabilities each region keeps: that after TDE alone
+            ("tde", so the other steps only move the ranking of the classes), that of the factual
+            logits ("factual"), or none ("").
+    """
+
+    region: float = 0.0
+    class_: float = 0.0
+    tau_norm: float = 0.0
+    logn: float = 0.0
+    logit_adjustment: float = 0.0
+    norcal: float = 0.0
+    fracal: float = 0.0
+    background: str = "exempt"
+    keep_sum: str = "tde"
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            if isinstance(field.default, float):
+                check_strength(field.name, getattr(self, field.name))
+        for name, choices in (("background", BACKGROUND), ("keep_sum", KEEP_SUM)):
+            if getattr(self, name) not in choices:
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r} must be one of {', '.join(map(repr, choices))}"
+                )
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """What is known of the foreground classes, (C,) each; None for what is not known.
+
+    Attributes:
+        counts: training images (or instances) of each class.
+        dimension: fractal dimensions, see :func:`fractal_dimension`.
+        mean, std: of the logits of each class over the training regions.
+        weight_norms: Euclidean norms of the weights as they enter the logits.
+        bias: of a linear classifier; None for none.
+        num_images: what FRACAL divides counts by; their sum if None.
+    """
+
+    counts: Tensor | Sequence[float] | None = None
+    dimension: Tensor | Sequence[float] | None = None
+    mean: Tensor | Sequence[float] | None = None
+    std: Tensor | Sequence[float] | None = None
+    weight_norms: Tensor | Sequence[float] | None = None
+    bias: Tensor | Sequence[float] | None = None
+    num_images: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Composition:
+    """Logits to probabilities under given settings; made by :func:`compose`.
+
+    Attributes:
+        settings (Settings): strengths.
+        sigmoid: of the logits; else their softmax.
+        background: the last column of the logits is the background.
+        factor, margin: (C,) in float64, what the steps fold into; None for 1 and 0.
+        fractal: (C,) margin of FRACAL's second factor under a sigmoid, or None.
+    """
+
+    settings: Settings
+    sigmoid: bool
+    background: bool
+    factor: Tensor | None
+    margin: Tensor | None
+    fractal: Tensor | None
+
+    @property
+    def uses_tde(self) -> bool:
+        """Whether a call needs ``cosine`` and ``pull``."""
+        return self.settings.region > 0 or self.settings.class_ > 0
+
+    @property
+    def neutral(self) -> bool:
+        """Whether the probabilities are the factual ones, bit for bit."""
+        folded = (self.factor, self.margin, self.fractal)
+        return not self.uses_tde and all(part is None for part in folded)
+
+    def adjust(
+        self, logits: Tensor, cosine: Tensor | None = None, pull: Tensor | None = None
+    ) -> Tensor:
+        """Steps 1 to 3, and 6 of a softmax, without :func:`keep_sum`: a new tensor.
+
+        Args:
+            logits: (R, C + 1), or (R, C) without background, any floating type.
+            cosine, pull: see :func:`tde`; only with a strength of TDE.
+
+        Returns:
+            Tensor: logits of the same shape, fp32 at least.
+
+        Raises:
+            ValueError: if the shapes do not go together, or TDE lacks its terms.
+        """
+        adjusted = apply_affine(logits, self.factor, self.margin, self.background)
+        if not self.uses_tde:
+            return adjusted
+        cosine, pull = self._terms(cosine, pull)
+        if self.factor is not None:
+            pull = pull * with_background(self.factor, 1.0, self.background).to(pull)[:, None]
+        return subtract_products(adjusted, cosine, pull, own=True)
+
+    def __call__(
+        self, logits: Tensor, cosine: Tensor | None = None, pull: Tensor | None = None
+    ) -> Tensor:
+        """Probabilities of the shape of ``logits``; see :meth:`adjust`."""
+        if self.neutral:
+            logits = full_precision(logits)
+            return logits.sigmoid() if self.sigmoid else logits.softmax(-1)
+        adjusted = self.adjust(logits, cosine, pull)
+        if self.sigmoid:
+            return self._sigmoid(full_precision(logits), adjusted, cosine, pull)
+        if self.background and self.settings.background == "exempt":
+            return exempt_in_place(full_precision(logits), adjusted)
+        return adjusted.softmax(-1)
+
+    def _terms(self, cosine: Tensor | None, pull: Tensor | None) -> tuple[Tensor, Tensor]:
+        if cosine is None or pull is None:
+            raise ValueError(
+                f"region={self.settings.region} and class_={self.settings.class_} need cosine and "
+                "pull, TDE's terms: pass them, or set both to 0."
+            )
+        strengths = self.settings.region, self.settings.class_
+        return cosine, split_pull(full_precision(pull), *strengths, self.background)
+
+    def _sigmoid(
+        self, logits: Tensor, adjusted: Tensor, cosine: Tensor | None, pull: Tensor | None
+    ) -> Tensor:
+        """Steps 5 and 6; overwrites ``adjusted``."""
+        foreground = slice(-1 if self.background else None)
+        # TDE alone has the sum that is to be kept.
+        moved = self.factor is not None or self.margin is not None
+        if self.settings.keep_sum == "factual" or (self.settings.keep_sum and moved):
+            reference = logits
+            if self.uses_tde and self.settings.keep_sum == "tde":
+                reference = subtract_products(logits, *self._terms(cosine, pull))
+            shift = shift_to_sum(adjusted[:, foreground], reference[:, foreground])
+            adjusted = shifted(adjusted, shift)
+        if self.background:
+            adjusted[:, -1] = logits[:, -1]
+        if self.fractal is None:
+            return adjusted.sigmoid_()
+        fractal = with_background(self.fractal, torch.inf, self.background).to(adjusted)
+        return (adjusted + fractal).sigmoid_().mul_(adjusted.sigmoid())
+
+
+def compose(
+    settings: Settings,
+    statistics: Statistics | None = None,
+    *,
+    sigmoid: bool = False,
+    background: bool = True,
+) -> Composition:
+    """Folds the settings, once for many calls.
+
+    Args:
+        settings: strengths; all 0 give the factual probabilities bit for bit.
+        statistics: of the classes, as far as the settings need them.
+        sigmoid: the classifier's probabilities are sigmoids, not a softmax.
+        background: the last column of the logits is the background, which stays. Detectron2's
+            sigmoid heads have such a column, too, and never use it.
+
+    Returns:
+        Composition: call it with logits, and with TDE's terms if a strength of TDE is above 0.
+
+    Raises:
+        ValueError: if statistics are missing, of different lengths or out of their range.
+    """
+    need = _Known(settings, statistics or Statistics())
+    factor = margin = fractal = None
+    if settings.tau_norm > 0:
+        norms = check_vector("weight_norms", need("tau_norm", "weight_norms"), None, least=0)
+        factor, margin = tau_norm_affine(norms, settings.tau_norm, need.statistics.bias)
+    if settings.logn > 0:
+        mean, std = need("logn", "mean"), need("logn", "std")
+        scale, shift = logn_affine(mean, std, settings.logn)
+        factor = scale if factor is None else factor.to(scale) * scale
+        margin = shift if margin is None else margin.to(shift) * scale + shift
+    margins = []
+    if settings.logit_adjustment > 0:
+        counts = need("logit_adjustment", "counts")
+        margins.append(logit_adjustment_margin(counts, settings.logit_adjustment))
+    if settings.norcal > 0:
+        margins.append(norcal_margin(need("norcal", "counts"), settings.norcal))
+    if settings.fracal > 0:
+        counts, dimension = need("fracal", "counts"), need("fracal", "dimension")
+        total = need.statistics.num_images
+        if sigmoid:
+            fractal = fracal_sigmoid_margin(counts, dimension, settings.fracal, total)
+        else:
+            margins.append(frequency_margin(counts, total))
+            margins.append(-fractal_power(dimension, settings.fracal))
+    for part in margins:
+        margin = part if margin is None else margin + part.to(margin)
+    # Statistics that change nothing leave the probabilities as they are.
+    if factor is not None and bool((factor == 1).all()):
+        factor = None
+    if margin is not None and not margin.any():
+        margin = None
+    return Composition(settings, sigmoid, background, factor, margin, fractal)
+
+
+class _Known:
+    """Looks statistics up for the settings that need them."""
+
+    def __init__(self, settings: Settings, statistics: Statistics) -> None:
+        self.settings, self.statistics = settings, statistics
+        self.lengths: dict[str, int] = {}
+
+    def __call__(self, setting: str, name: str) -> Any:
+        """
+        Raises:
+            ValueError: if the statistic is missing, or not of as many classes as the others.
+        """
+        values = getattr(self.statistics, name)
+        if values is None:
+            raise ValueError(
+                f"{setting}={getattr(self.settings, setting)} needs {name} of the classes: pass "
+                f"Statistics({name}=...) or set it to 0."
+            )
+        self.lengths[name] = len(values)
+        if len({*self.lengths.values()}) > 1:
+            raise ValueError(f"Statistics of different numbers of classes: {self.lengths}.")
+        return values
