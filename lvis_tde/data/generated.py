@@ -13,7 +13,7 @@ __all__ = ["KINDS", "Kind"]
 
 
 class Kind(NamedTuple):
-    """A kind of set: ``make(root, seed=...)`` generates it, ``register(root, seed=...)`` names it."""
+    """A kind of set: ``make(root, seed=0)`` generates it, ``register(root, seed=0)`` names it."""
 
     make: Callable[..., Path]
     register: Callable[..., dict[str, str]]

@@ -22,7 +22,6 @@ from typing import Any
 
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_test_loader
-from detectron2.evaluation import inference_on_dataset
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 
@@ -43,7 +42,7 @@ __all__ = ["run_demo"]
 
 logger = logging.getLogger(__name__)
 
-ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5)
+ALPHAS = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0)
 
 
 @dataclass(frozen=True)
@@ -97,11 +96,9 @@ def _train(cfg) -> torch.nn.Module:
     return trainer.model.eval()
 
 
-def _evaluate(cfg, model, dataset: str, alphas: Sequence[float] = ()) -> dict:
+def _evaluate(cfg, model, dataset: str, alphas: Sequence[float]) -> dict:
     loader = build_detection_test_loader(cfg, dataset)
-    evaluator = RecordingEvaluator.from_config(cfg, dataset, save=not alphas)
-    if not alphas:
-        return inference_on_dataset(model, loader, evaluator)
+    evaluator = RecordingEvaluator.from_config(cfg, dataset)
     return sweep_alpha(model, loader, alphas, lambda: evaluator)
 
 
@@ -136,14 +133,16 @@ def _estimate(plan: _Plan, cfg, model) -> dict:
 
 def _softmax(plan: _Plan) -> dict:
     cfg, names = plan.config("softmax"), plan.names()
-    runs = {"softmax": _evaluate(cfg, _train(cfg), names["val"])}
+    _train(cfg)
     logger.info("TDE on the trained softmax model.")
     cfg.MODEL.WEIGHTS = os.path.join(cfg.OUTPUT_DIR, "model_final.pth")
     use_tde_on_softmax(cfg)
     model = load_trained(YacsRecipe(cfg))
     estimated = _estimate(plan, cfg, model)
     alpha, calibration = _calibrate(cfg, model, names["calib"])
-    runs["softmax_tde"] = _evaluate(cfg, model, names["val"], [alpha])[alpha]
+    # With alpha 0 it is the trained softmax model: one pass for both.
+    on_val = _evaluate(cfg, model, names["val"], sorted({0.0, alpha}))
+    runs = {"softmax": on_val[0.0], "softmax_tde": on_val[alpha]}
     return {
         **report(runs),
         "alphas": {"softmax_tde": alpha},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,17 +23,14 @@ class RecordingEvaluator(LVISEvaluator):
     """
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, dataset: str, *, save: bool = True) -> RecordingEvaluator:
+    def from_config(cls, cfg: CfgNode, dataset: str) -> RecordingEvaluator:
         """As :func:`~lvis_tde.evaluation.build.build_evaluator` makes one.
 
         Args:
-            cfg: for ``OUTPUT_DIR`` and the number of detections per image.
+            cfg: for the number of detections per image.
             dataset: registered name, with ``evaluator_type`` "lvis".
-            save: write the detections to a file, too.
         """
-        folder = os.path.join(cfg.OUTPUT_DIR, "inference", dataset) if save else None
-        limit = cfg.TEST.DETECTIONS_PER_IMAGE
-        return cls(dataset, output_dir=folder, max_dets_per_image=limit)
+        return cls(dataset, max_dets_per_image=cfg.TEST.DETECTIONS_PER_IMAGE)
 
     def evaluate(self) -> dict[str, dict[str, Any]] | None:
         results = super().evaluate()

@@ -1,4 +1,4 @@
-"""A ResNet-FPN backbone of basic blocks that may be narrow: Detectron2's has 64 channels or more."""
+"""A ResNet-18-FPN that may be narrow: Detectron2's has 64 channels or more."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["build_narrow_resnet_fpn_backbone"]
 
 @BACKBONE_REGISTRY.register()
 def build_narrow_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
-    """ResNet-18 with ``MODEL.RESNETS.RES2_OUT_CHANNELS`` channels, doubled in each stage, and an FPN.
+    """ResNet-18 of ``MODEL.RESNETS.RES2_OUT_CHANNELS`` channels, doubled per stage, and an FPN.
 
     A quarter of the arithmetic with half of the channels, for small images on CPUs. Reads
     ``STEM_OUT_CHANNELS``, ``RES2_OUT_CHANNELS``, ``NORM`` and ``OUT_FEATURES`` of
