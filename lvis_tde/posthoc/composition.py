@@ -149,10 +149,12 @@ class Composition:
         Raises:
             ValueError: if the shapes do not go together, or TDE lacks its terms.
         """
-        adjusted = apply_affine(logits, self.factor, self.margin, self.background)
         if not self.uses_tde:
-            return adjusted
+            return apply_affine(logits, self.factor, self.margin, self.background)
         cosine, pull = self._terms(cosine, pull)
+        if self.factor is None and self.margin is None:
+            return subtract_products(full_precision(logits), cosine, pull)
+        adjusted = apply_affine(logits, self.factor, self.margin, self.background)
         if self.factor is not None:
             pull = pull * with_background(self.factor, 1.0, self.background).to(pull)[:, None]
         return subtract_products(adjusted, cosine, pull, own=True)
@@ -198,7 +200,7 @@ class Composition:
         if self.fractal is None:
             return adjusted.sigmoid_()
         fractal = with_background(self.fractal, torch.inf, self.background).to(adjusted)
-        return (adjusted + fractal).sigmoid_().mul_(adjusted.sigmoid())
+        return (adjusted + fractal).sigmoid() * adjusted.sigmoid()
 
 
 def compose(

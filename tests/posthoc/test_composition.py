@@ -226,6 +226,16 @@ def test_a_softmax_without_background_has_nothing_to_exempt(known):
     torch.testing.assert_close(probs, adjusted.softmax(-1), **EXACT)
 
 
+@pytest.mark.parametrize("sigmoid", [False, True])
+@pytest.mark.parametrize("settings", [Settings(**ALL), Settings(region=1, class_=1)])
+def test_gradients_flow_to_the_logits(known, sigmoid, settings):
+    logits = known["logits"].clone().requires_grad_()
+    compose(settings, known["statistics"], sigmoid=sigmoid)(logits, *known["terms"])[
+        0, 0
+    ].backward()
+    assert logits.grad.isfinite().all() and logits.grad[0].any() and not logits.grad[1:].any()
+
+
 def test_traced_for_other_inputs(known):
     for sigmoid in (False, True):
         composition = compose(Settings(**ALL), known["statistics"], sigmoid=sigmoid)
