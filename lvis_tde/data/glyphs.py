@@ -34,7 +34,8 @@ result. What came of it stands in ``docs/generated_set.md``.
   LVIS.
 
 The font's file is part of the set: its hash is in ``parameters.json`` and in the annotation files,
-and another version of the font makes another set.
+and another version of the font makes another set. Python, NumPy and Pillow may be of any version;
+OpenCV before 4.13 traces some outlines differently, by less than a pixel.
 
 Layout: ``<root>/synthetic_lvis/glyphs_<size>_seed<seed>/{train,calib,val}/<12 digits>.jpg`` and
 ``annotations/<split>.json`` beside them.
@@ -144,8 +145,8 @@ def make_glyph_lvis(
             key: _whole(key, SIZES[size][key] if value is None else value)
             for key, value in given.items()
         },
-        "classes_per_image": float(classes_per_image),
-        "not_exhaustive_prob": float(not_exhaustive_prob),
+        "classes_per_image": _real("classes_per_image", classes_per_image),
+        "not_exhaustive_prob": _real("not_exhaustive_prob", not_exhaustive_prob),
     }
     _check(parameters)
     glyphs = GlyphFont(find_font(font))
@@ -194,6 +195,13 @@ def _whole(name: str, value: Any) -> int:
         return operator.index(value)
     except TypeError:
         raise ValueError(f"{name} must be a whole number, got {value!r}") from None
+
+
+def _real(name: str, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} must be a number, got {value!r}") from None
 
 
 def _check(parameters: dict[str, Any]) -> None:
