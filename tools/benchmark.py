@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Benchmarks: Detectron2, the authors' formulation and this project side by side in one run.
 
-python tools/benchmark.py head|nms|mask|inference|training|evaluation|sweep [options] [--json]
+python tools/benchmark.py head|nms|mask|inference|training|feature_mean|evaluation|sweep|generated_set [options]
 """
 
 import argparse
@@ -21,6 +21,7 @@ BENCHMARKS = {
     "feature_mean": "momentum of the running mean, against the precise mean",
     "evaluation": "detections to AP",
     "sweep": "nine alphas in one pass, against one evaluation",
+    "generated_set": "what is in a set beside LVIS, and what a model confuses in it",
 }
 
 
@@ -53,6 +54,8 @@ def main(argv=None):
     result = module.run(args)
     if args.json:
         print(json.dumps(result, indent=2))
+    elif hasattr(module, "markdown"):  # tables for a page
+        print(module.markdown(result))
     else:
         print_table(result)
 

@@ -41,6 +41,7 @@ def draw_comparison(
     score_threshold: float = 0.3,
     max_objects: int = 20,
     panel_size: int = 420,
+    legend: bool = True,
 ) -> np.ndarray:
     """Draw several sets of objects over copies of one image, side by side.
 
@@ -59,6 +60,7 @@ def draw_comparison(
         score_threshold: objects with a lower score are left out.
         max_objects: at most so many objects per panel, the highest scores first.
         panel_size: length in pixels of the image's longer side in each panel.
+        legend: explain colors and marks below.
 
     Returns:
         RGB, uint8.
@@ -77,7 +79,7 @@ def draw_comparison(
     scale = panel_size / max(height, width)
     panel_w, panel_h = round(width * scale), round(height * scale)
     gap, head = 14, 34
-    foot = gap if class_frequency is None and truth is None else 32
+    foot = 32 if legend and not (class_frequency is None and truth is None) else gap
     total_w = len(panels) * panel_w + (len(panels) + 1) * gap
     total_h = head + panel_h + foot
     figure = new_figure(total_w / DPI, total_h / DPI)
@@ -101,13 +103,13 @@ def draw_comparison(
         ]
         groups = [class_frequency[o.category] if class_frequency else "c" for o in objects]
         _draw_objects(axes, objects, labels, [GROUP_COLORS[g] for g in groups], scale)
-    legend = []
-    if class_frequency is not None:
-        legend += [(f"■ {name}", GROUP_COLORS[group]) for group, name in GROUPS.items()]
-    if truth is not None:
-        legend.append(("✓ class and place right   ✗ not", INK))
+    words_below = []
+    if legend and class_frequency is not None:
+        words_below += [(f"■ {name}", GROUP_COLORS[group]) for group, name in GROUPS.items()]
+    if legend and truth is not None:
+        words_below.append(("✓ class and place right   ✗ not", INK))
     x = float(gap)
-    for words, color in legend:
+    for words, color in words_below:
         place = (x / total_w, 0.5 * foot / total_h)
         text = figure.text(*place, words, va="center", size=10, color=color)
         x += text.get_window_extent().width + 16
