@@ -107,5 +107,5 @@ def most_confused(
     names = {c["id"]: c["name"].replace("_", " ") for c in truth["categories"]}
     group = groups(truth)
     wrong = Counter(p for p in pairs if p[1] not in (None, p[0]) and group[p[0]] == "r")
-    ordered = sorted(wrong.items(), key=lambda item: (-item[1], names[item[0][0]]))
-    return [(names[a], names[b], n) for (a, b), n in ordered[:number]]
+    named = [(names[a], names[b], n) for (a, b), n in wrong.items()]
+    return sorted(named, key=lambda row: (-row[2], *row[:2]))[:number]

@@ -29,7 +29,8 @@ from .set_confusions import OUTCOMES
 __all__ = ["choose_examples", "confusion_figure", "count_figure", "example_picture"]
 
 WIDTH = 1200  # of the picture of examples, in pixels
-MAX_OBJECTS = 6  # of an example
+MAX_HEIGHT = 300  # of an example, in pixels
+MAX_OBJECTS = 6
 
 
 def count_figure(sets: Mapping[str, Sequence[int]], lvis: Sequence[int]) -> Figure:
@@ -72,19 +73,17 @@ def _ranks(counts: Sequence[int]) -> np.ndarray:
 
 
 def choose_examples(records: Sequence[Mapping], frequency: Sequence[str], number: int) -> list:
-    """The first images with two to six objects, whose classes are of all three groups.
+    """Images with up to six objects, those whose classes are of most groups first.
 
     Args:
-        records: in Detectron2's format.
+        records: in Detectron2's format; where there is a choice, the first.
         frequency: "r", "c" or "f" of each class.
-        number: how many.
+        number: how many, at most.
     """
-    found = []
-    for record in records:
-        classes = [a["category_id"] for a in record["annotations"]]
-        if len(classes) <= MAX_OBJECTS and {frequency[c] for c in classes} == set(GROUPS):
-            found.append(record)
-    return found[:number]
+    classes = [{a["category_id"] for a in record["annotations"]} for record in records]
+    shown = [len({frequency[c] for c in some}) for some in classes]
+    fit = [i for i, r in enumerate(records) if 0 < len(r["annotations"]) <= MAX_OBJECTS]
+    return [records[i] for i in sorted(fit, key=lambda i: -shown[i])[:number]]
 
 
 def example_picture(dataset: str, number: int) -> Image.Image:
@@ -100,7 +99,7 @@ def example_picture(dataset: str, number: int) -> Image.Image:
     meta = MetadataCatalog.get(dataset)
     records = choose_examples(DatasetCatalog.get(dataset), meta.class_frequency, number)
     if not records:
-        raise ValueError(f"{dataset} has no image with up to {MAX_OBJECTS} objects of all groups")
+        raise ValueError(f"{dataset} has no image with 1 to {MAX_OBJECTS} objects")
     half = (len(records) + 1) // 2
     rows = [_row(some, meta) for some in (records[:half], records[half:]) if some]
     picture = np.concatenate([_legend(), *rows])
@@ -114,6 +113,7 @@ def _row(records, meta) -> np.ndarray:
     """Images of one height, together as wide as the picture."""
     gap = 28  # that draw_comparison leaves beside an image
     height = (WIDTH - gap * len(records)) / sum(r["width"] / r["height"] for r in records)
+    height = min(height, MAX_HEIGHT)
     parts = []
     for record in records:
         part = draw_comparison(

@@ -1,7 +1,8 @@
 #!/usr/bin/env python
 """Benchmarks: Detectron2, the authors' formulation and this project side by side in one run.
 
-python tools/benchmark.py head|nms|mask|inference|training|feature_mean|evaluation|sweep|generated_set [options]
+python tools/benchmark.py head|nms|mask|inference|training|evaluation|sweep [options] [--json]
+python tools/benchmark.py feature_mean|generated_set [options] [--json]
 """
 
 import argparse
