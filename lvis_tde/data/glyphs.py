@@ -13,7 +13,7 @@ result. What came of it stands in ``docs/generated_set.md``.
   % are rare / common / frequent, and rare and common classes have exactly as many training images
   as LVIS's have. Only the counts above 100 are compressed, as far as the number of images demands.
 * **Images** have 4.3 classes each on average (LVIS: 3.6), many of them few and some many, and
-  several instances of a class in a third of the cases, which then stand together. 80 % of a class's
+  several instances of a class in three cases of ten, which then stand together. 80 % of a class's
   images show its home scene (kitchen, garden, street, ...), so that the same things occur together
   and a rare class is found beside frequent ones. Up to two further glyphs of families that no class
   covers are in an image: LVIS's images, too, are full of things that are not in its list.

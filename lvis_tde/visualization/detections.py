@@ -32,14 +32,11 @@ def draw_comparison(
     score_threshold: float = 0.3,
     max_objects: int = 20,
     panel_size: int = 420,
-<<<<<<< HEAD
+    legend: bool = True,
     font_size: float = 8,
     subject: Sequence[float] | None = None,
     title: str | None = None,
     footnote: str | None = None,
-=======
-    legend: bool = True,
->>>>>>> wt-setreport
 ) -> np.ndarray:
     """Draw several sets of objects over copies of one image, side by side.
 
@@ -59,14 +56,11 @@ def draw_comparison(
         score_threshold: objects with a lower score are left out.
         max_objects: at most so many objects per panel, the highest scores first.
         panel_size: length in pixels of the image's longer side in each panel.
-<<<<<<< HEAD
+        legend: explain colors and marks below.
         font_size: of the labels, in points of 100 / 72 pixels.
         subject: x0, y0, x1, y1 of the object that the picture is about.
         title: words above all panels.
         footnote: words below them.
-=======
-        legend: explain colors and marks below.
->>>>>>> wt-setreport
 
     Returns:
         RGB, uint8.
@@ -84,19 +78,18 @@ def draw_comparison(
     height, width = image.shape[:2]
     scale = panel_size / max(height, width)
     panel_w, panel_h = round(width * scale), round(height * scale)
-<<<<<<< HEAD
     gap, line = 14, round(2 * font_size + 16)
     focus = [] if subject is None else [Object(np.asarray(subject, float), [], -1, None)]
     canvas = _faded(image, subject) if focus else image
     right = None if truth is None else as_objects(truth)
-    legend = []
-    if class_frequency is not None:
-        legend += [(f"■ {name}", GROUP_COLORS[group]) for group, name in GROUPS.items()]
-    if truth is not None:
-        legend.append(("✓ class and place right   ✗ not", INK))
+    key = []
+    if legend and class_frequency is not None:
+        key += [(f"■ {name}", GROUP_COLORS[group]) for group, name in GROUPS.items()]
+    if legend and truth is not None:
+        key.append(("✓ class and place right   ✗ not", INK))
     top = round(1.5 * line) if title else 0
     below = line * bool(footnote)
-    foot = below + (line if legend else 0 if below else gap)
+    foot = below + (line if key else 0 if below else gap)
     total_w = len(panels) * panel_w + (len(panels) + 1) * gap
     total_h = top + line + panel_h + foot
     figure = new_figure(total_w / DPI, total_h / DPI)
@@ -110,19 +103,10 @@ def draw_comparison(
         return shrink(text, min(room, total_w - gap - x))
 
     for index, (name, source) in enumerate(panels):
-=======
-    gap, head = 14, 34
-    foot = 32 if legend and not (class_frequency is None and truth is None) else gap
-    total_w = len(panels) * panel_w + (len(panels) + 1) * gap
-    total_h = head + panel_h + foot
-    figure = new_figure(total_w / DPI, total_h / DPI)
-    for index, (title, source) in enumerate(panels):
->>>>>>> wt-setreport
         left = gap + index * (panel_w + gap)
         axes = figure.add_axes(
             (left / total_w, foot / total_h, panel_w / total_w, panel_h / total_h)
         )
-<<<<<<< HEAD
         axes.imshow(canvas, extent=(0, width, height, 0), interpolation="bicubic")
         axes.set_axis_off()
         write(left, top + 0.5 * line, name, 1.15 * font_size + 3, room=panel_w)
@@ -139,34 +123,8 @@ def draw_comparison(
             styles.append(Style("✗ nothing", MUTED, LOUD))
         draw_objects(axes, objects, styles, scale, font_size)
     x = float(gap)
-    for words, color in legend:
+    for words, color in key:
         text = write(x, total_h - below - 0.5 * line, words, font_size + 2, color)
-=======
-        axes.imshow(image, extent=(0, width, height, 0), interpolation="bicubic")
-        axes.set_axis_off()
-        figure.text(
-            left / total_w, 1 - 0.5 * head / total_h, title, va="center", size=12, color=INK
-        )
-        objects = [o for o in _objects(source) if o.score is None or o.score >= score_threshold]
-        objects.sort(key=lambda o: 0.0 if o.score is None else -o.score)
-        objects = objects[:max_objects]
-        marks = _marks(objects, [] if truth is None else _objects(truth))
-        labels = [
-            mark + class_names[o.category].replace("_", " ") + _score_text(o)
-            for mark, o in zip(marks, objects)
-        ]
-        groups = [class_frequency[o.category] if class_frequency else "c" for o in objects]
-        _draw_objects(axes, objects, labels, [GROUP_COLORS[g] for g in groups], scale)
-    words_below = []
-    if legend and class_frequency is not None:
-        words_below += [(f"■ {name}", GROUP_COLORS[group]) for group, name in GROUPS.items()]
-    if legend and truth is not None:
-        words_below.append(("✓ class and place right   ✗ not", INK))
-    x = float(gap)
-    for words, color in words_below:
-        place = (x / total_w, 0.5 * foot / total_h)
-        text = figure.text(*place, words, va="center", size=10, color=color)
->>>>>>> wt-setreport
         x += text.get_window_extent().width + 16
     if title:
         write(gap, 0.55 * top, title, 1.5 * font_size + 4, weight="bold")
