@@ -43,11 +43,11 @@ Layout: ``<root>/synthetic_lvis/glyphs_<size>_seed<seed>/{train,calib,val}/<12 d
 
 from __future__ import annotations
 
-import operator
 import os
 from pathlib import Path
 from typing import Any
 
+from .generation.arguments import real, whole
 from .generation.glyph_files import MAX_CLASSES, VERSION, choose_vocabulary, write_set
 from .generation.glyph_font import CREDIT, GlyphFont, find_font
 from .generation.records import SPLITS
@@ -128,7 +128,7 @@ def make_glyph_lvis(
     """
     if size not in SIZES:
         raise ValueError(f"size must be one of {', '.join(SIZES)}, got {size!r}")
-    if _whole("jobs", jobs) < 1:
+    if whole("jobs", jobs) < 1:
         raise ValueError(f"jobs must be >= 1, got {jobs}")
     given = {
         "num_train": num_train,
@@ -140,13 +140,13 @@ def make_glyph_lvis(
     }
     parameters: dict[str, Any] = {
         "version": VERSION,
-        "seed": _whole("seed", seed),
+        "seed": whole("seed", seed),
         **{
-            key: _whole(key, SIZES[size][key] if value is None else value)
+            key: whole(key, SIZES[size][key] if value is None else value)
             for key, value in given.items()
         },
-        "classes_per_image": _real("classes_per_image", classes_per_image),
-        "not_exhaustive_prob": _real("not_exhaustive_prob", not_exhaustive_prob),
+        "classes_per_image": real("classes_per_image", classes_per_image),
+        "not_exhaustive_prob": real("not_exhaustive_prob", not_exhaustive_prob),
     }
     _check(parameters)
     glyphs = GlyphFont(find_font(font))
@@ -188,20 +188,6 @@ def register_glyph_lvis(
 
 def _folder(root: str | os.PathLike, size: str, seed: int) -> Path:
     return Path(root) / "synthetic_lvis" / f"glyphs_{size}_seed{seed}"
-
-
-def _whole(name: str, value: Any) -> int:
-    try:
-        return operator.index(value)
-    except TypeError:
-        raise ValueError(f"{name} must be a whole number, got {value!r}") from None
-
-
-def _real(name: str, value: Any) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise ValueError(f"{name} must be a number, got {value!r}") from None
 
 
 def _check(parameters: dict[str, Any]) -> None:
