@@ -80,7 +80,7 @@ def draw_comparison(
     panel_w, panel_h = round(width * scale), round(height * scale)
     gap, line = 14, round(2 * font_size + 16)
     focus = [] if subject is None else [Object(np.asarray(subject, float), [], -1, None)]
-    canvas = _faded(image, subject) if focus else image
+    canvas = image if subject is None else _faded(image, subject)
     right = None if truth is None else as_objects(truth)
     key = []
     if legend and class_frequency is not None:
@@ -113,7 +113,9 @@ def draw_comparison(
         objects = [o for o in as_objects(source) if o.score is None or o.score >= score_threshold]
         objects.sort(key=lambda o: 0.0 if o.score is None else -o.score)
         objects = objects[:max_objects]
-        about = overlaps(objects, focus).any(axis=1).tolist() if focus else [None] * len(objects)
+        about: list[bool | None] = [None] * len(objects)
+        if focus:
+            about = list(overlaps(objects, focus).any(axis=1))
         styles = [
             _style(item, loud, class_names, class_frequency, right)
             for item, loud in zip(objects, about)
