@@ -115,7 +115,7 @@ def draw_comparison(
         objects = objects[:max_objects]
         about: list[bool | None] = [None] * len(objects)
         if focus:
-            about = list(overlaps(objects, focus).any(axis=1))
+            about = [bool(row.any()) for row in overlaps(objects, focus)]
         styles = [
             _style(item, loud, class_names, class_frequency, right)
             for item, loud in zip(objects, about)
