@@ -92,7 +92,7 @@ def make_emoji_lt(
     """Generate the set, or find it already generated.
 
     The set appears under its final name only when it is complete. A run that was killed leaves a
-    hidden folder ``.<name>.*`` beside it, which may be deleted.
+    hidden folder ``.<name>.*`` beside it, which the next one removes.
 
     Args:
         root: folder that will hold ``emoji_lt/``, as ``DETECTRON2_DATASETS`` does.

@@ -101,7 +101,7 @@ def make_glyph_lvis(
     """Generate the set, or find it already generated.
 
     The set appears under its final name only when it is complete. A run that was killed leaves a
-    hidden folder ``.glyphs_<size>_seed<seed>.*`` beside it, which may be deleted.
+    hidden folder ``.glyphs_<size>_seed<seed>.*`` beside it, which the next one removes.
 
     Args:
         root: folder that will hold ``synthetic_lvis/``, as ``DETECTRON2_DATASETS`` does.

@@ -138,6 +138,7 @@ def test_killed_run_leaves_no_set_and_no_process_and_the_next_one_succeeds(tmp_p
         register_glyph_lvis(tmp_path)
     folder = make_glyph_lvis(tmp_path, font=color_font, **TINIEST)
     assert len(list((folder / "train").iterdir())) == TINIEST["num_train"]
+    assert _other_names(tmp_path) == ["glyphs_small_seed0"]
 
 
 def test_two_processes_at_once_make_one_set(tmp_path, color_font):

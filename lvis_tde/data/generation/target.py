@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import shutil
@@ -22,7 +23,8 @@ def materialize(
 ) -> Path:
     """Generate a set, or find it already generated.
 
-    A run that was killed leaves a hidden folder ``.<name>.*`` beside it, which may be deleted.
+    A run works in a hidden folder beside the set. Killed, it leaves that to the next run, which
+    removes it.
 
     Args:
         target: the set's folder.
@@ -37,7 +39,11 @@ def materialize(
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    # The system gives the lock back however this process ends.
+    lock = open(work / "lock", "w")
+    fcntl.flock(lock, fcntl.LOCK_EX)
     try:
+        _remove_abandoned(work, f".{target.name}.*")
         logger.info("Generating the synthetic set %s", target)
         fresh = work / "new"
         # mkdtemp made `work` private; the set inside has the usual permissions.
@@ -51,8 +57,22 @@ def materialize(
             if not _is_reusable(target, parameters, overwrite=False):
                 raise
     finally:
+        lock.close()
         shutil.rmtree(work, ignore_errors=True)
     return target
+
+
+def _remove_abandoned(work: Path, pattern: str) -> None:
+    """Remove what runs before have left that were killed: folders whose lock nobody holds."""
+    for left in work.parent.glob(pattern):
+        if left == work or not (left / "lock").is_file():
+            continue
+        with open(left / "lock") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                continue
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def register_splits(folder: Path, prefix: str, cure: str) -> dict[str, str]:
