@@ -248,9 +248,9 @@ class TDEFastRCNNOutputLayers(Strengths, LargeVocabularyInference, BoxPredictor)
         bias, mean = f"{prefix}cls_score.bias", f"{prefix}feature_mean.mean"
         if bias in state_dict and self.cls_score.bias is None:
             logger.warning(
-                "The checkpoint has %s: its classifier is linear. Its weight is loaded as the "
+                "The checkpoint has %s: its classifier is a softmax. Its weight is loaded as the "
                 "start of the TDE classifier and its bias is dropped: train before relying on "
-                "the scores, or keep it as it is with norm 'none' (MODEL.TDE.NORM).",
+                "the scores, or keep the softmax with norm 'none' (MODEL.TDE.NORM).",
                 bias,
             )
         elif f"{prefix}cls_score.weight" in state_dict and mean not in state_dict:
