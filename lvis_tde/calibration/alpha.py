@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Union
+from typing import TypeVar, Union
 
 import torch
 from detectron2.evaluation import DatasetEvaluator, inference_context
@@ -31,8 +31,8 @@ __all__ = ["predict_for_alphas", "sweep_alpha"]
 
 logger = logging.getLogger(__name__)
 
-# Of both parts of what TDE removes; of sigmoids, too, of the class part and the region part.
-Strength = Union[float, tuple[float, float]]
+# Of the whole of what TDE removes, or of sigmoids (alpha, alpha_region).
+Strength = TypeVar("Strength", bound=Union[float, tuple[float, float]])
 
 # A mask head with a mask for each of 1203 classes takes 7 MB per box.
 _BOXES_AT_ONCE = 100

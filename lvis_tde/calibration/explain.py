@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from detectron2.structures import Boxes, Instances
@@ -128,7 +129,7 @@ def _average(stages: Sequence[Explanation]) -> Explanation:
     """Of a cascade: effects and probabilities are averaged, as its predictions are."""
     if len(stages) == 1:
         return stages[0]
-    parts = {
+    parts: dict[str, Any] = {
         name: torch.stack([getattr(stage, name) for stage in stages]).mean(0) for name in _TENSORS
     }
     parts["cosine"] = torch.cat([stage.cosine for stage in stages], dim=1)

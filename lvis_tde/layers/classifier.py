@@ -94,7 +94,7 @@ class CosineMultiHeadClassifier(nn.Module):
         Under "none" as Detectron2 starts its linear classifier.
         """
         if self.bias is not None:
-            nn.init.constant_(self.bias, self._bias_start)
+            nn.init.constant_(self.bias, self._bias_start or 0.0)
         if self.norm == NO_NORM:
             nn.init.normal_(self.weight, std=0.01)
             return
