@@ -131,11 +131,11 @@ def test_bad_federated_options():
     with pytest.raises(ValueError, match="2 weights for 5 classes"):
         options = {**FEDERATED, "get_fed_loss_cls_weights": FixedWeights([1, 2])}
         make_predictor(cls, use_sigmoid_ce=True, **options)
-    with pytest.raises(ValueError, match="'uncounted' has no class_image_count"):
-        class_weights("uncounted", 0.5)
+    with pytest.raises(ValueError, match="'sigmoid_uncounted' has no class_image_count"):
+        class_weights("sigmoid_uncounted", 0.5)
     counts = [{"id": 2, "image_count": 9}, {"id": 1, "image_count": 4}]
-    MetadataCatalog.get("counted").class_image_count = counts
-    assert class_weights(("counted",), 0.5).tolist() == [2, 3]
+    MetadataCatalog.get("sigmoid_counts").class_image_count = counts
+    assert class_weights(("sigmoid_counts",), 0.5).tolist() == [2, 3]
 
 
 @pytest.mark.parametrize("gradients", [True, False])

@@ -34,10 +34,10 @@ def sigmoid_config(name, *, tde: bool, federated: bool = True):
     cfg.MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE = True
     cfg.MODEL.ROI_BOX_HEAD.USE_FED_LOSS = federated
     cfg.MODEL.ROI_BOX_HEAD.FED_LOSS_NUM_CLASSES = 10
-    MetadataCatalog.get("eighty").class_image_count = [
+    MetadataCatalog.get("sigmoid_eighty").class_image_count = [
         {"id": i, "image_count": 1 + i * i} for i in range(80)
     ]
-    cfg.DATASETS.TRAIN = ("eighty",)
+    cfg.DATASETS.TRAIN = ("sigmoid_eighty",)
     cfg.MODEL.TDE.NORM, cfg.MODEL.TDE.ALPHA = "none", 0.5
     if tde:
         cfg.MODEL.ROI_HEADS.NAME = util.TDE_NAMES[cfg.MODEL.ROI_HEADS.NAME]
