@@ -18,7 +18,7 @@ install: $(STAMP)
 $(BIN)/pip:
 	$(PYTHON) -m venv $(VENV) || (echo "No virtual environment: apt install python3-venv?"; exit 1)
 
-$(STAMP): $(BIN)/pip setup.py tools/install_detectron2.py
+$(STAMP): $(BIN)/pip setup.py tools/install_detectron2.py tools/install_emoji_font.sh
 	$(BIN)/python -c "import torch, torchvision" 2>/dev/null || $(BIN)/pip install torch torchvision
 ifneq ($(DETECTRON2),)
 # Detectron2 main imports pkg_resources, which setuptools 82 dropped.
@@ -29,6 +29,7 @@ endif
 	$(BIN)/pip install -e ".[dev]"
 # opencv-python needs libGL, which a server may lack; the headless build has the same module.
 	$(BIN)/python -c "import cv2" 2>/dev/null || $(BIN)/pip install opencv-python-headless
+	sh tools/install_emoji_font.sh
 	touch $@
 
 demo: install

@@ -36,9 +36,9 @@ setup(
         "pycocotools>=2.0.6",
         "lvis>=0.5.3",
         "fvcore>=0.1.5.post20210812",
-        "opencv-python>=4.5",
+        "opencv-python>=4.6",
         "matplotlib>=3.5",
-        "Pillow>=8.3",
+        "Pillow>=9.1",
     ],
     extras_require={
         "export": EXPORT,

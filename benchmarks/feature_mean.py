@@ -9,13 +9,13 @@ import statistics
 from pathlib import Path
 
 import torch
-from detectron2.data import build_detection_test_loader
+from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_test_loader
 from detectron2.utils.env import seed_all_rng
 
 from lvis_tde import RunningFeatureMean
 from lvis_tde.calibration.alpha import sweep_alpha
 from lvis_tde.calibration.estimate import angle_between, estimate_feature_mean
-from lvis_tde.data.synthetic import make_synthetic_lvis, register_synthetic_lvis
+from lvis_tde.data.generated import KINDS
 from lvis_tde.engine import Trainer, load_config
 from lvis_tde.evaluation.build import build_evaluator
 from lvis_tde.modeling.intercept import intercepted
@@ -28,6 +28,7 @@ CONFIG = Path(__file__).parents[1] / "configs" / "demo_deconfound.yaml"
 
 def add_arguments(parser):
     """Options of ``benchmark.py feature_mean``."""
+    parser.add_argument("--set", choices=KINDS, default="glyphs", help="what it is trained on")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--momenta", type=float, nargs="+", default=[0.9, 0.99, 0.999, 0.9998])
     parser.add_argument("--batches", type=int, default=240, help="for the precise mean")
@@ -55,13 +56,17 @@ def run(args):
 
 def _one_seed(args, seed):
     root = Path(args.output)
-    make_synthetic_lvis(root / "datasets", seed=seed)
-    sets = register_synthetic_lvis(root / "datasets", seed=seed)
+    kind = KINDS[args.set]
+    kind.make(root / "datasets", seed=seed)
+    sets = kind.register(root / "datasets", seed=seed)
+    DatasetCatalog.get(sets["train"])  # fills in the metadata
+    num_classes = len(MetadataCatalog.get(sets["train"]).thing_classes)
     cfg = load_config(
         str(CONFIG),
         [
             "SEED", seed, "OUTPUT_DIR", str(root / f"seed{seed}"), "DATASETS.TEST", (),
-            "DATASETS.TRAIN", (sets["train"],), *args.opts,
+            "DATASETS.TRAIN", (sets["train"],), "MODEL.ROI_HEADS.NUM_CLASSES", num_classes,
+            *args.opts,
         ],
     )  # fmt: skip
     seed_all_rng(seed)

@@ -1,5 +1,6 @@
 """Nine alphas in one pass over the images, against one evaluation as Detectron2 runs it."""
 
+import json
 import logging
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from detectron2.evaluation import inference_on_dataset
 from lvis_tde.calibration.alpha import predict_for_alphas, sweep_alpha
 from lvis_tde.calibration.checkpoint import load_trained
 from lvis_tde.calibration.sweep import DEFAULT_ALPHAS
-from lvis_tde.data.synthetic import register_synthetic_lvis
+from lvis_tde.data.generated import KINDS
 from lvis_tde.engine import YacsRecipe, load_config
 from lvis_tde.evaluation.build import build_evaluator
 
@@ -64,7 +65,8 @@ def _evaluations(args):
     logging.getLogger("lvis_tde").setLevel(logging.WARNING)
     logging.getLogger("detectron2").setLevel(logging.WARNING)
     folder = Path(args.demo) / f"seed{args.seed}" / "deconfound"
-    names = register_synthetic_lvis(Path(args.demo) / "datasets", seed=args.seed)
+    made = json.loads((folder.parent / "results.json").read_text("utf-8"))["set"]
+    names = KINDS[made["kind"]].register(Path(args.demo) / "datasets", seed=args.seed)
     options = ["MODEL.WEIGHTS", str(folder / "model_final.pth"), "MODEL.DEVICE", args.device]
     cfg = load_config(str(folder / "config.yaml"), options)
     model = load_trained(YacsRecipe(cfg))
@@ -86,7 +88,7 @@ def _evaluations(args):
         args,
     )
     return {
-        "benchmark": f"demo model, {len(records)} images of 128 px, masks, LVIS metrics",
+        "benchmark": f"demo model, {len(records)} images of {made['kind']}, masks, LVIS metrics",
         "seconds": seconds,
         "ratios": {f"{nine} / {one}": seconds[nine] / seconds[one]},
     }

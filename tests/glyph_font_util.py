@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import colorsys
 import io
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -44,13 +44,24 @@ def glyph_picture(codepoint: int, flavor: int = 0) -> Image.Image:
     return picture
 
 
-def write_color_font(path: Path, codepoints: Iterable[int] = EVERY_GLYPH, flavor: int = 0) -> Path:
+def dust_picture(codepoint: int) -> Image.Image:
+    """Specks too small for an annotation."""
+    picture = np.zeros((SIDE, SIDE, 4), np.uint8)
+    picture[::9, ::9] = (255, codepoint % 256, 0, 255)
+    return Image.fromarray(picture)
+
+
+def write_color_font(
+    path: Path,
+    codepoints: Iterable[int] = EVERY_GLYPH,
+    picture: Callable[[int], Image.Image] = glyph_picture,
+) -> Path:
     """Write a TrueType font with a PNG bitmap per glyph (CBDT), as Noto Color Emoji is.
 
     Args:
         path: of the font file.
         codepoints: that it has glyphs for.
-        flavor: another one makes other pictures.
+        picture: of a code point, RGBA, 64 x 64.
     """
     names = {codepoint: f"u{codepoint:X}" for codepoint in sorted(codepoints)}
     order = [".notdef", *names.values()]
@@ -64,7 +75,7 @@ def write_color_font(path: Path, codepoints: Iterable[int] = EVERY_GLYPH, flavor
     builder.setupPost()
 
     missing = Image.new("RGBA", (SIDE, SIDE), (0, 0, 0, 255))
-    pictures = [missing, *(glyph_picture(codepoint, flavor) for codepoint in names)]
+    pictures = [missing, *map(picture, names)]
     bitmaps = {name: _bitmap(picture) for name, picture in zip(order, pictures)}
     data = builder.font["CBDT"] = newTable("CBDT")
     data.version, data.strikeData = 3.0, [bitmaps]

@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Benchmarks: Detectron2, the authors' formulation and this project side by side in one run.
 
-python tools/benchmark.py head|nms|mask|inference|training|feature_mean|evaluation|sweep|
-                          glyph_classifier [options] [--json]
+python tools/benchmark.py head|nms|mask|inference|training|evaluation|sweep [options] [--json]
+python tools/benchmark.py feature_mean|generated_set|glyph_classifier [options] [--json]
 """
 
 import argparse
@@ -23,6 +23,7 @@ BENCHMARKS = {
     "evaluation": "detections to AP",
     "sweep": "nine alphas in one pass, against one evaluation",
     "glyph_classifier": "what a class-balanced classifier tells apart of the glyphs",
+    "generated_set": "what is in a set beside LVIS, and what a model confuses in it",
 }
 
 
@@ -55,6 +56,8 @@ def main(argv=None):
     result = module.run(args)
     if args.json:
         print(json.dumps(result, indent=2))
+    elif hasattr(module, "markdown"):  # tables for a page
+        print(module.markdown(result))
     else:
         print_table(result)
 

@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from .generation.arguments import real, whole
 from .generation.glyph_files import MAX_CLASSES, VERSION, choose_vocabulary
 from .generation.glyph_font import GlyphFont, find_font
 from .generation.glyph_rendering import draw_portrait, make_sprite
@@ -117,14 +118,14 @@ def make_emoji_lt(
     """
     parameters: dict[str, Any] = {
         "version": VERSION,
-        "seed": int(seed),
-        "num_classes": int(num_classes),
-        "image_size": int(image_size),
-        "imbalance": float(imbalance),
+        "seed": whole("seed", seed),
+        "num_classes": whole("num_classes", num_classes),
+        "image_size": whole("image_size", image_size),
+        "imbalance": real("imbalance", imbalance),
         "profile": profile,
-        "train_per_class": int(train_per_class),
-        "calib_per_class": int(calib_per_class),
-        "test_per_class": int(test_per_class),
+        "train_per_class": whole("train_per_class", train_per_class),
+        "calib_per_class": whole("calib_per_class", calib_per_class),
+        "test_per_class": whole("test_per_class", test_per_class),
     }
     _check(parameters)
     glyphs = GlyphFont(find_font(font))

@@ -13,7 +13,7 @@ result. What came of it stands in ``docs/generated_set.md``.
   % are rare / common / frequent, and rare and common classes have exactly as many training images
   as LVIS's have. Only the counts above 100 are compressed, as far as the number of images demands.
 * **Images** have 4.3 classes each on average (LVIS: 3.6), many of them few and some many, and
-  several instances of a class in a third of the cases, which then stand together. 80 % of a class's
+  several instances of a class in three cases of ten, which then stand together. 80 % of a class's
   images show its home scene (kitchen, garden, street, ...), so that the same things occur together
   and a rare class is found beside frequent ones. Up to two further glyphs of families that no class
   covers are in an image: LVIS's images, too, are full of things that are not in its list.
@@ -34,7 +34,8 @@ result. What came of it stands in ``docs/generated_set.md``.
   LVIS.
 
 The font's file is part of the set: its hash is in ``parameters.json`` and in the annotation files,
-and another version of the font makes another set.
+and another version of the font makes another set. Python, NumPy and Pillow may be of any version;
+OpenCV before 4.13 traces some outlines differently, by less than a pixel.
 
 Layout: ``<root>/synthetic_lvis/glyphs_<size>_seed<seed>/{train,calib,val}/<12 digits>.jpg`` and
 ``annotations/<split>.json`` beside them.
@@ -42,11 +43,11 @@ Layout: ``<root>/synthetic_lvis/glyphs_<size>_seed<seed>/{train,calib,val}/<12 d
 
 from __future__ import annotations
 
-import operator
 import os
 from pathlib import Path
 from typing import Any
 
+from .generation.arguments import real, whole
 from .generation.glyph_files import MAX_CLASSES, VERSION, choose_vocabulary, write_set
 from .generation.glyph_font import CREDIT, GlyphFont, find_font
 from .generation.records import SPLITS
@@ -127,7 +128,7 @@ def make_glyph_lvis(
     """
     if size not in SIZES:
         raise ValueError(f"size must be one of {', '.join(SIZES)}, got {size!r}")
-    if _whole("jobs", jobs) < 1:
+    if whole("jobs", jobs) < 1:
         raise ValueError(f"jobs must be >= 1, got {jobs}")
     given = {
         "num_train": num_train,
@@ -139,13 +140,13 @@ def make_glyph_lvis(
     }
     parameters: dict[str, Any] = {
         "version": VERSION,
-        "seed": _whole("seed", seed),
+        "seed": whole("seed", seed),
         **{
-            key: _whole(key, SIZES[size][key] if value is None else value)
+            key: whole(key, SIZES[size][key] if value is None else value)
             for key, value in given.items()
         },
-        "classes_per_image": float(classes_per_image),
-        "not_exhaustive_prob": float(not_exhaustive_prob),
+        "classes_per_image": real("classes_per_image", classes_per_image),
+        "not_exhaustive_prob": real("not_exhaustive_prob", not_exhaustive_prob),
     }
     _check(parameters)
     glyphs = GlyphFont(find_font(font))
@@ -187,13 +188,6 @@ def register_glyph_lvis(
 
 def _folder(root: str | os.PathLike, size: str, seed: int) -> Path:
     return Path(root) / "synthetic_lvis" / f"glyphs_{size}_seed{seed}"
-
-
-def _whole(name: str, value: Any) -> int:
-    try:
-        return operator.index(value)
-    except TypeError:
-        raise ValueError(f"{name} must be a whole number, got {value!r}") from None
 
 
 def _check(parameters: dict[str, Any]) -> None:

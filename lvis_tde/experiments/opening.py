@@ -86,7 +86,7 @@ class Scene:
 
     def found(self, names: Names) -> np.ndarray:
         """(G,) bool, whether one of the detections has an object's class and place."""
-        return is_right(self, names).any(axis=1)
+        return np.asarray(is_right(self, names).any(axis=1))
 
     def num_changed(self) -> int:
         """Number of objects that only one side shows with their names."""

@@ -64,13 +64,13 @@ def draw_class_sheet(
         middles.append((x, y + _CROP // 2))
         color = GROUP_COLORS[class_frequency[i]]
         middle = {"ha": "center", "va": "top"}
-        y = 1 - (y + _CROP + 4) / height
+        below = 1 - (y + _CROP + 4) / height
         count = f"{image_counts[i]:,}"
-        figure.text(x / width, y, count, size=8.5, weight="bold", color=color, **middle)
+        figure.text(x / width, below, count, size=8.5, weight="bold", color=color, **middle)
         lines = textwrap.wrap(names[i].replace("_", " "), 17, break_long_words=False)
         lines = [*lines[:1], " ".join(lines[1:])]
         for line, words in enumerate(lines):
-            at = y - (16 + 13 * line) / height
+            at = below - (16 + 13 * line) / height
             text = figure.text(x / width, at, words, size=8, color=INK, **middle)
             shrink(text, _CELL_W - 6)
     groups = list(class_frequency)

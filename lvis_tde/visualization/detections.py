@@ -32,6 +32,7 @@ def draw_comparison(
     score_threshold: float = 0.3,
     max_objects: int = 20,
     panel_size: int = 420,
+    legend: bool = True,
     font_size: float = 8,
     subject: Sequence[float] | None = None,
     title: str | None = None,
@@ -55,6 +56,7 @@ def draw_comparison(
         score_threshold: objects with a lower score are left out.
         max_objects: at most so many objects per panel, the highest scores first.
         panel_size: length in pixels of the image's longer side in each panel.
+        legend: explain colors and marks below.
         font_size: of the labels, in points of 100 / 72 pixels.
         subject: x0, y0, x1, y1 of the object that the picture is about.
         title: words above all panels.
@@ -78,16 +80,16 @@ def draw_comparison(
     panel_w, panel_h = round(width * scale), round(height * scale)
     gap, line = 14, round(2 * font_size + 16)
     focus = [] if subject is None else [Object(np.asarray(subject, float), [], -1, None)]
-    canvas = _faded(image, subject) if focus else image
+    canvas = image if subject is None else _faded(image, subject)
     right = None if truth is None else as_objects(truth)
-    legend = []
-    if class_frequency is not None:
-        legend += [(f"■ {name}", GROUP_COLORS[group]) for group, name in GROUPS.items()]
-    if truth is not None:
-        legend.append(("✓ class and place right   ✗ not", INK))
+    key = []
+    if legend and class_frequency is not None:
+        key += [(f"■ {name}", GROUP_COLORS[group]) for group, name in GROUPS.items()]
+    if legend and truth is not None:
+        key.append(("✓ class and place right   ✗ not", INK))
     top = round(1.5 * line) if title else 0
     below = line * bool(footnote)
-    foot = below + (line if legend else 0 if below else gap)
+    foot = below + (line if key else 0 if below else gap)
     total_w = len(panels) * panel_w + (len(panels) + 1) * gap
     total_h = top + line + panel_h + foot
     figure = new_figure(total_w / DPI, total_h / DPI)
@@ -111,7 +113,9 @@ def draw_comparison(
         objects = [o for o in as_objects(source) if o.score is None or o.score >= score_threshold]
         objects.sort(key=lambda o: 0.0 if o.score is None else -o.score)
         objects = objects[:max_objects]
-        about = overlaps(objects, focus).any(axis=1).tolist() if focus else [None] * len(objects)
+        about: list[bool | None] = [None] * len(objects)
+        if focus:
+            about = [bool(row.any()) for row in overlaps(objects, focus)]
         styles = [
             _style(item, loud, class_names, class_frequency, right)
             for item, loud in zip(objects, about)
@@ -121,7 +125,7 @@ def draw_comparison(
             styles.append(Style("✗ nothing", MUTED, LOUD))
         draw_objects(axes, objects, styles, scale, font_size)
     x = float(gap)
-    for words, color in legend:
+    for words, color in key:
         text = write(x, total_h - below - 0.5 * line, words, font_size + 2, color)
         x += text.get_window_extent().width + 16
     if title:

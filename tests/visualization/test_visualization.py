@@ -165,6 +165,16 @@ def test_boxes_without_masks_and_other_sizes():
     assert picture.shape[1] == 300 + 2 * 14
 
 
+def test_without_legend_a_picture_is_shorter_and_otherwise_the_same():
+    options = {"class_names": NAMES, "class_frequency": "r" * len(NAMES)}
+    picture, bare = (
+        draw_comparison(GREY, [("", _record(1))], legend=legend, **options)
+        for legend in (True, False)
+    )
+    assert bare.shape[0] < picture.shape[0] and bare.shape[1] == picture.shape[1]
+    np.testing.assert_array_equal(bare[: 34 + 420], picture[: 34 + 420])
+
+
 def test_picture_mistakes():
     with pytest.raises(ValueError, match="float64"):
         draw_comparison(GREY / 255, [("", _record(0))], class_names=NAMES)

@@ -69,7 +69,9 @@ def choose_vocabulary(seed: int, num_classes: int) -> Vocabulary:
     # Things of families without a class are what LVIS's images are full of: things not in the list.
     taken = {glyphs[i].family for i in chosen}
     unnamed = [i for family in THINGS if family not in taken for i in families[family]]
-    others = [int(i) for i in rng.permutation(unnamed or others)[:MAX_DISTRACTORS]]
+    if len(unnamed) < MAX_DISTRACTORS:
+        unnamed += others
+    others = [int(i) for i in rng.permutation(unnamed)[:MAX_DISTRACTORS]]
     return Vocabulary([glyphs[i] for i in chosen], [glyphs[i] for i in others])
 
 

@@ -27,9 +27,8 @@ PORTRAIT_SHIFT = 0.1
 MAX_TURN = 25.0  # degrees
 MAX_HUE_SHIFT = 12.0  # degrees
 PLACEMENT_TRIES = 40
-# Each attempt at a scene that does not fit draws smaller objects.
-ATTEMPTS = 24
-SHRINK = 0.95
+# Each attempt of a round draws smaller objects; a squid, which encloses holes, needs more rounds.
+ROUNDS, ATTEMPTS, SHRINK = 10, 24, 0.95
 _GRAY_AXIS = 1 / math.sqrt(3)
 
 
@@ -249,9 +248,9 @@ def draw_scene(
     Raises:
         ValueError: if the objects do not fit into the image.
     """
-    for attempt in range(ATTEMPTS):
+    for attempt in range(ROUNDS * ATTEMPTS):
         rng = np.random.default_rng([*seed, attempt])
-        arranged = _arrange(rng, sprites, groups, size, SHRINK**attempt)
+        arranged = _arrange(rng, sprites, groups, size, SHRINK ** (attempt % ATTEMPTS))
         if arranged is None:
             continue
         placed, owner = arranged
