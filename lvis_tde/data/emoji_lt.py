@@ -104,7 +104,7 @@ def make_emoji_lt(
         calib_per_class: calibration images of each class.
         test_per_class: test images of each class.
         seed: everything random follows from it; equal arguments and the same font file give equal
-            files.
+            files with equal releases of NumPy and OpenCV.
         font: font file; by default Noto Color Emoji is looked for on the system.
         overwrite: replace a set that was generated with other arguments.
 

@@ -6,9 +6,10 @@ result. What came of it stands in ``docs/generated_set.md``.
 
 * **Classes** are things that anybody names when seeing them (a slice of pizza, an owl), with
   Unicode's names. They come in Unicode's families (mammals, fruit, vehicles, tools): a set takes up
-  to 12 members of a family, and the members of each are spread over all ranks of frequency, so
-  that the look-alikes of a rare class are frequent ones, as in LVIS. Glyphs that are mirror images
-  of each other or the same up to a small turn are not two classes.
+  to 12 members of a family, more only where the families are too few, and the members of each are
+  spread over all ranks of frequency, so that the look-alikes of a rare class are frequent ones, as
+  in LVIS. Glyphs that are mirror images of each other or the same up to a small turn are not two
+  classes.
 * **Training images per class** are quantiles of the counts of LVIS v1's 1,203 classes: 28 / 38 / 34
   % are rare / common / frequent, and rare and common classes have exactly as many training images
   as LVIS's have. Only the counts above 100 are compressed, as far as the number of images demands.
@@ -18,10 +19,12 @@ result. What came of it stands in ``docs/generated_set.md``.
   and a rare class is found beside frequent ones. Up to two further glyphs of families that no class
   covers are in an image: LVIS's images, too, are full of things that are not in its list.
 * **Objects** are turned by up to 25 degrees, mirrored, stretched, differently lit, shifted in hue,
-  cut off by the border and hidden by each other up to one half. Their size, the square root of the
-  box's area, is between 0.13 and 0.45 of the image's and uniform in its logarithm. That is larger
-  than in LVIS, since at these resolutions smaller glyphs are not told apart by anybody. Images have
-  one long side, lying or standing, and most of them the aspect ratio 4:3, as COCO's.
+  cut off by the border and hidden by each other up to one half in all. Their size, the square root
+  of the area of the upright glyph's box, is between 0.13 and 0.45 of the image's and uniform in its
+  logarithm; further instances of a class differ from the first by up to a fifth, and in images that
+  are too crowded all are smaller. That is larger than in LVIS, since at these resolutions smaller
+  glyphs are not told apart by anybody. Images have one long side, lying or standing, and most of
+  them the aspect ratio 4:3, as COCO's.
 * **Federated annotation.** Each image lists classes that are truly absent; detections of classes
   neither annotated nor listed are not judged. Where a class has several instances in an image, with
   probability 0.25 one of them stays unannotated and the class is listed as not exhaustively

@@ -12,8 +12,6 @@ import json
 import logging
 import multiprocessing
 import os
-import threading
-import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -34,6 +32,7 @@ from ..config import use_tde_on_softmax
 from ..data.files import write_text
 from ..data.generated import KINDS
 from ..data.glyphs import CREDIT
+from ..data.processes import end_with_parent
 from ..engine import Trainer, YacsRecipe, load_config
 from .demo_pictures import draw_charts, draw_classes, draw_images
 from .recording import RecordingEvaluator, report, rounded
@@ -78,17 +77,22 @@ class _Plan:
         return load_config(str(self.configs / f"demo_{run}.yaml"), options)
 
 
+def _claim(plan: _Plan) -> None:
+    """Takes the folders of all parts, or none if one holds something else."""
+    files = {Path(c.OUTPUT_DIR) / "config.yaml": c.dump() for c in map(plan.config, _PARTS)}
+    for file, text in files.items():
+        if file.is_file() and file.read_text("utf-8") != text:
+            raise ValueError(
+                f"{file.parent} holds a run with another configuration or another kind of set. "
+                f"Remove {plan.folder}, or choose another output."
+            )
+    for file, text in files.items():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_text(file, text)
+
+
 def _train(cfg) -> torch.nn.Module:
     """The trained model: from its checkpoint if it is finished, resumed if it was interrupted."""
-    output = Path(cfg.OUTPUT_DIR)
-    output.mkdir(parents=True, exist_ok=True)
-    saved = output / "config.yaml"
-    if saved.is_file() and saved.read_text("utf-8") != cfg.dump():
-        raise ValueError(
-            f"{output} holds a run with another configuration. Remove that folder, or choose "
-            "another output."
-        )
-    write_text(saved, cfg.dump())
     seed_all_rng(cfg.SEED)
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=True)
@@ -171,21 +175,6 @@ def _deconfound(plan: _Plan) -> dict:
 _PARTS = {"softmax": _softmax, "deconfound": _deconfound}
 
 
-def _end_with_parent() -> None:
-    """Ends this process when the one that started it is gone, however that was killed.
-
-    Workers that train on would get in the way of the run that resumes their work.
-    """
-    parent = os.getppid()
-
-    def watch():
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
 def _run_part(name: str, plan: _Plan) -> dict:
     # One thread a process, also where there are more cores: two processes with two threads each
     # are far slower on two cores, and the figures must not depend on the number of cores.
@@ -220,8 +209,8 @@ def run_demo(
         configs: folder with ``demo_softmax.yaml`` and ``demo_deconfound.yaml``.
         num_pictures: val images to draw beside the opening picture.
         mean_batches: training batches for the mean of a model that is already trained.
-        jobs: processes of one thread each, to train both models side by side; 1 runs all in this
-            process. The figures do not depend on it.
+        jobs: processes of one thread each, to draw glyphs and to train both models side by side; 1
+            runs all in this process. The figures do not depend on it.
         dataset: further arguments of what makes the set, see :mod:`lvis_tde.data.generated`.
         overrides: "KEY VALUE" changes of the configs.
 
@@ -243,14 +232,16 @@ def run_demo(
         Path(output), kind, seed, Path(configs), num_pictures, mean_batches, tuple(overrides)
     )
     plan.folder.mkdir(parents=True, exist_ok=True)
-    made = KINDS[kind].make(plan.output / "datasets", seed=seed, **(dataset or {}))
+    glyphs = kind == "glyphs"
+    options = {**({"jobs": jobs} if glyphs else {}), **(dataset or {})}
+    made = KINDS[kind].make(plan.output / "datasets", seed=seed, **options)
     parameters = json.loads((made / "parameters.json").read_text("utf-8"))
-    draw_classes(plan.names()["train"], plan.output, CREDIT if kind == "glyphs" else None)
+    _claim(plan)
     if jobs == 1:
         parts = [_run_part(name, plan) for name in _PARTS]
     else:
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(jobs, context, initializer=_end_with_parent) as pool:
+        with ProcessPoolExecutor(jobs, context, initializer=end_with_parent) as pool:
             parts = list(pool.map(_run_part, _PARTS, itertools.repeat(plan)))
     results: dict[str, Any] = {"set": {"kind": kind, **parameters}, "seed": seed, "alpha": None}
     for part in parts:
@@ -261,4 +252,5 @@ def run_demo(
     for folder in (plan.folder, plan.output):
         write_text(folder / "results.json", json.dumps(results, indent=2) + "\n")
     draw_charts(results, plan.output)
+    draw_classes(plan.names()["train"], plan.output, CREDIT if glyphs else None)
     return results

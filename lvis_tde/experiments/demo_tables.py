@@ -37,15 +37,23 @@ def summarize_seeds(output: str | os.PathLike) -> str:
         output: the folder given to :func:`run_demo`.
 
     Raises:
-        ValueError: if it holds no results.
+        ValueError: if it holds no results, or those of sets that differ in more than their seed.
     """
     paths = sorted(Path(output).glob("seed*/results.json"))
     if not paths:
         raise ValueError(f"{output} holds no seed*/results.json: run the demo first.")
     results = [json.loads(path.read_text("utf-8")) for path in paths]
+    # Results from before there were kinds do not name their set.
+    sets = [{**result.get("set", {}), "seed": None} for result in results]
+    for path, found in zip(paths, sets):
+        if found != sets[0]:
+            raise ValueError(
+                f"{paths[0].parent} and {path.parent} are results on different sets: remove one "
+                "of them, or sum up each kind in an output of its own."
+            )
     runs = {run: [result["runs"][run] for result in results] for run in results[0]["runs"]}
     plot_group_ap(runs).savefig(Path(output) / "group_ap_seeds.png", dpi=150)
-    if all("per_class" in result for result in results):  # of seeds that ran before there was one
+    if all("per_class" in result for result in results):  # absent from older results
         draw_ap_over_images(results, Path(output) / "ap_over_images_seeds.png")
     lines = [f"| mask AP, {len(results)} seeds | " + " | ".join(METRICS) + " |"]
     lines.append("|---|" + "---|" * len(METRICS))

@@ -233,6 +233,16 @@ def test_classes_are_at_home_in_their_scene():
     assert np.mean(sizes) > 3
 
 
+def test_fewer_images_than_scenes():
+    counts = np.array([2] * 14 + [1] * 4)
+    homes = np.array([0] * 7 + [1] * 7 + [2, 3, 4, 5])
+    for seed in range(20):
+        scenes, contents = deal(np.random.default_rng(seed), counts, homes, 2)
+        assert scenes.shape == (2,) and set(scenes) < set(homes)
+        shown = np.concatenate([np.unique(c) for c in contents])
+        assert np.bincount(shown, minlength=18).tolist() == counts.tolist()
+
+
 def test_some_images_show_several_instances_and_none_is_overcrowded():
     counts, homes = lvis_image_counts(200, 2580), np.zeros(200, int)
     _, contents = deal(np.random.default_rng(1), counts, homes, 600)

@@ -62,6 +62,19 @@ def test_demo(tmp_path, caplog):
     assert demo(tmp_path) == results
     assert "iter: " not in caplog.text
 
-    # Another configuration must not be mixed with the finished run.
+    # Another configuration must not be mixed with the finished run, nor its pictures be replaced.
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.png")}
     with pytest.raises(ValueError, match="softmax holds a run with another configuration"):
         demo(tmp_path, "SOLVER.BASE_LR", 0.01)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.png")} == before
+
+    # Nor another set with it in one table, whether it says which it is or is older than that.
+    other = {**results, "seed": 1, "set": {**results["set"], "seed": 1}}
+    file = tmp_path / "seed1" / "results.json"
+    file.parent.mkdir()
+    file.write_text(json.dumps(other))
+    assert "| mask AP, 2 seeds |" in summarize_seeds(tmp_path)
+    for made in ({"set": {**other["set"], "kind": "glyphs"}}, {"set": {}}):
+        file.write_text(json.dumps({**other, **made}))
+        with pytest.raises(ValueError, match="seed0 and .*seed1 are results on different sets"):
+            summarize_seeds(tmp_path)

@@ -68,8 +68,10 @@ def deal(
         is in exactly ``counts[c]`` images, in some of them several times.
     """
     mass = np.bincount(homes, weights=counts)
-    scenes = rng.permutation(np.repeat(np.arange(len(mass)), apportion(mass, num_images)))
-    # Few images show many classes, most show few, as in LVIS; none is empty if that is possible.
+    # Fewer images than scenes show some of the scenes.
+    parts = apportion(mass, max(num_images, len(mass)))
+    scenes = rng.permutation(np.repeat(np.arange(len(mass)), parts))[:num_images]
+    # Few images show many classes, most show few, as in LVIS; hardly any is empty.
     room = 0.4 + rng.exponential(size=num_images)
     room *= counts.sum() / room.sum()
     contents: list[list[int]] = [[] for _ in range(num_images)]

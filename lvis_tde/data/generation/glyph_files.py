@@ -6,9 +6,7 @@ Why it is so: :mod:`lvis_tde.data.glyphs`.
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -20,6 +18,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from ..processes import end_with_parent
 from .glyph_deal import choose_classes, deal
 from .glyph_font import GlyphFont
 from .glyph_rendering import Sprite, draw_scene, make_sprite
@@ -125,16 +124,9 @@ def _start(font: str, vocabulary: Vocabulary) -> None:
     global _painter
     # Interrupted, the parent ends this process; killed, it cannot, and nothing else would.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     cv2.setNumThreads(1)
     _painter = _Painter(font, vocabulary)
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
 
 
 def _paint(task: tuple[Path, list[int], _Plan]) -> list[list[np.ndarray]]:
