@@ -12,6 +12,16 @@ _TDE_HEADS = {
     "Res5ROIHeads": "TDERes5ROIHeads",
 }
 
+_SIGMOID = {
+    # Sigmoids in place of the softmax.
+    "USE_SIGMOID_CE": False,
+    # With sigmoids: only the classes of a batch and some random others count in the loss.
+    "USE_FED_LOSS": False,
+    # How many classes count, and the power of a class's image count that is its chance.
+    "FED_LOSS_NUM_CLASSES": 50,
+    "FED_LOSS_FREQ_WEIGHT_POWER": 0.5,
+}
+
 
 def add_tde_config(cfg: CfgNode) -> None:
     """Adds ``MODEL.TDE`` with the defaults for LVIS (paper section 5.1), and ``MODEL.TDE_MASK``."""
@@ -25,9 +35,16 @@ def add_tde_config(cfg: CfgNode) -> None:
     node.TAU = 16.0
     # gamma, added to the norm of the weights under "deconfound".
     node.GAMMA = 1 / 32
-    # Strength alpha of the removal at inference; 0 turns TDE off. Not used in training.
+    # Strength alpha of the removal at inference; 0 turns TDE off. Not used in training. Sigmoids
+    # need far less than a softmax.
     node.ALPHA = 1.5
-    # Keep the factual ratio of foreground to background at inference.
+    # Sigmoids: strength of the part of the removed term that is equal for all classes of a region,
+    # so that ALPHA is that of the rest; -1 for ALPHA.
+    node.ALPHA_REGION = -1.0
+    # Sigmoids: after TDE, one shift of each region's logits that keeps its summed probability,
+    # which undoes the part that is equal for all classes.
+    node.KEEP_SUM = False
+    # Keep the factual ratio of foreground to background at inference; sigmoids have no background.
     node.BACKGROUND_EXEMPT = True
     # Momentum mu of the running mean of the foreground features; a step weighs 1 - mu.
     node.MEAN_MOMENTUM = 0.9998
@@ -37,6 +54,12 @@ def add_tde_config(cfg: CfgNode) -> None:
     node.PRECISE_MEAN = 0
     # Removed, and ignored with a warning: the mean's weight followed the learning rate under it.
     cfg.register_deprecated_key("MODEL.TDE.MEAN_MOMENTUM_LR_SCALED")
+
+    # Detectron2 main's keys and defaults, which release 0.6 does not have. They are for TDE heads
+    # there: its own predictor knows the softmax alone.
+    for key, value in _SIGMOID.items():
+        if key not in cfg.MODEL.ROI_BOX_HEAD:
+            cfg.MODEL.ROI_BOX_HEAD[key] = value
 
     cfg.MODEL.TDE_MASK = node = CfgNode()
     # Factor on the cosine between a mask feature and a class filter (Seesaw Loss: 20).
@@ -48,7 +71,7 @@ def add_tde_config(cfg: CfgNode) -> None:
 def tde_options(cfg: CfgNode) -> dict:
     """The predictor's arguments from ``MODEL.TDE``, or the defaults where there is no such node."""
     if "TDE" not in cfg.MODEL:
-        cfg = CfgNode({"MODEL": {}})
+        cfg = CfgNode({"MODEL": {"ROI_BOX_HEAD": {}}})
         add_tde_config(cfg)
     options = {key.lower(): value for key, value in cfg.MODEL.TDE.items()}
     del options["precise_mean"]  # of the training loop

@@ -40,6 +40,7 @@ from .layers.functional import (
 )
 from .modeling.fast_rcnn import TDEFastRCNNOutputLayers
 from .modeling.intercept import intercepted
+from .posthoc.margins import split_pull
 
 __all__ = [
     "TracedModel",
@@ -78,7 +79,7 @@ def tracing_adapter():
 def _at(model: nn.Module, alpha: float | None):
     with inference_context(model), settings(model, alpha=alpha) as predictors:
         for predictor in predictors:
-            if predictor.alpha > 0 and not predictor.feature_mean.mean.any():
+            if any(predictor.strengths) and not predictor.feature_mean.mean.any():
                 raise ValueError(
                     "The running feature mean is zero, so there is no TDE to export: estimate it "
                     "with tools/estimate_feature_mean.py, or export with alpha 0."
@@ -189,11 +190,14 @@ class _BoxHead(nn.Module):
         super().__init__()
         classifier, mean = predictor.cls_score, predictor.feature_mean.mean
         self.num_heads, self.norm = classifier.num_heads, classifier.norm
-        self.exempt = predictor.background_exempt
+        self.exempt, self.sigmoid = predictor.background_exempt, predictor.use_sigmoid_ce
         weight = classifier.scale * normalize_weight(
             classifier.weight, self.num_heads, self.norm, classifier.gamma
         )
-        pull = predictor.alpha * project_on_mean(weight, mean, self.num_heads)
+        pull = project_on_mean(weight, mean, self.num_heads)
+        pull = split_pull(pull, *predictor.strengths, background=True)
+        if self.sigmoid:
+            pull[-1] = 0  # of a column that is no class
         bias = classifier.bias
         for name, value in (("weight", weight), ("bias", bias), ("mean", mean), ("pull", pull)):
             self.register_buffer(name, None if value is None else value.detach().clone())
@@ -206,6 +210,8 @@ class _BoxHead(nn.Module):
         )
         cosine = cosine_to_mean(features, self.mean, self.num_heads, self.norm)
         direct = logits - F.linear(cosine, self.pull)
+        if self.sigmoid:
+            return direct.sigmoid(), self.bbox_pred(features)
         if not self.exempt:
             return F.softmax(direct, -1), self.bbox_pred(features)
         return exempt_background(logits, direct), self.bbox_pred(features)
@@ -226,8 +232,13 @@ def export_onnx(
 
     Raises:
         ImportError: if the package ``onnx`` is not installed.
-        ValueError: if alpha is positive and the mean zero.
+        ValueError: if alpha is positive and the mean zero, or the predictor has ``keep_sum``.
     """
+    if predictor.keep_sum:
+        raise ValueError(
+            "keep_sum=True has no ONNX export: its shift is solved for, region by region. Export "
+            "the traced detector alone (onnx=False), or set keep_sum to False."
+        )
     with _at(predictor, alpha), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         head = _BoxHead(predictor).cpu().eval()

@@ -129,7 +129,13 @@ class TDEDemo:
         """
         self.model = model.eval()
         self.classes = classes
-        self.alpha = tde_predictors(model)[0].alpha
+        predictor = tde_predictors(model)[0]
+        self.alpha = predictor.alpha
+        region = predictor.alpha_region
+        # Off is both strengths off, where there are two.
+        self._off_and_on = (
+            [0.0, self.alpha] if region is None else [(0.0, 0.0), (self.alpha, region)]
+        )
         self.score_threshold = score_threshold
         self.panel_size = panel_size
         self._input = prepare
@@ -143,7 +149,7 @@ class TDEDemo:
         Returns:
             tuple: the picture, RGB uint8, and the number of detections that it shows with TDE.
         """
-        (off,), (on,) = predict_for_alphas(self.model, [self._input(image)], [0.0, self.alpha])
+        (off,), (on,) = predict_for_alphas(self.model, [self._input(image)], self._off_and_on)
         off, on = off["instances"].to("cpu"), on["instances"].to("cpu")
         picture = draw_comparison(
             image,

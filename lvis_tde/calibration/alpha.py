@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar, Union
 
 import torch
 from detectron2.evaluation import DatasetEvaluator, inference_context
@@ -30,8 +31,22 @@ __all__ = ["predict_for_alphas", "sweep_alpha"]
 
 logger = logging.getLogger(__name__)
 
+# Of the whole of what TDE removes, or of sigmoids (alpha, alpha_region).
+Strength = TypeVar("Strength", bound=Union[float, tuple[float, float]])
+
 # A mask head with a mask for each of 1203 classes takes 7 MB per box.
 _BOXES_AT_ONCE = 100
+
+
+def _options(strength: Strength) -> dict[str, float]:
+    """
+    Raises:
+        ValueError: if a number is negative or not finite.
+    """
+    if not isinstance(strength, tuple):
+        return {"alpha": check_alpha(strength)}
+    alpha, region = strength
+    return {"alpha": check_alpha(alpha), "alpha_region": check_alpha(region)}
 
 
 def _one_mask_for_all_classes(model: GeneralizedRCNN) -> bool:
@@ -112,7 +127,7 @@ def _with_other_branches(heads, features, unions: list[Instances]) -> list[Insta
     return [Instances.cat(image) for image in zip(*parts)]
 
 
-def _detect(model: nn.Module, inputs: list[dict], alphas: Sequence[float]):
+def _detect(model: nn.Module, inputs: list[dict], alphas: Sequence[Strength]):
     """Input images, features, and for each alpha N images' boxes.
 
     What else the box branch recorded is as large as the features of all regions, and is freed.
@@ -120,21 +135,21 @@ def _detect(model: nn.Module, inputs: list[dict], alphas: Sequence[float]):
     branch = BoxBranch(model, inputs)
     found = []
     for alpha in alphas:
-        with settings(model, alpha=alpha):
+        with settings(model, **_options(alpha)):
             found.append(branch.detect())
     return branch.images, branch.features, found
 
 
 @torch.no_grad()
 def predict_for_alphas(
-    model: nn.Module, inputs: list[dict], alphas: Sequence[float], *, rle: bool = False
+    model: nn.Module, inputs: list[dict], alphas: Sequence[Strength], *, rle: bool = False
 ) -> list[list[dict]]:
     """Predictions of a :class:`GeneralizedRCNN` for several alphas from one pass.
 
     Args:
         model: in eval mode, with a TDE predictor.
         inputs: N images in Detectron2's format.
-        alphas: A values, each finite and >= 0.
+        alphas: A values, each finite and >= 0; of sigmoids also pairs ``(alpha, alpha_region)``.
         rle: give masks as ``pred_masks_rle``, see :mod:`lvis_tde.modeling.mask_postprocess`, in
             place of ``pred_masks``.
 
@@ -147,7 +162,7 @@ def predict_for_alphas(
     """
     tde_predictors(model)
     for alpha in alphas:
-        check_alpha(alpha)
+        _options(alpha)
     images, features, per_alpha = _detect(model, inputs, alphas)
     # From here on by image.
     per_image = list(zip(*per_alpha))
@@ -167,17 +182,17 @@ def predict_for_alphas(
 def sweep_alpha(
     model: nn.Module,
     loader: Iterable[list[dict]],
-    alphas: Sequence[float],
+    alphas: Sequence[Strength],
     make_evaluator: Callable[[], DatasetEvaluator],
     *,
-    on_result: Callable[[dict[float, dict]], None] | None = None,
-) -> dict[float, dict]:
+    on_result: Callable[[dict[Strength, dict]], None] | None = None,
+) -> dict[Strength, dict]:
     """Evaluates a model for several alphas in one pass over the images.
 
     Args:
         model: with a TDE predictor; its mode and alpha are restored at the end.
         loader: batches of images, such as Detectron2's test loader.
-        alphas: values, finite and >= 0.
+        alphas: values, or pairs, see :func:`predict_for_alphas`.
         make_evaluator: called once for each alpha; once for all if it makes an
             :class:`~lvis_tde.evaluation.LVISEvaluator`, whose annotations are then in memory once.
         on_result: called on rank 0 after each evaluation, with all results so far.
@@ -189,7 +204,7 @@ def sweep_alpha(
         ValueError: see :func:`predict_for_alphas`.
     """
     for alpha in alphas:
-        check_alpha(alpha)
+        _options(alpha)
     evaluators = dict(zip(alphas, _independent(make_evaluator, len(alphas))))
     rle = all(isinstance(evaluator, LVISEvaluator) for evaluator in evaluators.values())
     for evaluator in evaluators.values():

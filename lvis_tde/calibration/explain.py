@@ -6,8 +6,10 @@ Shapes as in :mod:`lvis_tde.layers.functional`; the R rows are regions, or detec
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from detectron2.structures import Boxes, Instances
@@ -27,6 +29,9 @@ __all__ = ["Explanation", "explain", "explain_detections"]
 class Explanation:
     """The parts of R predictions, all float64; background is the last class.
 
+    Read sigmoid for softmax where the predictor has sigmoids. The last column is then none of the
+    classes, and the shift that keeps the sum, if there is one, stands for the exemption.
+
     Attributes:
         total: (R, C + 1) total effect ``y``, the factual logits.
         indirect: (R, C + 1) the momentum's indirect effect ``y0`` at ``alpha``.
@@ -37,6 +42,7 @@ class Explanation:
         direct_probs: (R, C + 1) ``softmax(t)``: that of TDE before background exemption.
         probs: (R, C + 1) the prediction.
         alpha: strength of the removal that was used; 0 where the model has no mean.
+        sigmoid: each class has a sigmoid of its own.
     """
 
     total: Tensor
@@ -47,10 +53,11 @@ class Explanation:
     direct_probs: Tensor
     probs: Tensor
     alpha: float
+    sigmoid: bool = False
 
     @property
     def exemption(self) -> Tensor:
-        """(R, C + 1) what background exemption added to each probability; rows sum to 0."""
+        """(R, C + 1) what background exemption added to each probability: of a softmax 0 a row."""
         return self.probs - self.direct_probs
 
     def __len__(self) -> int:
@@ -59,7 +66,7 @@ class Explanation:
     def __getitem__(self, rows) -> Explanation:
         """The explanation of some rows: a slice, a mask or a tensor of indices."""
         parts = {name: getattr(self, name)[rows] for name in _TENSORS}
-        return Explanation(**parts, alpha=self.alpha)
+        return dataclasses.replace(self, **parts)
 
 
 _TENSORS = ("total", "indirect", "direct", "cosine", "factual_probs", "direct_probs", "probs")
@@ -93,6 +100,9 @@ def explain(
         alpha = 0.0
     features = features.double()
     total = classifier(features)
+    cosine = cosine_to_mean(features, mean, classifier.num_heads, "cosine")
+    if predictor.use_sigmoid_ce:
+        return _explain_sigmoids(predictor, features, total, cosine, alpha)
     indirect = classifier.indirect_effect(features, mean, alpha)
     direct = total - indirect
     factual_probs, direct_probs = F.softmax(total, -1), F.softmax(direct, -1)
@@ -101,19 +111,29 @@ def explain(
         probs = factual_probs
     elif predictor.background_exempt:
         probs = exempt_background(total, direct)
-    cosine = cosine_to_mean(features, mean, classifier.num_heads, "cosine")
     return Explanation(total, indirect, direct, cosine, factual_probs, direct_probs, probs, alpha)
+
+
+def _explain_sigmoids(predictor, features, total, cosine, alpha) -> Explanation:
+    mean = predictor.feature_mean.mean
+    with settings([predictor], alpha=alpha):
+        steps = predictor.sigmoid_steps()
+    terms = predictor.cls_score.effect_terms(features, mean)
+    direct, probs = steps.adjust(total, *terms), steps(total, *terms)
+    direct[:, -1] = total[:, -1]
+    parts = total, total - direct, direct, cosine, total.sigmoid(), direct.sigmoid(), probs
+    return Explanation(*parts, alpha, sigmoid=True)
 
 
 def _average(stages: Sequence[Explanation]) -> Explanation:
     """Of a cascade: effects and probabilities are averaged, as its predictions are."""
     if len(stages) == 1:
         return stages[0]
-    parts = {
+    parts: dict[str, Any] = {
         name: torch.stack([getattr(stage, name) for stage in stages]).mean(0) for name in _TENSORS
     }
     parts["cosine"] = torch.cat([stage.cosine for stage in stages], dim=1)
-    return Explanation(**parts, alpha=max(stage.alpha for stage in stages))
+    return dataclasses.replace(stages[0], **parts, alpha=max(stage.alpha for stage in stages))
 
 
 @torch.no_grad()

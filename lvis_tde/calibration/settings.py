@@ -32,13 +32,17 @@ def tde_predictors(model: nn.Module) -> list[TDEFastRCNNOutputLayers]:
 
 @contextlib.contextmanager
 def settings(
-    model: nn.Module | Sequence[TDEFastRCNNOutputLayers], *, alpha: float | None = None
+    model: nn.Module | Sequence[TDEFastRCNNOutputLayers],
+    *,
+    alpha: float | None = None,
+    alpha_region: float | None = None,
 ) -> Iterator[list[TDEFastRCNNOutputLayers]]:
     """Sets what is done after training on every predictor of a model while it is open.
 
     Args:
         model: with TDE predictors, or such predictors.
         alpha: strength of the removal, finite and >= 0; None leaves each predictor its own.
+        alpha_region: of sigmoids, the strength of what all classes share, likewise.
 
     Yields:
         The predictors.
@@ -47,7 +51,7 @@ def settings(
         ValueError: if there is no TDE predictor, or a value is out of its range.
     """
     predictors = tde_predictors(model) if isinstance(model, nn.Module) else list(model)
-    before = [(predictor.alpha, predictor.calibrated_alpha) for predictor in predictors]
+    before = [(one.alpha, one.calibrated_alpha, one.alpha_region) for one in predictors]
     if alpha is not None:
         alpha = check_alpha(alpha)
     try:
@@ -55,7 +59,9 @@ def settings(
             if alpha is not None:
                 # Who sets it here has chosen it.
                 predictor.alpha = predictor.calibrated_alpha = alpha
+            if alpha_region is not None:
+                predictor.alpha_region = alpha_region
         yield predictors
     finally:
         for predictor, values in zip(predictors, before):
-            predictor.alpha, predictor.calibrated_alpha = values
+            predictor.alpha, predictor.calibrated_alpha, predictor.alpha_region = values

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar
 
 from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.config import LazyConfig, instantiate
+from detectron2.config import LazyCall, LazyConfig, instantiate
 from detectron2.engine import (
     AMPTrainer,
     SimpleTrainer,
@@ -26,6 +26,7 @@ from torch import nn
 
 from ..data.files import atomic_path
 from ..modeling.fast_rcnn import TDEFastRCNNOutputLayers
+from ..modeling.sigmoid import FixedWeights, SigmoidFastRCNNOutputLayers
 from .hooks import PreciseMean
 from .recipes import Recipe
 from .trainer import predicting_for, write_reports
@@ -95,12 +96,16 @@ class LazyRecipe(Recipe):
         for node, kind in self._predictors():
             if issubclass(kind, TDEFastRCNNOutputLayers):
                 continue
-            if kind is not FastRCNNOutputLayers:
+            if kind not in (FastRCNNOutputLayers, SigmoidFastRCNNOutputLayers):
                 raise ValueError(
                     f"The box predictor is a {kind.__name__}; TDE is known to replace "
                     "FastRCNNOutputLayers. For others use lvis_tde.swap_box_predictor."
                 )
             node.update(_target_=TDEFastRCNNOutputLayers, norm="none", num_heads=num_heads)
+            weights = node.get("get_fed_loss_cls_weights")
+            if inspect.isfunction(weights):
+                # Detectron2's configs have a lambda, which no file can hold; its numbers can be.
+                node.get_fed_loss_cls_weights = LazyCall(FixedWeights)(weights=weights().tolist())
 
     def save(self, path):
         with atomic_path(path) as partial:

@@ -23,6 +23,7 @@ from ..data.resume import ResumableSampler, is_wide
 from ..evaluation import LVISEvaluator
 from ..evaluation.build import build_evaluator
 from ..modeling.mask_postprocess import masks_as_rle
+from ..modeling.sigmoid import check_sigmoids
 from .hooks import PreciseMean, SeedEveryIteration
 
 __all__ = ["Trainer", "predicting_for", "write_reports"]
@@ -128,6 +129,12 @@ class Trainer(DefaultTrainer):
         if self.cfg.SEED >= 0:
             hooks.insert(0, SeedEveryIteration(self.cfg.SEED))
         return hooks
+
+    @classmethod
+    def build_model(cls, cfg):
+        model = super().build_model(cfg)
+        check_sigmoids(model, cfg.MODEL.ROI_BOX_HEAD.get("USE_SIGMOID_CE", False))
+        return model
 
     @classmethod
     def build_train_loader(cls, cfg):

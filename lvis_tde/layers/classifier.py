@@ -32,15 +32,15 @@ class CosineMultiHeadClassifier(nn.Module):
     ``y_i = tau / K * sum_k xh_k . wh_{i,k}``, without bias. Always factual: the running mean is
     an argument of :func:`~lvis_tde.tde_logits`, so the classifier has no state but its weight.
 
-    ``norm="none"`` is the linear classifier of a softmax detector, ``y = w . x + b``, so that a
-    trained one can be used with TDE: parameters of the same names, no scale, and a bias that TDE
-    leaves as it is.
+    ``norm="none"`` is Detectron2's linear classifier, ``y = w . x + b``, so that a trained one can
+    be used with TDE: parameters of the same names, no scale, and a bias that TDE leaves as it is.
+    Sigmoids need a bias under the other normalizations, too: ``bias`` gives them one.
 
     Normalization, heads, tau and gamma are part of checkpoints; loading one with others warns.
 
     Attributes:
         weight (Parameter): (out_features, in_features). In detection the last row is background.
-        bias (Parameter or None): (out_features,) under "none".
+        bias (Parameter or None): (out_features,) under "none", or where a start is given.
     """
 
     bias: nn.Parameter | None
@@ -53,6 +53,7 @@ class CosineMultiHeadClassifier(nn.Module):
         tau: float = 16.0,
         gamma: float = 1 / 32,
         norm: str = "deconfound",
+        bias: float | None = None,
     ):
         """
         Args:
@@ -63,6 +64,7 @@ class CosineMultiHeadClassifier(nn.Module):
             gamma: offset of the weights' norm under "deconfound", >= 0 (1/32 for LVIS).
             norm: "cosine", "capsule" or "deconfound" (paper section 3.3); "none" for the linear
                 classifier, which uses neither ``tau`` nor ``gamma``.
+            bias: start of a learned bias for each class; None for no bias, under "none" for zero.
 
         Raises:
             ValueError: if an argument is out of its range.
@@ -81,8 +83,9 @@ class CosineMultiHeadClassifier(nn.Module):
         self.gamma = float(gamma)
         self.norm = check_norm(norm)
         self.weight = nn.Parameter(torch.empty(out_features, in_features))
-        bias = nn.Parameter(torch.empty(out_features)) if norm == NO_NORM else None
-        self.register_parameter("bias", bias)
+        self._bias_start = 0.0 if bias is None and norm == NO_NORM else bias
+        parameter = None if self._bias_start is None else nn.Parameter(torch.empty(out_features))
+        self.register_parameter("bias", parameter)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -91,8 +94,9 @@ class CosineMultiHeadClassifier(nn.Module):
         Under "none" as Detectron2 starts its linear classifier.
         """
         if self.bias is not None:
+            nn.init.constant_(self.bias, self._bias_start or 0.0)
+        if self.norm == NO_NORM:
             nn.init.normal_(self.weight, std=0.01)
-            nn.init.zeros_(self.bias)
             return
         bound = 1 / math.sqrt(self.in_features)
         nn.init.uniform_(self.weight, -bound, bound)
@@ -115,10 +119,13 @@ class CosineMultiHeadClassifier(nn.Module):
             xh = normalize_features(features, self.num_heads, self.norm)
             wh = normalize_weight(self.weight, self.num_heads, self.norm, self.gamma)
             wh = wh.to(xh.dtype)
-            if self.bias is not None:
-                return F.linear(xh, wh, self.bias.to(xh.dtype))
+            bias = None if self.bias is None else self.bias.to(xh.dtype)
+            if self.norm == NO_NORM:
+                return F.linear(xh, wh, bias)
             # The product takes the scale along; scaling any factor would be a pass of its own.
-            return torch.addmm(xh.new_zeros(1), xh, wh.t(), beta=0, alpha=self.scale)
+            if bias is None:
+                return torch.addmm(xh.new_zeros(1), xh, wh.t(), beta=0, alpha=self.scale)
+            return torch.addmm(bias, xh, wh.t(), alpha=self.scale)
 
     def indirect_effect(self, features: Tensor, feature_mean: Tensor, alpha: float) -> Tensor:
         """Counterfactual logits, see :func:`~lvis_tde.layers.functional.counterfactual`.
@@ -132,7 +139,7 @@ class CosineMultiHeadClassifier(nn.Module):
             Tensor: (R, out_features), fp32 at least, also under autocast.
         """
         with autocast_off(features):
-            cosine, pull = self._rank_k(features, feature_mean)
+            cosine, pull = self.effect_terms(features, feature_mean)
             return counterfactual(cosine, pull, scale=1.0, alpha=alpha)
 
     def direct_effect(
@@ -148,14 +155,23 @@ class CosineMultiHeadClassifier(nn.Module):
             Tensor: (R, out_features), fp32 at least, also under autocast.
         """
         with autocast_off(features):
-            cosine, pull = self._rank_k(features, feature_mean)
+            cosine, pull = self.effect_terms(features, feature_mean)
             return torch.addmm(at_least_fp32(logits), cosine, pull.t(), alpha=-alpha)
 
-    def _rank_k(self, features: Tensor, feature_mean: Tensor) -> tuple[Tensor, Tensor]:
-        """``xh_k . d_k`` (R, K) and ``tau / K * d_k . wh_{i,k}`` (out_features, K)."""
-        cosine = cosine_to_mean(features, feature_mean, self.num_heads, self.norm)
-        pull = weight_pull(self.weight, feature_mean, self.num_heads, self.norm, self.gamma)
-        return cosine, self.scale * pull.to(cosine.dtype)
+    def effect_terms(self, features: Tensor, feature_mean: Tensor) -> tuple[Tensor, Tensor]:
+        """The two factors of the indirect effect at alpha 1, which is their product.
+
+        Args:
+            features, feature_mean: see :meth:`indirect_effect`.
+
+        Returns:
+            tuple: ``xh_k . d_k`` (R, K) and ``tau / K * d_k . wh_{i,k}`` (out_features, K), fp32
+            at least, also under autocast.
+        """
+        with autocast_off(features):
+            cosine = cosine_to_mean(features, feature_mean, self.num_heads, self.norm)
+            pull = weight_pull(self.weight, feature_mean, self.num_heads, self.norm, self.gamma)
+            return cosine, self.scale * pull.to(cosine.dtype)
 
     def _settings(self) -> dict[str, float | str]:
         """What the weights were trained with and mean nothing without."""
@@ -197,4 +213,5 @@ class CosineMultiHeadClassifier(nn.Module):
             f"in_features={self.in_features}, out_features={self.out_features}, "
             f"num_heads={self.num_heads}, tau={self.tau:g}, gamma={self.gamma:g}, "
             f"norm={self.norm!r}"
+            + ("" if self.bias is None or self.norm == NO_NORM else ", with a bias")
         )

@@ -7,10 +7,10 @@ The meaning of an output never depends on ``self.training``: ``forward`` gives f
 from __future__ import annotations
 
 import logging
+import math
 
 import torch
 from detectron2.config import configurable
-from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
 from detectron2.structures import Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor
@@ -19,8 +19,16 @@ from torch.nn import functional as F
 from ..config import tde_options
 from ..layers.classifier import CosineMultiHeadClassifier
 from ..layers.feature_mean import RunningFeatureMean
-from ..layers.functional import FLOOR, at_least_fp32, check_alpha, cosine_to_mean, exempt_background
+from ..layers.functional import (
+    FLOOR,
+    NO_NORM,
+    at_least_fp32,
+    cosine_to_mean,
+    exempt_background,
+)
 from .postprocess import LargeVocabularyInference
+from .sigmoid import BoxPredictor
+from .strengths import DEFAULT_ALPHA, NOT_CALIBRATED, Strengths
 
 __all__ = ["TDEFastRCNNOutputLayers"]
 
@@ -29,22 +37,10 @@ logger = logging.getLogger(__name__)
 # (R, C + 1) factual logits, (R, 4) or (R, 4 C) box deltas, (R, D) classifier input
 Predictions = tuple[Tensor, Tensor, Tensor]
 
-DEFAULT_ALPHA = 1.5  # of the paper, for LVIS
-_NOT_CALIBRATED = -1.0  # in checkpoints
-
-
-def refuse_sigmoid(options: dict[str, bool]) -> None:
-    """
-    Raises:
-        ValueError: if ``options`` ask for sigmoid cross entropy or the federated loss.
-    """
-    for name in ("use_sigmoid_ce", "use_fed_loss"):
-        if options.get(name):
-            raise ValueError(
-                f"{name}=True does not go with TDE: the background exemption needs a softmax "
-                "over foreground and background, and a sigmoid has no background class. Set both "
-                "to False (MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE and USE_FED_LOSS in yacs)."
-            )
+# With it a cosine classifier's sigmoids start at RetinaNet's pi, 0.01. Without a bias its bounded
+# logits, which start around 0, come down for a thousand absent classes at once only by turning all
+# features away from all weights. The linear classifier has a bias, and starts as upstream's at 0.
+_BIAS = -math.log((1 - 0.01) / 0.01)
 
 
 def _exempt_in_place(logits: Tensor, direct: Tensor) -> Tensor:
@@ -62,20 +58,22 @@ def _exempt_in_place(logits: Tensor, direct: Tensor) -> Tensor:
     return probs
 
 
-class TDEFastRCNNOutputLayers(LargeVocabularyInference, FastRCNNOutputLayers):
+class TDEFastRCNNOutputLayers(Strengths, LargeVocabularyInference, BoxPredictor):
     """Predicts boxes as upstream does and classes with the total direct effect.
 
-    A drop-in for :class:`FastRCNNOutputLayers` in the forward code of Standard, Cascade and Res5
-    ROI heads. ``forward`` returns the classifier input as a third element, because the
-    counterfactual logits need it at inference and the running mean in training.
+    A drop-in for Detectron2's :class:`FastRCNNOutputLayers` in the forward code of Standard,
+    Cascade and Res5 ROI heads. ``forward`` returns the classifier input as a third element, because
+    the counterfactual logits need it at inference and the running mean in training.
+
+    Under ``use_sigmoid_ce`` each class has a sigmoid of its own. None of them is the background, so
+    nothing is exempt: TDE changes logits, and the sigmoid follows. The last column of logits and
+    probabilities is upstream's, unused and left alone.
 
     Attributes:
         cls_score (CosineMultiHeadClassifier): gives the factual logits.
         feature_mean (RunningFeatureMean): part of checkpoints.
-        alpha (float): strength of the removal, >= 0; never used in training, so it may be changed
-            on a trained model.
-        calibrated_alpha (float or None): the alpha that was chosen for these weights on held-out
-            data, part of checkpoints.
+
+    What may be changed on a trained model is in :class:`~.strengths.Strengths`.
     """
 
     cls_score: CosineMultiHeadClassifier
@@ -90,6 +88,8 @@ class TDEFastRCNNOutputLayers(LargeVocabularyInference, FastRCNNOutputLayers):
         tau: float = 16.0,
         gamma: float = 1 / 32,
         alpha: float = DEFAULT_ALPHA,
+        alpha_region: float | None = None,
+        keep_sum: bool = False,
         background_exempt: bool = True,
         mean_momentum: float = 0.9998,
         fast_nms: bool = True,
@@ -100,18 +100,21 @@ class TDEFastRCNNOutputLayers(LargeVocabularyInference, FastRCNNOutputLayers):
             input_shape (ShapeSpec): shape of the input feature to this module.
             norm, num_heads, tau, gamma: see :class:`CosineMultiHeadClassifier`.
             alpha: strength of the removal, >= 0 (1.5 for LVIS); 0 turns TDE off.
+            alpha_region: sigmoids: strength of the part of the removed term that is equal for all
+                classes of a region, see :func:`lvis_tde.posthoc.tde`; None or -1 for ``alpha``.
+            keep_sum: sigmoids: end with one shift a region that keeps its summed probability, see
+                :func:`lvis_tde.posthoc.keep_sum`.
             background_exempt: keep the factual ratio of foreground to background
                 (paper section 4.3). Detection needs it.
             mean_momentum: mu of the running mean, in [0, 1); a step weighs 1 - mu.
             fast_nms: same detections as upstream's, faster with many classes; False runs upstream's
                 code.
-            **kwargs: those of :class:`FastRCNNOutputLayers`, whichever release is installed.
+            **kwargs: those of :class:`FastRCNNOutputLayers`, whichever release is installed, and
+                in release 0.6 those of :class:`~.sigmoid.SigmoidFastRCNNOutputLayers`.
 
         Raises:
-            ValueError: if an argument is out of its range, or if sigmoid cross entropy or the
-                federated loss is asked for.
+            ValueError: if an argument is out of its range, or is for sigmoids and there are none.
         """
-        refuse_sigmoid(kwargs)
         if kwargs.pop("mean_momentum_lr_scaled", None) is not None:
             logger.warning(
                 "mean_momentum_lr_scaled was removed and is ignored: a step of the running mean "
@@ -120,22 +123,22 @@ class TDEFastRCNNOutputLayers(LargeVocabularyInference, FastRCNNOutputLayers):
         super().__init__(input_shape, **kwargs)
         in_features, num_outputs = self.cls_score.in_features, self.cls_score.out_features
         self.cls_score = CosineMultiHeadClassifier(
-            in_features, num_outputs, num_heads=num_heads, tau=tau, gamma=gamma, norm=norm
+            in_features,
+            num_outputs,
+            num_heads=num_heads,
+            tau=tau,
+            gamma=gamma,
+            norm=norm,
+            bias=_BIAS if self.use_sigmoid_ce and norm != NO_NORM else None,
         )
         self.feature_mean = RunningFeatureMean(in_features, momentum=mean_momentum)
         self.alpha = alpha
+        self.alpha_region = alpha_region
+        self.keep_sum = keep_sum
         self.calibrated_alpha: float | None = None
         self.background_exempt = background_exempt
         self.fast_nms = fast_nms
         self._looked_at_mean = False
-
-    @property
-    def alpha(self) -> float:
-        return self._alpha
-
-    @alpha.setter
-    def alpha(self, value: float) -> None:
-        self._alpha = check_alpha(value)
 
     @classmethod
     def from_config(cls, cfg, input_shape):
@@ -172,25 +175,28 @@ class TDEFastRCNNOutputLayers(LargeVocabularyInference, FastRCNNOutputLayers):
     def predict_probs(
         self, predictions: Predictions, proposals: list[Instances]
     ) -> tuple[Tensor, ...]:
-        """Probabilities after TDE and background exemption.
+        """Probabilities after TDE, and after background exemption where there is a background.
 
         Args:
             predictions: what :meth:`forward` returned.
             proposals: N images' proposals that the features belong to.
 
         Returns:
-            tuple[Tensor]: N tensors (Ri, C + 1), rows in [0, 1] that sum to 1, fp32 at least.
+            tuple[Tensor]: N tensors (Ri, C + 1) in [0, 1], fp32 at least; rows of a softmax sum to
+            1, and sigmoids end with a column that is none of the classes.
         """
         logits, _, features = predictions
         return self._probs(at_least_fp32(logits), features).split([len(p) for p in proposals])
 
     def _probs(self, logits: Tensor, features: Tensor) -> Tensor:
-        if self.alpha == 0:
-            return F.softmax(logits, dim=-1)
+        if not any(self.strengths):
+            return logits.sigmoid() if self.use_sigmoid_ce else F.softmax(logits, dim=-1)
         if not (self._looked_at_mean or torch.compiler.is_compiling() or logits.is_meta):
             self._look_at_mean()
-        # A mean of zero has no effect to remove: what follows is then the softmax of the logits.
+        # A mean of zero has no effect to remove: what follows then gives the factual probabilities.
         mean = self.feature_mean.mean
+        if self.use_sigmoid_ce:
+            return self.sigmoid_steps()(logits, *self.cls_score.effect_terms(features, mean))
         direct = self.cls_score.direct_effect(logits, features, mean, self.alpha)
         if not self.background_exempt:
             return direct.softmax(-1)
@@ -210,8 +216,9 @@ class TDEFastRCNNOutputLayers(LargeVocabularyInference, FastRCNNOutputLayers):
         elif self.calibrated_alpha is None and self.alpha == DEFAULT_ALPHA:
             logger.warning(
                 "Predicting with alpha %g, the default, which nobody chose for this model: "
-                "tools/sweep_alpha.py finds the one that suits it on held-out images.",
+                "tools/sweep_alpha.py finds the one that suits it on held-out images.%s",
                 self.alpha,
+                " It is a softmax's: sigmoids need far less." if self.use_sigmoid_ce else "",
             )
 
     @torch.no_grad()
@@ -233,26 +240,10 @@ class TDEFastRCNNOutputLayers(LargeVocabularyInference, FastRCNNOutputLayers):
         if fg_cosine == fg_cosine:  # NaN where only other processes have foreground
             storage.put_scalar("tde/fg_cosine_to_mean", fg_cosine)
 
-    def get_extra_state(self) -> Tensor:
-        # A tensor, since checkpointers take every entry for one.
-        chosen = _NOT_CALIBRATED if self.calibrated_alpha is None else self.calibrated_alpha
-        return torch.tensor(chosen, dtype=torch.float64, device="cpu")
-
-    def set_extra_state(self, state: Tensor) -> None:
-        chosen = state.item()
-        self.calibrated_alpha = None if chosen == _NOT_CALIBRATED else chosen
-        if self.calibrated_alpha not in (None, self.alpha):
-            logger.warning(
-                "The checkpoint's alpha, chosen on held-out data, is %g; this model predicts with "
-                "%g (alpha, MODEL.TDE.ALPHA).",
-                self.calibrated_alpha,
-                self.alpha,
-            )
-
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
         self._looked_at_mean = False
         # Checkpoints of earlier releases and of softmax models do not know the entry.
-        state_dict.setdefault(f"{prefix}_extra_state", torch.tensor(_NOT_CALIBRATED, device="cpu"))
+        state_dict.setdefault(f"{prefix}_extra_state", torch.tensor(NOT_CALIBRATED, device="cpu"))
         # Says what the names of missing and unexpected keys do not: what follows from them.
         bias, mean = f"{prefix}cls_score.bias", f"{prefix}feature_mean.mean"
         if bias in state_dict and self.cls_score.bias is None:

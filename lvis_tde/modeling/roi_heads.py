@@ -11,16 +11,11 @@ from detectron2.modeling import ROI_HEADS_REGISTRY
 from detectron2.modeling.roi_heads import CascadeROIHeads, Res5ROIHeads, StandardROIHeads
 from torch import nn
 
-from .fast_rcnn import TDEFastRCNNOutputLayers, refuse_sigmoid
+from .fast_rcnn import TDEFastRCNNOutputLayers
 from .intercept import intercepted
 from .postprocess import large_vocabulary_inference
 
 __all__ = ["TDEROIHeads", "TDECascadeROIHeads", "TDERes5ROIHeads"]
-
-
-def _refuse_sigmoid(cfg):
-    # Before upstream builds its own predictor, which would ask for a data set's class counts.
-    refuse_sigmoid({key.lower(): value for key, value in cfg.MODEL.ROI_BOX_HEAD.items()})
 
 
 def _tde_predictor(cfg, upstream, **changes):
@@ -56,7 +51,6 @@ class TDEROIHeads(_WithTDEPredictors, StandardROIHeads):
 
     @classmethod
     def _init_box_head(cls, cfg, input_shape):
-        _refuse_sigmoid(cfg)
         options = super()._init_box_head(cfg, input_shape)
         options["box_predictor"] = _tde_predictor(cfg, options["box_predictor"])
         return options
@@ -71,7 +65,6 @@ class TDECascadeROIHeads(_WithTDEPredictors, CascadeROIHeads):
 
     @classmethod
     def _init_box_head(cls, cfg, input_shape):
-        _refuse_sigmoid(cfg)
         options = super()._init_box_head(cfg, input_shape)
         options["box_predictors"] = [
             _tde_predictor(cfg, stage, box2box_transform=stage.box2box_transform)
@@ -115,7 +108,6 @@ class TDERes5ROIHeads(_WithTDEPredictors, Res5ROIHeads):
 
     @classmethod
     def from_config(cls, cfg, input_shape):
-        _refuse_sigmoid(cfg)
         options = super().from_config(cfg, input_shape)
         options["box_predictor"] = _tde_predictor(cfg, options["box_predictor"])
         return options

@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from .fast_rcnn import TDEFastRCNNOutputLayers
 from .postprocess import LargeVocabularyInference
+from .sigmoid import SigmoidFastRCNNOutputLayers
 
 __all__ = ["swap_box_predictor"]
 
@@ -28,21 +29,24 @@ _KEPT = (
     "box_reg_loss_type",
     "loss_weight",
 )
+# Of main's, and of this package's predictor for 0.6, under the same names.
+_SIGMOID = ("use_sigmoid_ce", "use_fed_loss", "fed_loss_num_classes")
 
 
 def swap_box_predictor(model: nn.Module, **tde_options) -> nn.Module:
-    """Puts the TDE predictor in the place of every softmax box predictor of ``model``.
+    """Puts the TDE predictor in the place of every box predictor of ``model``.
 
     Works on whatever holds a :class:`FastRCNNOutputLayers`, or a list of them (cascades), as
     ``box_predictor``: Detectron2's ROI heads and those of other projects, alone, in a detector, or
     in test-time augmentation. Call it before DistributedDataParallel wraps the model.
 
     Box regression, losses, thresholds, device and training mode stay as they are. The classifier
-    keeps the softmax's weight as its start, the same parameter object, so an optimizer built
+    keeps the old one's weight as its start, the same parameter object, so an optimizer built
     before goes on training it: all normalizations read a class from the weight's direction, and
-    a softmax checkpoint loaded after the swap gives the same model. Its bias is dropped and the
-    running mean starts at zero, so train before relying on the scores. With ``norm="none"`` the
-    bias is kept too: the scores stay the softmax's, and
+    a checkpoint from before loaded after the swap gives the same model. A softmax's bias is dropped
+    and the running mean starts at zero, so train before relying on the scores. Sigmoids stay
+    sigmoids and keep their bias. With ``norm="none"`` a softmax's bias is kept too: the scores stay
+    what they were, and
     :func:`~lvis_tde.calibration.estimate.estimate_feature_mean` is all that TDE then needs.
 
     Args:
@@ -55,9 +59,8 @@ def swap_box_predictor(model: nn.Module, **tde_options) -> nn.Module:
 
     Raises:
         TypeError: if a ``box_predictor`` is of a kind that cannot be exchanged.
-        ValueError: if there is none, or it has TDE already, or it is a sigmoid classifier or
-            predicts rotated boxes, or DistributedDataParallel is around it. The model is then
-            unchanged.
+        ValueError: if there is none, or it has TDE already or predicts rotated boxes, or
+            DistributedDataParallel is around it. The model is then unchanged.
     """
     if any(isinstance(module, DistributedDataParallel) for module in model.modules()):
         raise ValueError(
@@ -105,11 +108,6 @@ def _check(path: str, predictor: nn.Module) -> None:
             f"{path} is a {kind.__name__}, not a FastRCNNOutputLayers, so its settings and its "
             "regression weights cannot be taken over."
         )
-    if getattr(predictor, "use_sigmoid_ce", False):
-        raise ValueError(
-            f"{path} classifies with sigmoids (use_sigmoid_ce=True, federated loss included). TDE "
-            "needs a softmax over foreground and background: a sigmoid has no background class."
-        )
     if len(predictor.box2box_transform.weights) != 4:
         raise ValueError(f"{path} ({kind.__name__}) predicts rotated boxes; TDE has no such head.")
     classifier, num_outputs = predictor.cls_score, predictor.num_classes + 1
@@ -132,21 +130,26 @@ def _own_names(predictor: FastRCNNOutputLayers) -> list[str]:
     """What a subclass has beyond upstream's predictor: its methods, layers and parameters."""
     kinds = type(predictor).__mro__
     kinds = kinds[: kinds.index(FastRCNNOutputLayers)]
-    names = {name for kind in kinds if kind is not LargeVocabularyInference for name in vars(kind)}
+    known = (LargeVocabularyInference, SigmoidFastRCNNOutputLayers)
+    names = {name for kind in kinds if kind not in known for name in vars(kind)}
     names = {name for name in names if not name.startswith("__") and name != "from_config"}
     own = (*predictor._modules, *predictor._parameters, *predictor._buffers)
-    return sorted(names | set(own) - {"cls_score", "bbox_pred"})
+    return sorted(names | set(own) - {"cls_score", "bbox_pred", "fed_loss_cls_weights"})
 
 
 def _tde_predictor_for(old: FastRCNNOutputLayers, tde_options: dict) -> TDEFastRCNNOutputLayers:
-    taken = sorted(set(tde_options) & {*_KEPT, "input_shape", "cls_agnostic_bbox_reg"})
+    kept = {name: getattr(old, name) for name in (*_KEPT, *_SIGMOID) if hasattr(old, name)}
+    if kept.get("use_fed_loss"):
+        kept["get_fed_loss_cls_weights"] = lambda: old.fed_loss_cls_weights
+    fixed = {*_KEPT, *_SIGMOID, "input_shape", "cls_agnostic_bbox_reg", "get_fed_loss_cls_weights"}
+    taken = sorted(set(tde_options) & fixed)
     if taken:
         raise ValueError(f"{', '.join(taken)}: taken over from the model, not an option of TDE.")
     new = TDEFastRCNNOutputLayers(
         ShapeSpec(channels=old.cls_score.in_features),
         # The layer this sizes is replaced below: build the smaller one.
         cls_agnostic_bbox_reg=True,
-        **{name: getattr(old, name) for name in _KEPT},
+        **kept,
         **tde_options,
     )
     new.bbox_pred = old.bbox_pred

@@ -185,7 +185,9 @@ def plot_explanation(
     }
     before, after = values["factual_probs"], values["probs"]
     order = sorted(range(num_classes), key=lambda i: (-max(before[i], after[i]), i))[:top]
-    order = [*sorted(order, key=lambda i: (-after[i], -before[i], i)), num_classes]
+    order = sorted(order, key=lambda i: (-after[i], -before[i], i))
+    if not getattr(explanation, "sigmoid", False):  # which have no background
+        order.append(num_classes)
     names = [*(name.replace("_", " ") for name in class_names), "background"]
     groups = list(class_frequency) if class_frequency else ["c"] * num_classes
     colors = [*(GROUP_COLORS[group] for group in groups), MUTED]

@@ -181,8 +181,9 @@ def test_state_dict_round_trip():
         (dict(alpha=-1.0), "alpha=-1.0"),
         (dict(alpha=float("inf")), "alpha=inf"),
         (dict(num_heads=3), "num_heads=3"),
-        (dict(use_sigmoid_ce=True), "use_sigmoid_ce=True.*softmax"),
-        (dict(use_sigmoid_ce=True, use_fed_loss=True), "softmax"),
+        (dict(alpha_region=0.5), "alpha_region=0.5 needs sigmoids"),
+        (dict(keep_sum=True), "keep_sum=True needs sigmoids"),
+        (dict(use_sigmoid_ce=True, alpha_region=-2.0), "alpha_region=-2.0 must be"),
     ],
 )
 def test_bad_arguments(options, message):

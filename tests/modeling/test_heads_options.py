@@ -155,16 +155,3 @@ def test_amp_trainer(tmp_path, monkeypatch):
     (predictor,) = util.predictors(trainer.model)
     mean = predictor.feature_mean.mean
     assert mean.dtype == torch.float32 and mean.isfinite().all() and mean.any()
-
-
-@HEADS
-def test_sigmoid_and_federated_loss_are_refused(name):
-    cfg = tde_config(name)
-    if "USE_SIGMOID_CE" not in cfg.MODEL.ROI_BOX_HEAD:  # release 0.6 has neither
-        cfg.MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE = cfg.MODEL.ROI_BOX_HEAD.USE_FED_LOSS = False
-    for key in ("USE_SIGMOID_CE", "USE_FED_LOSS"):
-        bad = cfg.clone()
-        bad.MODEL.ROI_BOX_HEAD[key] = True
-        with pytest.raises(ValueError, match=f"{key.lower()}=True does not go with TDE.*softmax"):
-            util.build(bad)
-    util.build(cfg)

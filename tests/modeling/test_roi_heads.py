@@ -42,6 +42,8 @@ def test_the_name_is_all_that_a_config_needs(tiny_cfg):
     cfg = tiny_cfg("softmax", "MODEL.ROI_HEADS.NAME", "TDEROIHeads")
     foreign = get_cfg()
     del cfg.MODEL["TDE"], cfg.MODEL["TDE_MASK"]
+    for key in set(cfg.MODEL.ROI_BOX_HEAD) - set(foreign.MODEL.ROI_BOX_HEAD):  # main has them all
+        del cfg.MODEL.ROI_BOX_HEAD[key]
     foreign.merge_from_other_cfg(cfg)
     predictor = build_model(foreign).roi_heads.box_predictor
     assert predictor.alpha == 1.5 and predictor.cls_score.norm == "deconfound"
@@ -58,15 +60,19 @@ def test_config_reaches_the_predictor(tiny_cfg):
         MEAN_MOMENTUM=0.5,
         PRECISE_MEAN=5,
         FAST_NMS=False,
+        ALPHA_REGION=0.5,
+        KEEP_SUM=True,
     )
+    sigmoid = ("MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE", True)
     overrides = [x for key, value in changed.items() for x in (f"MODEL.TDE.{key}", value)]
-    cfg = tiny_cfg("deconfound", *overrides)
+    cfg = tiny_cfg("deconfound", *overrides, *sigmoid)
     predictor = build_model(cfg).roi_heads.box_predictor
     classifier = predictor.cls_score
     assert (classifier.norm, classifier.num_heads) == ("capsule", 4)
     assert (classifier.tau, classifier.gamma, predictor.alpha) == (20.0, 0.5, 3.0)
     assert predictor.feature_mean.momentum == 0.5
     assert not predictor.background_exempt
+    assert predictor.use_sigmoid_ce and predictor.strengths == (0.5, 3.0) and predictor.keep_sum
     assert set(key.upper() for key in tde_options(cfg)) == set(changed) - {"PRECISE_MEAN"}
 
 

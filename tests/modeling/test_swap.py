@@ -156,12 +156,6 @@ def test_asks_to_be_called_before_distributed_data_parallel(tmp_path):
         distributed.destroy_process_group()
 
 
-def _sigmoid():
-    predictor = upstream_predictor()
-    predictor.use_sigmoid_ce = True  # what main's constructor does with this argument
-    return predictor
-
-
 def _rotated():
     transform = Box2BoxTransformRotated((1.0, 1.0, 1.0, 1.0, 1.0))
     return upstream_predictor(RotatedFastRCNNOutputLayers, box2box_transform=transform)
@@ -176,7 +170,6 @@ def _own_classifier():
 @pytest.mark.parametrize(
     "bad, error, message",
     [
-        (_sigmoid, ValueError, r"box_predictor.1 classifies with sigmoids"),
         (_rotated, ValueError, r"RotatedFastRCNNOutputLayers\) predicts rotated boxes"),
         (_own_classifier, TypeError, r"cls_score is a Sequential; expected a Linear with 4"),
         (lambda: nn.Linear(2, 2), TypeError, r"box_predictor.1 is a Linear, not a FastRCNNOutput"),
