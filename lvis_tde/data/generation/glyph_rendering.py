@@ -258,7 +258,8 @@ def draw_scene(
         if all(found):
             return Scene(_picture(rng, placed, sprites, size, hue), found)
     raise ValueError(
-        f"{len(sprites)} objects do not fit into {size[1]}x{size[0]} pixels: try another seed"
+        f"{len(sprites)} objects do not fit into {size[1]}x{size[0]} pixels: ask for larger images "
+        "or another seed"
     )
 
 
