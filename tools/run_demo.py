@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""The demo of `make demo`: generates a long-tailed set, trains softmax and TDE, compares them."""
+"""The demo of `make demo`: generates a long-tailed set, trains small models, compares methods."""
 
 import argparse
 from pathlib import Path
@@ -8,7 +8,9 @@ from lvis_tde import cli
 from lvis_tde.data.generated import KINDS
 from lvis_tde.data.glyphs import find_font
 from lvis_tde.experiments.demo import run_demo
-from lvis_tde.experiments.demo_tables import format_table, summarize_seeds
+from lvis_tde.experiments.demo_parts import DEFAULT_PARTS, PARTS
+from lvis_tde.experiments.demo_tables import format_family, format_table, summarize_seeds
+from lvis_tde.visualization.palette import RUN_NAMES
 
 
 def main(argv=None):
@@ -20,6 +22,11 @@ def main(argv=None):
     )
     parser.add_argument("--seed", type=int, default=0, help="varies everything that is random")
     parser.add_argument("--output", default="output/demo", help="folder for all that it makes")
+    parser.add_argument(
+        "--parts",
+        default=",".join(DEFAULT_PARTS),
+        help=f"models to train, separated by commas, of {', '.join(PARTS)}",
+    )
     parser.add_argument("--summary", action="store_true", help="only sum up the seeds run so far")
     parser.add_argument(
         "opts",
@@ -38,9 +45,18 @@ def main(argv=None):
             kind = "shapes"
             print(f"The demo takes shapes instead of glyphs. {error}")
     configs = Path(__file__).parent.parent / "configs"
-    results = run_demo(args.output, kind=kind, seed=args.seed, configs=configs, overrides=args.opts)
-    print(f"\nSeed {results['seed']}, alpha {results['alpha']:g} (chosen on the calibration split)")
-    print(f"\n{format_table(results)}\n\nPictures and results.json are in {args.output}")
+    results = run_demo(
+        args.output,
+        kind=kind,
+        seed=args.seed,
+        configs=configs,
+        parts=args.parts.split(","),
+        overrides=args.opts,
+    )
+    alphas = ", ".join(f"{RUN_NAMES[run]}: {alpha:g}" for run, alpha in results["alphas"].items())
+    print(f"\nSeed {results['seed']}, alpha by box AP on the calibration split ({alphas})")
+    print(f"\n{format_table(results)}\n\n{format_family(results)}")
+    print(f"\nPictures and results.json are in {args.output}")
 
 
 if __name__ == "__main__":

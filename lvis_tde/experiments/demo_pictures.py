@@ -22,10 +22,11 @@ from ..visualization.charts import RUN_NAMES, plot_ap_over_alpha, plot_group_ap
 from ..visualization.class_charts import plot_ap_over_images
 from ..visualization.class_sheet import draw_class_sheet
 from ..visualization.detections import draw_comparison
+from ..visualization.method_chart import plot_methods
 from ..visualization.palette import GROUPS
 from .opening import RULE, SCORE, Choice, Names, Scene, choose_scene
 
-__all__ = ["draw_ap_over_images", "draw_charts", "draw_classes", "draw_images"]
+__all__ = ["draw_ap_over_images", "draw_charts", "draw_classes", "draw_images", "draw_methods"]
 
 logger = logging.getLogger(__name__)
 
@@ -39,13 +40,34 @@ def draw_charts(results: dict, output: Path) -> None:
     """
     plot_group_ap(results["runs"]).savefig(output / "group_ap.png", dpi=150)
     draw_ap_over_images([results], output / "ap_over_images.png")
-    for run, file in (("tde", "ap_over_alpha.png"), ("softmax_tde", "ap_over_alpha_softmax.png")):
-        curve = {float(a): values["segm"] for a, values in results["calibrations"][run].items()}
+    draw_methods([results], output / "posthoc.png")
+    for run, calibration in results["calibrations"].items():
+        curve = {float(a): values["bbox"] for a, values in calibration.items()}
+        # The opening picture's run has the plain name.
+        suffix = "" if run == "tde" else f"_{run.removesuffix('_tde')}"
         plot_ap_over_alpha(
             curve,
             chosen=results["alphas"][run],
-            title=f"{RUN_NAMES[run]}: mask AP over its strength alpha, calibration split (%)",
-        ).savefig(output / file, dpi=150)
+            title=f"{RUN_NAMES[run]}: box AP over its strength alpha, calibration split (%)",
+        ).savefig(output / f"ap_over_alpha{suffix}.png", dpi=150)
+
+
+def draw_methods(seeds: Sequence[Mapping[str, Any]], file: Path) -> None:
+    """Box AP over APr of each method on each model, means over seeds.
+
+    Args:
+        seeds: what each seed's ``results.json`` holds.
+        file: to write.
+    """
+    models = {}
+    for part, rows in seeds[0]["posthoc"].items():
+        found = [[row["val"] for row in seed["posthoc"][part]] for seed in seeds]
+        means = np.array([[(v["APr"], v["AP"]) for v in some] for some in found]).mean(axis=0)
+        name = RUN_NAMES.get(part, part).removesuffix(", TDE off")
+        models[name] = [(row["method"], *pair) for row, pair in zip(rows, means.tolist())]
+    of_seeds = f", mean of {len(seeds)} seeds" if len(seeds) > 1 else ""
+    title = f"Each method on the trained models: box AP over APr on val (%){of_seeds}"
+    plot_methods(models, title=title).savefig(file, dpi=150)
 
 
 def draw_ap_over_images(seeds: Sequence[Mapping[str, Any]], file: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from .figure import bare, headline, new_figure, spread
+from .figure import bare, headline, new_figure, spread, width_for
 from .palette import (
     GRID,
     GROUP_COLORS,
@@ -58,7 +58,7 @@ def plot_group_ap(
     names = {**RUN_NAMES, **(names or {})}
     metrics, colors = list(METRIC_NAMES), run_colors(results)
     single = [INK, *GROUP_COLORS.values()] if len(results) == 1 else None
-    figure = new_figure(7.6, 3.8)
+    figure = new_figure(width_for(results), 3.8)
     axes = figure.add_axes((0.03, 0.13, 0.95, 0.66))
     width, highest, most = 0.8 / len(results), 1.0, 1
     for index, (run, seeds) in enumerate(results.items()):

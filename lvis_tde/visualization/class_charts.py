@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter
 
-from .figure import bare, headline, new_figure
+from .figure import bare, headline, new_figure, width_for
 from .palette import (
     GROUP_COLORS,
     GROUPS,
@@ -118,7 +118,7 @@ def plot_ap_over_images(
     if not runs:
         raise ValueError("runs is empty: pass at least one run")
     colors, names = run_colors(runs), {**RUN_NAMES, **(names or {})}
-    figure = new_figure(7.6, 4.2)
+    figure = new_figure(width_for(runs), 4.2)
     axes = figure.add_axes((0.065, 0.135, 0.915, 0.63))
     for run, (images, ap) in runs.items():
         axes.plot(images, ap, "-o", color=colors[run], lw=2.2, ms=5, clip_on=False, zorder=3)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,7 +12,7 @@ from matplotlib.text import Text
 
 from .palette import GRID, INK, MUTED, PAPER
 
-__all__ = ["bare", "figure_to_array", "headline", "new_figure", "shrink", "spread"]
+__all__ = ["bare", "figure_to_array", "headline", "new_figure", "shrink", "spread", "width_for"]
 
 DPI = 100
 
@@ -31,6 +31,11 @@ def new_figure(width: float, height: float, **options) -> Figure:
     figure = Figure(figsize=(width, height), dpi=DPI, facecolor=PAPER, **options)
     FigureCanvasAgg(figure)
     return figure
+
+
+def width_for(runs: Collection) -> float:
+    """Inches of a chart of several runs: more than four need room for their names and numbers."""
+    return max(7.6, 1.95 * len(runs))
 
 
 def figure_to_array(figure: Figure) -> np.ndarray:

@@ -10,19 +10,48 @@ from collections.abc import Iterable
 GROUPS = {"r": "rare", "c": "common", "f": "frequent"}
 GROUP_COLORS = {"r": "#D55E00", "c": "#0072B2", "f": "#009E73"}
 KINDS = {"segm": "Mask", "bbox": "Box", "boundary": "Boundary"}
-# The demo's runs: grays for softmax, blues for de-confound.
+# The demo's runs: grays for softmax, blues for de-confound, reds and browns for sigmoids.
 RUN_NAMES = {
     "softmax": "softmax",
     "softmax_tde": "softmax, TDE on",
     "deconfound": "de-confound, TDE off",
     "tde": "de-confound, TDE on",
+    "sigmoid": "sigmoid",
+    "sigmoid_tde": "sigmoid, TDE on",
+    "sigmoid_federated": "federated sigmoid",
+    "sigmoid_federated_tde": "federated sigmoid, TDE on",
+    "sigmoid_deconfound": "de-confound sigmoid",
+    "sigmoid_deconfound_tde": "de-confound sigmoid, TDE on",
 }
 RUN_COLORS = {
     "softmax": "#B8B8B8",
     "softmax_tde": "#6F6F6F",
     "deconfound": "#56B4E9",
     "tde": "#0B4F7D",
+    "sigmoid": "#E3A3C4",
+    "sigmoid_tde": "#8E2F67",
+    "sigmoid_federated": "#E8C67A",
+    "sigmoid_federated_tde": "#8A5A00",
+    "sigmoid_deconfound": "#BDB2DC",
+    "sigmoid_deconfound_tde": "#54448F",
 }
+# The rows of a table of methods, see lvis_tde.calibration.family.
+METHOD_NAMES = {
+    "factual": "as trained",
+    "tde": "TDE",
+    "tde_region": "TDE, region part",
+    "tde_class": "TDE, class part",
+    "tde_keep_sum": "TDE, sum kept",
+    "tau_norm": "tau-norm",
+    "logit_adjustment": "logit adjustment",
+    "logit_adjustment_free": "logit adj., no shift",
+    "norcal": "NorCal",
+    "logn": "LogN",
+    "fracal": "FRACAL",
+    "composition": "composition",
+}
+# Nothing, this package's own, the best of all; those of others are muted.
+METHOD_COLORS = {"factual": "#1F2933", "tde": "#0072B2", "composition": "#D55E00"}
 _OTHER_RUNS = ("#B8B8B8", "#0B4F7D", "#56B4E9", "#CC79A7", "#E69F00", "#6F6F6F")
 
 INK = "#1F2933"

@@ -3,17 +3,28 @@ from pathlib import Path
 
 import pytest
 from conftest import TINY
+from detectron2.data import build_detection_test_loader
+from detectron2.evaluation import inference_on_dataset
 
+from lvis_tde.calibration.checkpoint import load_trained
+from lvis_tde.calibration.family import COMPOSITION, FACTUAL, SIGMOID_METHODS, SOFTMAX_METHODS
+from lvis_tde.calibration.replay import box_branch_only
+from lvis_tde.calibration.settings import tde_predictors
+from lvis_tde.calibration.statistics import gather_class_statistics
+from lvis_tde.config import use_tde_on_softmax
+from lvis_tde.engine import YacsRecipe
+from lvis_tde.evaluation import LVISEvaluator
 from lvis_tde.experiments.demo import run_demo
-from lvis_tde.experiments.demo_tables import format_table, summarize_seeds
+from lvis_tde.experiments.demo_parts import PARTS, Plan
+from lvis_tde.experiments.demo_tables import format_table
 from lvis_tde.experiments.recording import METRICS
+from lvis_tde.posthoc import Settings
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SMALL = dict(num_train=16, num_calib=4, num_val=4, num_classes=7, image_size=64)
 SHORT = [*TINY, "SOLVER.MAX_ITER", 2, "INPUT.MIN_SIZE_TRAIN", (64,), "INPUT.MIN_SIZE_TEST", 64]
 
-
-def demo(output, *overrides):
+def demo(output, *overrides, **options):
     overrides = [*SHORT, *overrides]
     return run_demo(
         output,
@@ -23,26 +34,78 @@ def demo(output, *overrides):
         jobs=1,
         dataset=SMALL,
         overrides=overrides,
+        **options,
     )
+
+
+def boxes_alone(output, part, split, row):
+    """Box figures of a row on a split by Detectron2's own loop, from the checkpoint of the part."""
+    plan = Plan(output, "shapes", 0, CONFIGS, 0, 60, tuple(SHORT))
+    cfg, names = plan.config(part), plan.names()
+    cfg.MODEL.WEIGHTS = str(output / "seed0" / part / "model_final.pth")
+    use_tde_on_softmax(cfg)
+    model = load_trained(YacsRecipe(cfg))
+    gather_class_statistics(model, names["train"])
+    (predictor,) = tde_predictors(model)
+    predictor.posthoc = Settings(**row["settings"])
+    evaluator = LVISEvaluator(names[split], max_dets_per_image=cfg.TEST.DETECTIONS_PER_IMAGE)
+    with box_branch_only(model):
+        found = inference_on_dataset(
+            model, build_detection_test_loader(cfg, names[split]), evaluator
+        )
+    return {metric: round(found["bbox"][metric], 4) for metric in row["val"]}
+
+
+def assert_family(results, output):
+    """Each row has what was chosen on calib and what that gives on val."""
+    assert list(results["posthoc"]) == ["softmax", "deconfound", "sigmoid"]
+    for part, rows in results["posthoc"].items():
+        methods = SIGMOID_METHODS if part == "sigmoid" else SOFTMAX_METHODS
+        found = {row["method"]: row for row in rows}
+        assert list(found) == [FACTUAL, *(m.name for m in methods), COMPOSITION]
+        for method in methods:
+            row = found[method.name]
+            assert Settings(**row["settings"]) == method.settings(row["strength"])
+            assert row["strength"] in method.tried
+            if len(method.tried) > 1:
+                assert row["calibration"]["AP"] >= found[FACTUAL]["calibration"]["AP"]
+        best = max(row["calibration"]["AP"] for row in rows[:-1])
+        assert found[COMPOSITION]["calibration"]["AP"] >= best
+        # The runs are two of the rows, with masks.
+        off, on = PARTS[part].off, PARTS[part].on
+        assert results["alphas"][on] == found["tde"]["strength"]
+        for run, row in ((off, found[FACTUAL]), (on, found["tde"])):
+            assert row["val"].items() <= results["runs"][run]["bbox"].items()
+    checked = [("deconfound", COMPOSITION), ("sigmoid", "logit_adjustment"), ("softmax", "norcal")]
+    for part, method in checked:
+        (row,) = (r for r in results["posthoc"][part] if r["method"] == method)
+        assert boxes_alone(output, part, "val", row) == row["val"]
+        assert boxes_alone(output, part, "calib", row) == row["calibration"]
 
 
 def test_demo(tmp_path, caplog):
     results = demo(tmp_path)
     assert json.loads((tmp_path / "results.json").read_text()) == results
     assert results["seed"] == 0 and results["alpha"] == results["alphas"]["tde"]
-    for run in ("softmax", "softmax_tde", "deconfound", "tde"):
-        assert set(results["runs"][run]) == {"bbox", "segm"}
-        assert set(results["runs"][run]["segm"]) == set(METRICS)
+    assert list(results["runs"]) == [
+        *("softmax", "softmax_tde", "deconfound", "tde", "sigmoid", "sigmoid_tde")
+    ]
+    for tasks in results["runs"].values():
+        assert set(tasks) == {"bbox", "segm"} and set(tasks["segm"]) == set(METRICS)
+    assert set(results["alphas"]) == {"softmax_tde", "tde", "sigmoid_tde"}
     for run, alpha in results["alphas"].items():
         calibration = results["calibrations"][run]
-        best = max(values["segm"]["AP"] for values in calibration.values())
-        assert calibration[f"{alpha:g}"]["segm"]["AP"] == best
+        best = max(values["bbox"]["AP"] for values in calibration.values())
+        assert calibration[f"{alpha:g}"]["bbox"]["AP"] == best
+    assert_family(results, tmp_path)
     assert results["feature_mean"]["softmax_tde"]["batches"] > 0
+    assert "degrees_to_tracked" not in results["feature_mean"]["softmax_tde"]
     assert len(results["feature_mean"]["tde"]["degrees_to_tracked"]) == 2
+    assert len(results["feature_mean"]["sigmoid_tde"]["degrees_to_tracked"]) == 1
     pictures = {path.name for path in tmp_path.glob("*.png")}
-    charts = {"group_ap.png", "ap_over_alpha.png", "ap_over_alpha_softmax.png"}
-    assert charts | {"ap_over_images.png", "classes.png", "opening.png"} < pictures
-    assert len(pictures) == 7
+    charts = {"group_ap.png", "posthoc.png", "ap_over_images.png", "classes.png", "opening.png"}
+    charts |= {f"ap_over_alpha{which}.png" for which in ("", "_softmax", "_sigmoid")}
+    assert charts < pictures and len(pictures) == len(charts) + 1
     for run, values in results["per_class"].items():
         assert values.keys() == results["image_count"].keys() and len(values) == 7
         known = [value for value in values.values() if value is not None]
@@ -51,15 +114,18 @@ def test_demo(tmp_path, caplog):
     table = format_table(results)
     assert all(f" {metric} " in table for metric in METRICS)
 
-    (row,) = [
-        line for line in summarize_seeds(tmp_path).splitlines() if line.startswith("| softmax |")
-    ]
-    assert (tmp_path / "ap_over_images_seeds.png").is_file()
-    assert f"{results['runs']['softmax']['segm']['AP']:.1f} ± 0.0" in row
-
-    # Again: nothing is trained, and the figures are the same.
+    # Again: nothing is trained, and the figures are the same. So they are if a part was interrupted.
+    (tmp_path / "seed0" / "sigmoid" / "model_final.pth").unlink()
+    (tmp_path / "seed0" / "sigmoid" / "last_checkpoint").unlink()
     caplog.clear()
-    assert demo(tmp_path) == results
+    again = demo(tmp_path, parts=["sigmoid"])
+    assert again["runs"] == {k: v for k, v in results["runs"].items() if "sigmoid" in k}
+    assert again["posthoc"] == {"sigmoid": results["posthoc"]["sigmoid"]}
+    assert again["alpha"] is None and "Starting training from iteration 0" in caplog.text
+    caplog.clear()
+    again = demo(tmp_path, parts=["sigmoid", "softmax"])
+    assert list(again["posthoc"]) == ["softmax", "sigmoid"]
+    assert again["posthoc"].items() <= results["posthoc"].items()
     assert "iter: " not in caplog.text
 
     # Another configuration must not be mixed with the finished run, nor its pictures be replaced.
@@ -68,13 +134,9 @@ def test_demo(tmp_path, caplog):
         demo(tmp_path, "SOLVER.BASE_LR", 0.01)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.png")} == before
 
-    # Nor another set with it in one table, whether it says which it is or is older than that.
-    other = {**results, "seed": 1, "set": {**results["set"], "seed": 1}}
-    file = tmp_path / "seed1" / "results.json"
-    file.parent.mkdir()
-    file.write_text(json.dumps(other))
-    assert "| mask AP, 2 seeds |" in summarize_seeds(tmp_path)
-    for made in ({"set": {**other["set"], "kind": "glyphs"}}, {"set": {}}):
-        file.write_text(json.dumps({**other, **made}))
-        with pytest.raises(ValueError, match="seed0 and .*seed1 are results on different sets"):
-            summarize_seeds(tmp_path)
+
+@pytest.mark.parametrize("parts, what", [(["softmax", "tde"], "softmax, tde"), ([], "none")])
+def test_unknown_part(tmp_path, parts, what):
+    with pytest.raises(ValueError, match=f"parts must be some of softmax, deconf.*got {what}"):
+        demo(tmp_path, parts=parts)
+    assert not list(tmp_path.iterdir())

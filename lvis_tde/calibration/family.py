@@ -1,0 +1,353 @@
+"""Choosing among the methods of :mod:`lvis_tde.posthoc`: the best strength of each, and of a few
+together, on held-out images.
+
+One pass over the images serves all methods and strengths, since all of them enter after the box
+head; another pass or two look at compositions around the best method. Which images these are is
+the caller's business: not those whose figures are to be reported.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from detectron2.evaluation import DatasetEvaluator
+from torch import nn
+
+from ..posthoc import Settings
+from .alpha import sweep_alpha
+from .replay import box_branch_only
+from .settings import tde_predictors
+
+__all__ = [
+    "COMPOSITION",
+    "FACTUAL",
+    "METRICS",
+    "SIGMOID_METHODS",
+    "SOFTMAX_METHODS",
+    "Choice",
+    "Method",
+    "Row",
+    "choose",
+    "describe",
+    "methods_of",
+    "search",
+]
+
+logger = logging.getLogger(__name__)
+
+FACTUAL, COMPOSITION = "factual", "composition"
+METRICS = ("AP", "APr", "APc", "APf")
+_TDE = ("region", "class_")
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method and the strengths to try.
+
+    Attributes:
+        name: of its row.
+        fields: of :class:`~lvis_tde.posthoc.Settings` that are its strength.
+        strengths: ascending, all above 0. 0, the factual probabilities, competes with them, unless
+            there is but one, which is then nothing to choose.
+        group: what it corrects by: "mean", "weights", "counts" or "logits". A composition has at
+            most one method of a group, since two would correct the same thing twice.
+        added: strengths to try on top of others; none if it is not for compositions.
+        options: further settings, such as the background.
+    """
+
+    name: str
+    fields: tuple[str, ...]
+    strengths: tuple[float, ...]
+    group: str
+    added: tuple[float, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def settings(self, strength: float) -> Settings:
+        """The method alone; 0 is :data:`FACTUAL` whatever the options."""
+        if strength == 0:
+            return Settings()
+        return Settings(**dict.fromkeys(self.fields, float(strength)), **self.options)
+
+    def on_top_of(self, other: Settings, strength: float) -> Settings:
+        """With other steps, whose background and sum stay theirs."""
+        return dataclasses.replace(other, **dict.fromkeys(self.fields, float(strength)))
+
+    @property
+    def tried(self) -> tuple[float, ...]:
+        """The strengths that compete."""
+        return self.strengths if len(self.strengths) == 1 else (0.0, *self.strengths)
+
+
+_JOINT = {"background": "joint"}
+# Of those in brackets in the papers: exempt where nothing is said.
+SOFTMAX_METHODS = (
+    Method("tde", _TDE, (0.5, 1.0, 1.5, 2.0, 3.0), "mean", (0.5, 1.0, 1.5)),
+    Method("tau_norm", ("tau_norm",), (0.5, 1.0, 1.5, 2.0), "weights", (0.5, 1.0)),
+    Method("logit_adjustment", ("logit_adjustment",), (0.25, 0.5, 1.0, 1.5), "counts", (0.25, 0.5)),
+    Method("norcal", ("norcal",), (0.2, 0.5, 0.8, 1.2), "counts", options=_JOINT),
+    Method("logn", ("logn",), (1.0,), "logits", options=_JOINT),
+    Method("fracal", ("fracal",), (0.5, 1.0, 2.0), "counts", options=_JOINT),
+)
+
+_PARTS = (0.1, 0.2, 0.35, 0.5, 0.75)
+_BETAS = (0.5, 1.0, 1.5, 2.0)
+_ADJUSTMENT = ("logit_adjustment",)
+SIGMOID_METHODS = (
+    Method("tde", _TDE, _PARTS, "mean", (0.1, 0.2, 0.35)),
+    Method("tde_region", ("region",), _PARTS, "mean"),
+    Method("tde_class", ("class_",), (*_PARTS, 1.0, 2.0), "mean"),
+    Method("tde_keep_sum", _TDE, _PARTS, "mean", options={"keep_sum": "factual"}),
+    Method("tau_norm", ("tau_norm",), (0.5, 1.0, 1.5, 2.0), "weights", (0.5, 1.0)),
+    Method("logit_adjustment", _ADJUSTMENT, _BETAS, "counts", (0.5, 1.0)),
+    Method("logit_adjustment_free", _ADJUSTMENT, _BETAS, "counts", options={"keep_sum": ""}),
+    Method("logn", ("logn",), (1.0,), "logits"),
+    Method("fracal", ("fracal",), (0.5, 1.0, 2.0), "counts"),
+)
+
+
+def methods_of(model: nn.Module) -> tuple[Method, ...]:
+    """:data:`SOFTMAX_METHODS` or :data:`SIGMOID_METHODS`, as the model classifies.
+
+    Raises:
+        ValueError: if it has no TDE predictor.
+    """
+    sigmoid = any(predictor.use_sigmoid_ce for predictor in tde_predictors(model))
+    return SIGMOID_METHODS if sigmoid else SOFTMAX_METHODS
+
+
+@dataclass(frozen=True)
+class Row:
+    """What was chosen for a method.
+
+    Attributes:
+        method: its name, :data:`FACTUAL` or :data:`COMPOSITION`.
+        strength: 0 if nothing was better than the factual probabilities; None of a composition.
+        settings: what that is.
+        metrics: :data:`METRICS` on the held-out images, in percent.
+        last: the strength is the last of several that were tried, so a larger one may be better.
+    """
+
+    method: str
+    strength: float | None
+    settings: Settings
+    metrics: Mapping[str, float]
+    last: bool = False
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What :func:`search` found.
+
+    Attributes:
+        rows: the factual probabilities, each method, and the best composition.
+        tried: all settings and their metrics, in the order of trial.
+        methods: that were tried.
+    """
+
+    rows: tuple[Row, ...]
+    tried: Mapping[Settings, Mapping[str, float]]
+    methods: tuple[Method, ...]
+
+    def row(self, method: str) -> Row:
+        """The row of a method, by its name."""
+        return next(row for row in self.rows if row.method == method)
+
+    def curve(self, method: str) -> dict[float, Mapping[str, float]]:
+        """Metrics of a method over its strengths, 0 among them."""
+        (one,) = (m for m in self.methods if m.name == method)
+        return {s: self.tried[one.settings(s)] for s in (0.0, *one.strengths)}
+
+
+def describe(settings: Settings) -> str:
+    """The strengths above 0 in words, such as "tde 1 + tau_norm 0.5, joint"."""
+    values = dataclasses.asdict(settings)
+    if settings.region == settings.class_:
+        values = {"tde": values.pop("class_"), **values}
+        del values["region"]
+    steps = {name: value for name, value in values.items() if isinstance(value, float) and value}
+    words = " + ".join(f"{name.rstrip('_')} {value:g}" for name, value in steps.items())
+    if not words:
+        return FACTUAL
+    how = [settings.background] if settings.background != "exempt" else []
+    if settings.keep_sum != "tde":
+        how.append(f"sum {settings.keep_sum or 'free'}")
+    return ", ".join([words, *how])
+
+
+@dataclass(frozen=True)
+class _Point:
+    """Settings as steps of methods: where the search for a composition stands."""
+
+    settings: Settings
+    steps: tuple[tuple[Method, float], ...]
+
+    def at(self, index: int, strength: float) -> _Point:
+        """One step with another strength."""
+        steps = list(self.steps)
+        method = steps[index][0]
+        steps[index] = method, strength
+        return _Point(method.on_top_of(self.settings, strength), tuple(steps))
+
+    def plus(self, method: Method, strength: float) -> _Point:
+        steps = (*self.steps, (method, strength))
+        if not self.steps:
+            return _Point(method.settings(strength), steps)
+        return _Point(method.on_top_of(self.settings, strength), steps)
+
+    def beside(self, by: int) -> list[_Point]:
+        """With each step one strength weaker (-1) or stronger (1), where there is such a one."""
+        found = []
+        for index, (method, strength) in enumerate(self.steps):
+            grid = sorted({*method.strengths, *method.added})
+            place = grid.index(strength) + by
+            if 0 <= place < len(grid):
+                found.append(self.at(index, grid[place]))
+        return found
+
+
+def _neighbors(point: _Point, methods: Sequence[Method], sigmoid: bool) -> list[_Point]:
+    """Compositions to try from here on, the likeliest first.
+
+    Two corrections need less of each, so one is added to what is there and to a little less of it.
+    """
+    taken = {method.group for method, _ in point.steps}
+    free = [(m, s) for m in methods if m.group not in taken for s in m.added]
+    found = [one.plus(*step) for one in (point, *point.beside(-1)) for step in free]
+    if not sigmoid and point.steps:
+        other = "joint" if point.settings.background == "exempt" else "exempt"
+        flipped = dataclasses.replace(point.settings, background=other)
+        found.append(_Point(flipped, point.steps))
+    if len(point.steps) > 1:
+        found += [*point.beside(-1), *point.beside(1)]
+    return found
+
+
+def search(
+    methods: Sequence[Method],
+    evaluate: Callable[[Sequence[Settings]], Mapping[Settings, Mapping[str, float]]],
+    *,
+    metric: str = "AP",
+    sigmoid: bool = False,
+    rounds: int = 2,
+    most: int = 12,
+) -> Choice:
+    """The best strength of each method, then a coordinate search for the best composition.
+
+    It starts at the best method. Each round tries the neighbors that were not tried yet: another
+    method on top, the same with a little less of what is there, the other background (softmax), and
+    of a composition each strength one step weaker or stronger. It ends with a round that finds
+    nothing better. Of equals the weaker wins, and the one that was tried first.
+
+    Args:
+        methods: to choose from, with names of their own.
+        evaluate: one pass: distinct settings to the metrics of each, :data:`METRICS` in percent.
+        metric: to maximize.
+        sigmoid: the probabilities are sigmoids, which have no background.
+        rounds: most rounds for compositions, each one call of ``evaluate``.
+        most: settings a round.
+
+    Returns:
+        Choice: rows of all methods.
+
+    Raises:
+        ValueError: if the metric is undefined (negative or NaN, as without ground truth) for all.
+    """
+    tried: dict[Settings, Mapping[str, float]] = {}
+
+    def run(candidates: Iterable[Settings]) -> None:
+        new = [one for one in dict.fromkeys(candidates) if one not in tried]
+        found = evaluate(new) if new else {}
+        tried.update({one: found[one] for one in new})
+
+    def value(settings: Settings) -> float:
+        number = tried[settings][metric]
+        return number if number >= 0 else -math.inf
+
+    run([Settings(), *(m.settings(s) for m in methods for s in m.tried)])
+    if not any(value(one) >= 0 for one in tried):
+        raise ValueError(
+            f"{metric} is undefined for all settings: the held-out images show none of the classes "
+            "that it is about. Choose another metric or other images."
+        )
+    rows = [Row(FACTUAL, 0.0, Settings(), tried[Settings()])]
+    best = _Point(Settings(), ())
+    for method in methods:
+        # max takes the first of equals, which is the weakest.
+        strength = max(method.tried, key=lambda s, m=method: value(m.settings(s)))  # type: ignore
+        settings = method.settings(strength)
+        last = strength == method.strengths[-1] and len(method.strengths) > 1
+        rows.append(Row(method.name, strength, settings, tried[settings], last))
+        if last:
+            logger.warning(
+                "The best strength of %s, %g, is the largest that was tried.", method.name, strength
+            )
+        if value(settings) > value(best.settings):
+            best = _Point(settings, ((method, strength),))
+    for _ in range(rounds):
+        points = [p for p in _neighbors(best, methods, sigmoid) if p.settings not in tried]
+        points = list({p.settings: p for p in points}.values())[:most]
+        run(point.settings for point in points)
+        better = max(points, key=lambda p: value(p.settings), default=best)
+        if value(better.settings) <= value(best.settings):
+            break
+        best = better
+    rows.append(Row(COMPOSITION, None, best.settings, tried[best.settings]))
+    return Choice(tuple(rows), tried, tuple(methods))
+
+
+def choose(
+    model: nn.Module,
+    loader: Iterable[list[dict]],
+    make_evaluator: Callable[[], DatasetEvaluator],
+    *,
+    methods: Sequence[Method] | None = None,
+    metric: str = "AP",
+    rounds: int = 2,
+    most: int = 12,
+) -> Choice:
+    """:func:`search` by the box AP of a detector; masks, which take long, are left out.
+
+    Args:
+        model: a ``GeneralizedRCNN`` with a TDE predictor, its mean and the statistics of its
+            classes. Its settings are the same afterwards.
+        loader: held-out images; gone through once for all methods and once a round.
+        make_evaluator: see :func:`~lvis_tde.calibration.alpha.sweep_alpha`; it must report
+            ``{"bbox": {metric: percent}}`` with :data:`METRICS`.
+        methods: default: :func:`methods_of`.
+        metric: of boxes, to maximize.
+        rounds, most: see :func:`search`.
+
+    Returns:
+        Choice: rows of all methods.
+
+    Raises:
+        ValueError: see :func:`search`; also if a setting needs what the model does not have.
+    """
+
+    def evaluate(settings: Sequence[Settings]) -> dict[Settings, dict[str, float]]:
+        with box_branch_only(model):
+            found = sweep_alpha(model, loader, settings, make_evaluator)
+        return {one: results["bbox"] for one, results in found.items()}
+
+    sigmoid = any(predictor.use_sigmoid_ce for predictor in tde_predictors(model))
+    choice = search(
+        methods_of(model) if methods is None else methods,
+        evaluate,
+        metric=metric,
+        sigmoid=sigmoid,
+        rounds=rounds,
+        most=most,
+    )
+    for row in choice.rows:
+        logger.info(
+            "%-22s %-44s %s",
+            row.method,
+            describe(row.settings),
+            "  ".join(f"{name} {row.metrics[name]:5.2f}" for name in METRICS),
+        )
+    return choice

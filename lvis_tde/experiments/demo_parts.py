@@ -1,0 +1,209 @@
+"""What one process of the demo does: train a model, choose on ``calib``, evaluate on ``val``."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_test_loader
+from detectron2.utils.env import seed_all_rng
+from detectron2.utils.logger import setup_logger
+
+from ..calibration.alpha import sweep_alpha
+from ..calibration.checkpoint import load_trained
+from ..calibration.estimate import angle_between, estimate_feature_mean
+from ..calibration.family import METRICS, Choice, choose
+from ..calibration.replay import box_branch_only
+from ..calibration.settings import tde_predictors
+from ..calibration.statistics import gather_class_statistics
+from ..config import use_tde_on_softmax
+from ..data.generated import KINDS
+from ..engine import Trainer, YacsRecipe, load_config
+from ..posthoc import Settings
+from .demo_pictures import draw_images
+from .recording import RecordingEvaluator, report
+
+__all__ = ["DEFAULT_PARTS", "PARTS", "Part", "Plan", "run_part"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A model of the demo; its config is ``demo_<name>.yaml``.
+
+    Attributes:
+        off, on: names of its runs without TDE and with it.
+        pictures: draw what its TDE changes.
+    """
+
+    off: str
+    on: str
+    pictures: bool = False
+
+
+PARTS = {
+    "softmax": Part("softmax", "softmax_tde"),
+    "deconfound": Part("deconfound", "tde", pictures=True),
+    "sigmoid": Part("sigmoid", "sigmoid_tde"),
+    "sigmoid_federated": Part("sigmoid_federated", "sigmoid_federated_tde"),
+    "sigmoid_deconfound": Part("sigmoid_deconfound", "sigmoid_deconfound_tde"),
+}
+DEFAULT_PARTS = ("softmax", "deconfound", "sigmoid")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the processes of one demo share.
+
+    Attributes:
+        output, kind, seed, configs, num_pictures, mean_batches, overrides: see
+            :func:`~lvis_tde.experiments.demo.run_demo`.
+    """
+
+    output: Path
+    kind: str
+    seed: int
+    configs: Path
+    num_pictures: int
+    mean_batches: int
+    overrides: Sequence
+
+    @property
+    def folder(self) -> Path:
+        return self.output / f"seed{self.seed}"
+
+    def names(self) -> dict[str, str]:
+        """Registered names of the splits."""
+        return KINDS[self.kind].register(self.output / "datasets", seed=self.seed)
+
+    def config(self, part: str):
+        """The config of a part."""
+        train = self.names()["train"]
+        DatasetCatalog.get(train)  # fills in the metadata
+        options = [
+            "SEED", self.seed,
+            "OUTPUT_DIR", str(self.folder / part),
+            "MODEL.ROI_HEADS.NUM_CLASSES", len(MetadataCatalog.get(train).thing_classes),
+            "DATASETS.TRAIN", (train,),
+            "DATASETS.TEST", (),
+            *self.overrides,
+        ]  # fmt: skip
+        return load_config(str(self.configs / f"demo_{part}.yaml"), options)
+
+
+def run_part(name: str, plan: Plan) -> dict[str, Any]:
+    """All of a part, in this process, with one thread.
+
+    Args:
+        name: a key of :data:`PARTS`.
+        plan: of the demo.
+
+    Returns:
+        dict: its share of what :func:`~lvis_tde.experiments.demo.run_demo` returns.
+    """
+    # One thread a process, also where there are more cores: two processes with two threads each
+    # are far slower on two cores, and the figures must not depend on the number of cores.
+    torch.set_num_threads(1)
+    for logged in ("detectron2", "fvcore", "lvis_tde"):
+        # The part's name instead of the package's: the lines of all parts reach one terminal.
+        setup_logger(str(plan.folder / name), name=logged, abbrev_name=name)
+    part, cfg, names = PARTS[name], plan.config(name), plan.names()
+    model = _trained(cfg)
+    mean = _estimate(plan, cfg, model)
+    gather_class_statistics(model, names["train"])
+    logger.info("Choosing strengths by box AP on the calibration split.")
+    choice = choose(
+        model,
+        build_detection_test_loader(cfg, names["calib"]),
+        lambda: RecordingEvaluator.from_config(cfg, names["calib"]),
+    )
+    tde = choice.row("tde")
+    alpha = float(tde.strength or 0)
+    # The factual probabilities are those of the model as trained: one pass for both.
+    runs = _evaluate(cfg, model, names["val"], [Settings(), tde.settings])
+    off, on = runs[Settings()], runs[tde.settings]
+    if part.pictures:
+        sides = (side["segm"]["detections"] for side in (off, on))
+        draw_images(names["val"], *sides, alpha, plan.num_pictures, plan.output)
+    rest = [row.settings for row in choice.rows if row.settings not in runs]
+    with box_branch_only(model):
+        runs.update(_evaluate(cfg, model, names["val"], rest))
+    found: dict[str, Any] = {
+        **report({part.off: off, part.on: on}),
+        "alphas": {part.on: alpha},
+        "calibrations": {
+            part.on: {f"{a:g}": {"bbox": _shown(m)} for a, m in choice.curve("tde").items()}
+        },
+        "feature_mean": {part.on: mean},
+        "posthoc": {name: _family(choice, runs)},
+    }
+    return {"alpha": alpha, **found} if part.on == "tde" else found
+
+
+def _trained(cfg) -> torch.nn.Module:
+    """The trained model with TDE on it; training is resumed if it was interrupted."""
+    seed_all_rng(cfg.SEED)
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=True)
+    trainer.train()
+    cfg.MODEL.WEIGHTS = os.path.join(cfg.OUTPUT_DIR, "model_final.pth")
+    use_tde_on_softmax(cfg)
+    return load_trained(YacsRecipe(cfg))
+
+
+def _estimate(plan: Plan, cfg, model) -> dict[str, Any]:
+    """Gathers the statistics of the logits, and the mean where training tracked none.
+
+    Returns:
+        How sure the estimate of the mean is, and how far from the tracked one.
+    """
+    (predictor,) = tde_predictors(model)
+    tracked = predictor.feature_mean.mean.clone()
+    seed_all_rng(cfg.SEED)
+    found = estimate_feature_mean(
+        model, Trainer.build_train_loader(cfg), max_batches=plan.mean_batches, tolerance=0
+    )
+    estimate: dict[str, Any] = {
+        "batches": found.num_batches,
+        "foreground": sum(found.num_foreground),
+        "degrees_between_halves": round(found.angle, 2),
+    }
+    if tracked.any():
+        apart = angle_between(tracked, found.means[0], predictor.cls_score.num_heads)
+        estimate["degrees_to_tracked"] = [round(angle, 2) for angle in apart.tolist()]
+        predictor.feature_mean.mean.copy_(tracked)
+    logger.info("Feature mean estimated: %s", estimate)
+    return estimate
+
+
+def _evaluate(cfg, model, dataset: str, settings: Sequence[Settings]) -> dict[Settings, dict]:
+    if not settings:
+        return {}
+    loader = build_detection_test_loader(cfg, dataset)
+    evaluator = RecordingEvaluator.from_config(cfg, dataset)
+    return sweep_alpha(model, loader, list(dict.fromkeys(settings)), lambda: evaluator)
+
+
+def _shown(metrics: Mapping[str, float]) -> dict[str, float]:
+    return {name: round(float(metrics[name]), 4) for name in METRICS}
+
+
+def _family(choice: Choice, runs: Mapping[Settings, Mapping]) -> list[dict[str, Any]]:
+    """Rows of the table of methods."""
+    return [
+        {
+            "method": row.method,
+            "strength": row.strength,
+            "settings": dataclasses.asdict(row.settings),
+            "calibration": _shown(row.metrics),
+            "val": _shown(runs[row.settings]["bbox"]),
+        }
+        for row in choice.rows
+    ]
