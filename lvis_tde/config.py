@@ -1,4 +1,4 @@
-"""Configuration keys of this package: ``MODEL.TDE``, and ``MODEL.TDE_MASK`` beside it."""
+"""Configuration keys of this package: ``MODEL.TDE``, ``MODEL.POSTHOC`` and ``MODEL.TDE_MASK``."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SIGMOID = {
 
 
 def add_tde_config(cfg: CfgNode) -> None:
-    """Adds ``MODEL.TDE`` with the defaults for LVIS (paper section 5.1), and ``MODEL.TDE_MASK``."""
+    """Adds ``MODEL.TDE`` with the defaults for LVIS (paper section 5.1), and what is beside it."""
     cfg.MODEL.TDE = node = CfgNode()
     # Normalization of features and weights: "cosine", "capsule" or "deconfound"; "none" keeps the
     # linear classifier of a trained softmax model.
@@ -41,10 +41,8 @@ def add_tde_config(cfg: CfgNode) -> None:
     # Sigmoids: strength of the part of the removed term that is equal for all classes of a region,
     # so that ALPHA is that of the rest; -1 for ALPHA.
     node.ALPHA_REGION = -1.0
-    # Sigmoids: after TDE, one shift of each region's logits that keeps its summed probability,
-    # which undoes the part that is equal for all classes.
-    node.KEEP_SUM = False
-    # Keep the factual ratio of foreground to background at inference; sigmoids have no background.
+    # Keep the factual ratio of foreground to background at inference, whatever TDE and
+    # MODEL.POSTHOC do to the foreground; False is one softmax over both. Sigmoids have none.
     node.BACKGROUND_EXEMPT = True
     # Momentum mu of the running mean of the foreground features; a step weighs 1 - mu.
     node.MEAN_MOMENTUM = 0.9998
@@ -54,6 +52,23 @@ def add_tde_config(cfg: CfgNode) -> None:
     node.PRECISE_MEAN = 0
     # Removed, and ignored with a warning: the mean's weight followed the learning rate under it.
     cfg.register_deprecated_key("MODEL.TDE.MEAN_MOMENTUM_LR_SCALED")
+
+    # Steps at inference beside TDE, see lvis_tde/posthoc; none is used in training, and 0 is off.
+    # All but TAU_NORM need statistics of the classes: tools/estimate_feature_mean.py gathers them.
+    cfg.MODEL.POSTHOC = node = CfgNode()
+    # tau of the normalization of the classifier's weights (Kang et al., ICLR 2020).
+    node.TAU_NORM = 0.0
+    # Normalization of each class's logits over the training regions; 1 is Zhao et al., IJCV 2024.
+    node.LOGN = 0.0
+    # beta of logit adjustment (Menon et al., ICLR 2021).
+    node.LOGIT_ADJUSTMENT = 0.0
+    # gamma of NorCal (Pan et al., NeurIPS 2021), which has BACKGROUND_EXEMPT False.
+    node.NORCAL = 0.0
+    # lambda of FRACAL (Alexandridis et al., CVPR 2025), which has BACKGROUND_EXEMPT False.
+    node.FRACAL = 0.0
+    # Sigmoids: the summed probability that each region keeps: that after TDE alone ("tde"), so that
+    # the other steps only move the ranking of its classes, the factual one ("factual"), or none.
+    node.KEEP_SUM = "tde"
 
     # Detectron2 main's keys and defaults, which release 0.6 does not have. They are for TDE heads
     # there: its own predictor knows the softmax alone.
@@ -69,12 +84,15 @@ def add_tde_config(cfg: CfgNode) -> None:
 
 
 def tde_options(cfg: CfgNode) -> dict:
-    """The predictor's arguments from ``MODEL.TDE``, or the defaults where there is no such node."""
+    """The predictor's arguments from ``MODEL.TDE`` and ``MODEL.POSTHOC``, or their defaults."""
     if "TDE" not in cfg.MODEL:
         cfg = CfgNode({"MODEL": {"ROI_BOX_HEAD": {}}})
         add_tde_config(cfg)
     options = {key.lower(): value for key, value in cfg.MODEL.TDE.items()}
     del options["precise_mean"]  # of the training loop
+    # A config of an earlier release, pickled with its model, has no such node.
+    posthoc = cfg.MODEL.get("POSTHOC", {})
+    options["posthoc"] = {key.lower(): value for key, value in posthoc.items()}
     return options
 
 

@@ -232,12 +232,14 @@ def export_onnx(
 
     Raises:
         ImportError: if the package ``onnx`` is not installed.
-        ValueError: if alpha is positive and the mean zero, or the predictor has ``keep_sum``.
+        ValueError: if alpha is positive and the mean zero, or the predictor shifts logits to
+            keep their sum.
     """
-    if predictor.keep_sum:
+    if predictor.posthoc.keep_sum == "factual":
         raise ValueError(
-            "keep_sum=True has no ONNX export: its shift is solved for, region by region. Export "
-            "the traced detector alone (onnx=False), or set keep_sum to False."
+            f"keep_sum={predictor.posthoc.keep_sum!r} has no ONNX export: its shift is solved for, "
+            "region by region. Export the traced detector alone (onnx=False), or set keep_sum to "
+            "''."
         )
     with _at(predictor, alpha), warnings.catch_warnings():
         warnings.simplefilter("ignore")

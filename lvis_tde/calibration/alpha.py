@@ -1,8 +1,8 @@
-"""Choosing alpha: one pass over the images serves all values.
+"""Choosing alpha, or whole settings: one pass over the images serves all values.
 
-Alpha enters after the box head, so backbone, RPN and box head run once per image; for each alpha
+Both enter after the box head, so backbone, RPN and box head run once per image; for each value
 only the probabilities, NMS and the evaluation are repeated. Masks and keypoints are predicted, and
-masks pasted or encoded, once for every distinct (box, class) that any alpha keeps, or once for
+masks pasted or encoded, once for every distinct (box, class) that any value keeps, or once for
 every box where masks do not depend on the class.
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import TypeVar, Union
+from typing import Any, TypeVar, Union
 
 import torch
 from detectron2.evaluation import DatasetEvaluator, inference_context
@@ -24,6 +24,7 @@ from torch import nn
 from ..evaluation import LVISEvaluator
 from ..layers.functional import check_alpha
 from ..modeling.mask_postprocess import postprocess_to_rle
+from ..posthoc import Settings
 from .replay import BoxBranch
 from .settings import settings, tde_predictors
 
@@ -31,22 +32,32 @@ __all__ = ["predict_for_alphas", "sweep_alpha"]
 
 logger = logging.getLogger(__name__)
 
-# Of the whole of what TDE removes, or of sigmoids (alpha, alpha_region).
-Strength = TypeVar("Strength", bound=Union[float, tuple[float, float]])
+# Of the whole of what TDE removes; of sigmoids (alpha, alpha_region); or of all post-hoc steps.
+Strength = TypeVar("Strength", bound=Union[float, tuple[float, float], Settings])
 
 # A mask head with a mask for each of 1203 classes takes 7 MB per box.
 _BOXES_AT_ONCE = 100
 
 
-def _options(strength: Strength) -> dict[str, float]:
+def _options(strength: Strength) -> dict[str, Any]:
     """
     Raises:
         ValueError: if a number is negative or not finite.
     """
+    if isinstance(strength, Settings):
+        return {"posthoc": strength}
     if not isinstance(strength, tuple):
         return {"alpha": check_alpha(strength)}
     alpha, region = strength
     return {"alpha": check_alpha(alpha), "alpha_region": check_alpha(region)}
+
+
+def _check(model: nn.Module, strengths: Sequence[Strength]) -> None:
+    """Fails before the first image if the model cannot predict with one of the strengths."""
+    tde_predictors(model)
+    for strength in strengths:
+        with settings(model, **_options(strength)):
+            pass
 
 
 def _one_mask_for_all_classes(model: GeneralizedRCNN) -> bool:
@@ -149,7 +160,8 @@ def predict_for_alphas(
     Args:
         model: in eval mode, with a TDE predictor.
         inputs: N images in Detectron2's format.
-        alphas: A values, each finite and >= 0; of sigmoids also pairs ``(alpha, alpha_region)``.
+        alphas: A values, each finite and >= 0; of sigmoids also pairs ``(alpha, alpha_region)``; or
+            :class:`~lvis_tde.posthoc.Settings`, which set all steps.
         rle: give masks as ``pred_masks_rle``, see :mod:`lvis_tde.modeling.mask_postprocess`, in
             place of ``pred_masks``.
 
@@ -157,12 +169,11 @@ def predict_for_alphas(
         list[list[dict]]: for each alpha what ``model(inputs)`` would return with it.
 
     Raises:
-        ValueError: if the model has no TDE predictor, an alpha is out of its range, or the ROI
-            heads run their networks on something that alpha changes.
+        ValueError: if the model has no TDE predictor, an alpha is out of its range, settings need
+            statistics of the classes that the model does not have, or the ROI heads run their
+            networks on something that alpha changes.
     """
-    tde_predictors(model)
-    for alpha in alphas:
-        _options(alpha)
+    _check(model, alphas)
     images, features, per_alpha = _detect(model, inputs, alphas)
     # From here on by image.
     per_image = list(zip(*per_alpha))
@@ -192,7 +203,7 @@ def sweep_alpha(
     Args:
         model: with a TDE predictor; its mode and alpha are restored at the end.
         loader: batches of images, such as Detectron2's test loader.
-        alphas: values, or pairs, see :func:`predict_for_alphas`.
+        alphas: values, pairs or settings, see :func:`predict_for_alphas`.
         make_evaluator: called once for each alpha; once for all if it makes an
             :class:`~lvis_tde.evaluation.LVISEvaluator`, whose annotations are then in memory once.
         on_result: called on rank 0 after each evaluation, with all results so far.
@@ -203,8 +214,7 @@ def sweep_alpha(
     Raises:
         ValueError: see :func:`predict_for_alphas`.
     """
-    for alpha in alphas:
-        _options(alpha)
+    _check(model, alphas)
     evaluators = dict(zip(alphas, _independent(make_evaluator, len(alphas))))
     rle = all(isinstance(evaluator, LVISEvaluator) for evaluator in evaluators.values())
     for evaluator in evaluators.values():

@@ -1,4 +1,4 @@
-"""From a trained checkpoint to one with a feature mean, and the config that goes with it."""
+"""From trained weights to a checkpoint with a feature mean and statistics of the classes, and its config."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import nn
 from ..data.files import atomic_path
 from .estimate import MeanEstimate, angle_between, estimate_feature_mean
 from .settings import tde_predictors
+from .statistics import check_class_list, gather_class_statistics
 
 __all__ = ["load_trained", "run_estimate", "save_checkpoint"]
 
@@ -38,10 +39,12 @@ def load_trained(recipe) -> nn.Module:
         recipe: a :class:`~lvis_tde.engine.Recipe`.
 
     Returns:
-        nn.Module: in eval mode; its running means are zero where the checkpoint has none.
+        nn.Module: in eval mode; its running means and statistics are zero where the checkpoint has
+        none.
 
     Raises:
-        ValueError: if there are no weights, or they lack a parameter or it has another shape.
+        ValueError: if there are no weights, they lack a parameter or it has another shape, or
+            their statistics are of other classes than those of the recipe's sets.
     """
     weights = recipe.weights
     if not weights:
@@ -63,6 +66,8 @@ def load_trained(recipe) -> nn.Module:
             f"{len(parameters)} parameters, or has another shape of them: {sorted(missing)[0]}, "
             "... Is it the config that it was trained with?"
         )
+    for name in (*recipe.train_sets, *recipe.test_sets):
+        check_class_list(model, name)
     return model
 
 
@@ -74,6 +79,8 @@ def run_estimate(
     tolerance: float = 2.0,
 ) -> MeanEstimate:
     """Puts TDE on a trained model: estimates the mean, writes a checkpoint and a config for it.
+
+    The statistics of the classes that the steps of ``MODEL.POSTHOC`` need are gathered with it.
 
     Its ``output_dir`` gets ``model_tde.pth`` and ``config_tde.yaml``, which names it.
 
@@ -106,6 +113,7 @@ def run_estimate(
         found.angle,
         tolerance,
     )
+    gather_class_statistics(model, recipe.train_sets)
     if any(found.num_left_out):
         logger.warning("%s regions had features that are not finite.", found.num_left_out)
     for old, new in zip(before, found.means):

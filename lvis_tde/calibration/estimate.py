@@ -1,5 +1,7 @@
 """TDE for a trained model: the feature mean is all that a softmax detector lacks.
 
+The same pass over training batches gives mean and deviation of each class's logit, for LogN.
+
 The mean is a plain average over training batches that stream through the frozen model: no momentum
 and no learning rate, since nothing moves. Only its direction is used, so the direction is what
 decides when to stop.
@@ -115,6 +117,33 @@ class _Sums:
         return total
 
 
+class _LogitSums:
+    """Logits of the foreground classes over all training regions, also those of background.
+
+    These are the regions over which the authors of LogN keep their running statistics.
+    """
+
+    def __init__(self, predictor):
+        like = predictor.statistics.logit_mean
+        self._sums = torch.zeros(2, len(like), dtype=torch.float64, device=like.device)
+        self._count = self._sums.new_zeros(())
+
+    def add(self, logits: Tensor) -> None:
+        """Adds (R, C + 1) logits; rows that are not finite are left out."""
+        logits = logits[torch.isfinite(logits).all(dim=1), :-1].double()
+        self._sums[0] += logits.sum(0)
+        self._sums[1] += logits.square().sum(0)
+        self._count += len(logits)
+
+    def moments(self) -> tuple[Tensor, Tensor]:
+        sums, count = self._sums.clone(), self._count.clone()
+        if comm.get_world_size() > 1:
+            for one in (sums, count):
+                distributed.all_reduce(one)
+        mean, square = sums / count
+        return mean, (square - mean.square()).clamp(min=0).sqrt()
+
+
 class _Halves:
     """The foreground features of a predictor, those of even and of odd batches apart."""
 
@@ -123,14 +152,21 @@ class _Halves:
         mean = predictor.feature_mean.mean
         self._half, self._other = _Sums.zeros_like(mean), _Sums.zeros_like(mean)
 
+        self._logits = _LogitSums(predictor)
+
     def next_batch(self) -> None:
         self._half, self._other = self._other, self._half
 
     def losses(self, _, predictions, proposals) -> dict:
         """In the place of the predictor's own: it is where features meet labels."""
         labels = torch.cat([p.gt_classes for p in proposals])
+        self._logits.add(predictions[0])
         self._half.add(predictions[2], (labels >= 0) & (labels < self.predictor.num_classes))
         return {}
+
+    def logits(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the logits over all batches and processes."""
+        return self._logits.moments()
 
     def total(self) -> tuple[_Sums, float]:
         """Sums over all batches and processes, and degrees between the two halves."""
@@ -169,12 +205,12 @@ def estimate_feature_mean(
     tolerance: float = 2.0,
     min_batches: int = 20,
 ) -> MeanEstimate:
-    """Sets the running means of a trained model from training batches.
+    """Sets the running means of a trained model from training batches, and its logits' statistics.
 
     The regions are those that training samples: the proposals of the region proposal network,
-    matched with the ground truth; those of a cascade are matched anew in every stage. Nothing of
-    the model changes but its running means. Over several processes, each with batches of its own,
-    all get the mean over all.
+    matched with the ground truth; those of a cascade are matched anew in every stage. The mean is
+    over their foreground, the statistics of the logits are over all of them. Nothing else of the
+    model changes. Over several processes, each with batches of its own, all get those over all.
 
     Args:
         model: with TDE predictors and trained weights, such as a softmax detector's under
@@ -233,6 +269,7 @@ def estimate_feature_mean(
         )
     for one, total in zip(halves, sums):
         one.predictor.feature_mean.mean.copy_(total.features / total.count)
+        one.predictor.statistics.set_logits(*one.logits())
     return MeanEstimate(
         means=tuple(one.predictor.feature_mean.mean.clone() for one in halves),
         angle=angle,

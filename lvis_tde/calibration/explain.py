@@ -117,7 +117,7 @@ def explain(
 def _explain_sigmoids(predictor, features, total, cosine, alpha) -> Explanation:
     mean = predictor.feature_mean.mean
     with settings([predictor], alpha=alpha):
-        steps = predictor.sigmoid_steps()
+        steps = predictor.composition()
     terms = predictor.cls_score.effect_terms(features, mean)
     direct, probs = steps.adjust(total, *terms), steps(total, *terms)
     direct[:, -1] = total[:, -1]

@@ -9,6 +9,7 @@ from torch import nn
 
 from ..layers.functional import check_alpha
 from ..modeling.fast_rcnn import TDEFastRCNNOutputLayers
+from ..posthoc import Settings
 
 __all__ = ["settings", "tde_predictors"]
 
@@ -36,6 +37,7 @@ def settings(
     *,
     alpha: float | None = None,
     alpha_region: float | None = None,
+    posthoc: Settings | None = None,
 ) -> Iterator[list[TDEFastRCNNOutputLayers]]:
     """Sets what is done after training on every predictor of a model while it is open.
 
@@ -43,25 +45,33 @@ def settings(
         model: with TDE predictors, or such predictors.
         alpha: strength of the removal, finite and >= 0; None leaves each predictor its own.
         alpha_region: of sigmoids, the strength of what all classes share, likewise.
+        posthoc: all strengths, of which ``alpha`` and ``alpha_region`` replace those of TDE.
 
     Yields:
         The predictors.
 
     Raises:
-        ValueError: if there is no TDE predictor, or a value is out of its range.
+        ValueError: if there is no TDE predictor, a value is out of its range, or the settings need
+            statistics of the classes that a predictor does not have.
     """
     predictors = tde_predictors(model) if isinstance(model, nn.Module) else list(model)
-    before = [(one.alpha, one.calibrated_alpha, one.alpha_region) for one in predictors]
+    before = [(one.posthoc, one.alpha_region, one.calibrated_alpha) for one in predictors]
     if alpha is not None:
         alpha = check_alpha(alpha)
     try:
         for predictor in predictors:
+            if posthoc is not None:
+                predictor.posthoc = posthoc
             if alpha is not None:
-                # Who sets it here has chosen it.
-                predictor.alpha = predictor.calibrated_alpha = alpha
+                predictor.alpha = alpha
             if alpha_region is not None:
                 predictor.alpha_region = alpha_region
+            if alpha is not None or posthoc is not None:
+                # Who sets it here has chosen it.
+                predictor.calibrated_alpha = predictor.alpha
+                predictor.composition()
         yield predictors
     finally:
-        for predictor, values in zip(predictors, before):
-            predictor.alpha, predictor.calibrated_alpha, predictor.alpha_region = values
+        for predictor, (strengths, region, calibrated) in zip(predictors, before):
+            predictor.posthoc = strengths
+            predictor.alpha_region, predictor.calibrated_alpha = region, calibrated

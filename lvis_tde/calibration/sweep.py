@@ -15,9 +15,10 @@ from torch import nn
 
 from ..data.files import write_text
 from ..evaluation.lvis_evaluator import REPORTED
+from ..posthoc import Settings
 from ..visualization.charts import plot_ap_over_alpha
 from ..visualization.palette import KINDS
-from .alpha import sweep_alpha
+from .alpha import Strength, sweep_alpha
 from .checkpoint import load_trained, save_checkpoint
 from .hold_out import hold_out
 from .settings import tde_predictors
@@ -171,11 +172,12 @@ def check_metric(metric: str, model: nn.Module, dataset: str) -> None:
         )
 
 
-def best_alpha(found: dict[float, dict], metric: str) -> float:
-    """The alpha with the largest value of a metric; of equals the smallest.
+def best_alpha(found: dict[Strength, dict], metric: str) -> Strength:
+    """The alpha, or settings, with the largest value of a metric.
 
     Args:
-        found: alpha to results, see :func:`~lvis_tde.calibration.alpha.sweep_alpha`.
+        found: alpha to results, see :func:`~lvis_tde.calibration.alpha.sweep_alpha`. Of equals the
+            smallest is the best, and of settings the first.
         metric: task and name, such as "segm/APr".
 
     Raises:
@@ -187,7 +189,10 @@ def best_alpha(found: dict[float, dict], metric: str) -> float:
             f"metric={metric!r} is not in the results: {', '.join(sorted(known)) or 'none'}."
         )
     task, name = metric.split("/")
-    values = {alpha: found[alpha].get(task, {}).get(name, math.nan) for alpha in sorted(found)}
+    ordered = list(found)
+    if not any(isinstance(alpha, Settings) for alpha in found):
+        ordered.sort()  # type: ignore[type-var]
+    values = {alpha: found[alpha].get(task, {}).get(name, math.nan) for alpha in ordered}
     # Without ground truth LVIS gives -1 (-100 in percent), COCO NaN.
     defined = {alpha: value for alpha, value in values.items() if value >= 0}
     if not defined:

@@ -1,13 +1,16 @@
 """The box predictor: upstream's, with the classifier, the running mean and TDE in their places.
 
 The meaning of an output never depends on ``self.training``: ``forward`` gives factual logits,
-``losses`` sees the labels and updates the mean, ``predict_probs`` applies TDE.
+``losses`` sees the labels and updates the mean, ``predict_probs`` applies TDE and what else of
+:mod:`lvis_tde.posthoc` is set.
 """
 
 from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from detectron2.config import configurable
@@ -28,6 +31,7 @@ from ..layers.functional import (
 )
 from .postprocess import LargeVocabularyInference
 from .sigmoid import BoxPredictor
+from .statistics import ClassStatistics
 from .strengths import DEFAULT_ALPHA, NOT_CALIBRATED, Strengths
 
 __all__ = ["TDEFastRCNNOutputLayers"]
@@ -72,6 +76,7 @@ class TDEFastRCNNOutputLayers(Strengths, LargeVocabularyInference, BoxPredictor)
     Attributes:
         cls_score (CosineMultiHeadClassifier): gives the factual logits.
         feature_mean (RunningFeatureMean): part of checkpoints.
+        statistics (ClassStatistics): likewise; unknown until they are gathered.
 
     What may be changed on a trained model is in :class:`~.strengths.Strengths`.
     """
@@ -89,8 +94,8 @@ class TDEFastRCNNOutputLayers(Strengths, LargeVocabularyInference, BoxPredictor)
         gamma: float = 1 / 32,
         alpha: float = DEFAULT_ALPHA,
         alpha_region: float | None = None,
-        keep_sum: bool = False,
         background_exempt: bool = True,
+        posthoc: Mapping[str, Any] | None = None,
         mean_momentum: float = 0.9998,
         fast_nms: bool = True,
         **kwargs,
@@ -102,10 +107,10 @@ class TDEFastRCNNOutputLayers(Strengths, LargeVocabularyInference, BoxPredictor)
             alpha: strength of the removal, >= 0 (1.5 for LVIS); 0 turns TDE off.
             alpha_region: sigmoids: strength of the part of the removed term that is equal for all
                 classes of a region, see :func:`lvis_tde.posthoc.tde`; None or -1 for ``alpha``.
-            keep_sum: sigmoids: end with one shift a region that keeps its summed probability, see
-                :func:`lvis_tde.posthoc.keep_sum`.
             background_exempt: keep the factual ratio of foreground to background
-                (paper section 4.3). Detection needs it.
+                (paper section 4.3). TDE needs it.
+            posthoc: the other steps at inference: ``tau_norm``, ``logn``, ``logit_adjustment``,
+                ``norcal``, ``fracal`` and ``keep_sum``, see :class:`lvis_tde.posthoc.Settings`.
             mean_momentum: mu of the running mean, in [0, 1); a step weighs 1 - mu.
             fast_nms: same detections as upstream's, faster with many classes; False runs upstream's
                 code.
@@ -132,11 +137,9 @@ class TDEFastRCNNOutputLayers(Strengths, LargeVocabularyInference, BoxPredictor)
             bias=_BIAS if self.use_sigmoid_ce and norm != NO_NORM else None,
         )
         self.feature_mean = RunningFeatureMean(in_features, momentum=mean_momentum)
-        self.alpha = alpha
-        self.alpha_region = alpha_region
-        self.keep_sum = keep_sum
+        self.statistics = ClassStatistics(num_outputs - 1)
         self.calibrated_alpha: float | None = None
-        self.background_exempt = background_exempt
+        self._start(alpha, alpha_region, background_exempt, posthoc)
         self.fast_nms = fast_nms
         self._looked_at_mean = False
 
@@ -175,7 +178,7 @@ class TDEFastRCNNOutputLayers(Strengths, LargeVocabularyInference, BoxPredictor)
     def predict_probs(
         self, predictions: Predictions, proposals: list[Instances]
     ) -> tuple[Tensor, ...]:
-        """Probabilities after TDE, and after background exemption where there is a background.
+        """Probabilities after TDE and what else is set in :attr:`posthoc`.
 
         Args:
             predictions: what :meth:`forward` returned.
@@ -184,19 +187,24 @@ class TDEFastRCNNOutputLayers(Strengths, LargeVocabularyInference, BoxPredictor)
         Returns:
             tuple[Tensor]: N tensors (Ri, C + 1) in [0, 1], fp32 at least; rows of a softmax sum to
             1, and sigmoids end with a column that is none of the classes.
+
+        Raises:
+            ValueError: if a setting needs statistics of the classes that are not known.
         """
         logits, _, features = predictions
         return self._probs(at_least_fp32(logits), features).split([len(p) for p in proposals])
 
     def _probs(self, logits: Tensor, features: Tensor) -> Tensor:
-        if not any(self.strengths):
-            return logits.sigmoid() if self.use_sigmoid_ce else F.softmax(logits, dim=-1)
+        steps = self.composition()
+        if not steps.uses_tde:
+            return steps(logits)
         if not (self._looked_at_mean or torch.compiler.is_compiling() or logits.is_meta):
             self._look_at_mean()
-        # A mean of zero has no effect to remove: what follows then gives the factual probabilities.
+        # A mean of zero has no effect to remove: TDE then changes nothing.
         mean = self.feature_mean.mean
-        if self.use_sigmoid_ce:
-            return self.sigmoid_steps()(logits, *self.cls_score.effect_terms(features, mean))
+        if self.use_sigmoid_ce or steps.factor is not None or steps.margin is not None:
+            return steps(logits, *self.cls_score.effect_terms(features, mean))
+        # TDE alone: the authors' exemption, which has a floor.
         direct = self.cls_score.direct_effect(logits, features, mean, self.alpha)
         if not self.background_exempt:
             return direct.softmax(-1)

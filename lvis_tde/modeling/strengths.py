@@ -1,15 +1,21 @@
-"""What a TDE predictor is given after training: how much of the indirect effect it removes."""
+"""What a TDE predictor is given after training: how much of the indirect effect it removes, and the
+strengths of the other post-hoc steps."""
 
 from __future__ import annotations
 
+import dataclasses
 import logging
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..layers.functional import check_alpha
-from ..posthoc import Composition, Settings, compose
+from ..layers.classifier import CosineMultiHeadClassifier
+from ..layers.functional import check_alpha, normalize_weight
+from ..posthoc import Composition, Settings, Statistics, compose
 from ..posthoc.margins import check_strength
+from .statistics import ClassStatistics
 
 __all__ = ["DEFAULT_ALPHA", "Strengths"]
 
@@ -17,6 +23,16 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_ALPHA = 1.5  # of the paper, for LVIS
 NOT_CALIBRATED = -1.0  # in checkpoints
+
+# The settings beside TDE's own, which have names of this predictor.
+_OTHERS = ("tau_norm", "logn", "logit_adjustment", "norcal", "fracal", "keep_sum")
+# What each of them needs of the class statistics: fields of posthoc's, buffers of the module.
+_NEEDS = {
+    "logn": (("mean", "std"), ("logit_mean", "logit_std")),
+    "logit_adjustment": (("counts",), ("images",)),
+    "norcal": (("counts",), ("images",)),
+    "fracal": (("counts", "dimension"), ("images", "dimension", "num_images")),
+}
 
 
 class Strengths:
@@ -26,13 +42,43 @@ class Strengths:
         alpha (float): strength of the removal, >= 0.
         alpha_region (float or None): of sigmoids, the strength of the part that is equal for all
             classes of a region; None for ``alpha``.
-        keep_sum (bool): of sigmoids, whether each region keeps its summed probability.
+        background_exempt (bool): of a softmax, whether the background keeps its probability.
+        statistics (ClassStatistics): of the training set, part of checkpoints.
         calibrated_alpha (float or None): the alpha that was chosen for these weights on held-out
             data, part of checkpoints.
     """
 
     use_sigmoid_ce: bool
+    cls_score: CosineMultiHeadClassifier
+    statistics: ClassStatistics
     calibrated_alpha: float | None
+
+    def _start(
+        self,
+        alpha: float,
+        alpha_region: float | None,
+        background_exempt: bool,
+        others: Mapping[str, Any] | None,
+    ) -> None:
+        """Of a constructor.
+
+        Raises:
+            ValueError: if a value is out of its range, or ``others`` has another key than those of
+                ``MODEL.POSTHOC``, in lower case.
+        """
+        others = dict(others or {})
+        unknown = sorted(set(others) - set(_OTHERS))
+        if unknown:
+            raise ValueError(
+                f"posthoc has {', '.join(unknown)}, which is none of {', '.join(_OTHERS)}. TDE's "
+                "strengths are alpha and alpha_region."
+            )
+        self._others = Settings(**others)
+        self._alpha, self._background_exempt = 0.0, True
+        self._alpha_region: float | None = None
+        self.alpha = alpha
+        self.alpha_region = alpha_region
+        self.background_exempt = background_exempt
 
     @property
     def alpha(self) -> float:
@@ -41,6 +87,7 @@ class Strengths:
     @alpha.setter
     def alpha(self, value: float) -> None:
         self._alpha = check_alpha(value)
+        self._assemble()
 
     @property
     def alpha_region(self) -> float | None:
@@ -57,31 +104,119 @@ class Strengths:
                 f"alpha_region={value} needs sigmoids (use_sigmoid_ce=True): a softmax has alpha "
                 "alone."
             )
+        self._assemble()
+
+    @property
+    def background_exempt(self) -> bool:
+        return self._background_exempt
+
+    @background_exempt.setter
+    def background_exempt(self, value: bool) -> None:
+        self._background_exempt = bool(value)
+        self._assemble()
 
     @property
     def strengths(self) -> tuple[float, float]:
         """Of what all classes of a region share, and of the rest; both 0 turn TDE off."""
-        region = self.alpha if self.alpha_region is None else self.alpha_region
-        return region, self.alpha
+        return self._posthoc.region, self._posthoc.class_
 
     @property
-    def keep_sum(self) -> bool:
-        return self._keep_sum
+    def posthoc(self) -> Settings:
+        """All strengths in force. Set it to set all of them at once.
 
-    @keep_sum.setter
-    def keep_sum(self, value: bool) -> None:
-        if value and not self.use_sigmoid_ce:
+        Raises:
+            ValueError: on setting, if ``region`` differs from ``class_`` and there is a softmax.
+        """
+        return self._posthoc
+
+    @posthoc.setter
+    def posthoc(self, value: Settings) -> None:
+        tied = value.region == value.class_
+        if not (tied or self.use_sigmoid_ce):
             raise ValueError(
-                "keep_sum=True needs sigmoids (use_sigmoid_ce=True): a softmax keeps its sum with "
-                "background_exempt."
+                f"region={value.region} and class_={value.class_} need sigmoids "
+                "(use_sigmoid_ce=True): of a softmax both are alpha."
             )
-        self._keep_sum = bool(value)
+        self._others = value
+        self._alpha, self._alpha_region = value.class_, None if tied else value.region
+        self._background_exempt = value.background == "exempt"
+        self._assemble()
 
-    def sigmoid_steps(self) -> Composition:
-        """What makes probabilities of a sigmoid classifier's logits."""
-        region, class_ = self.strengths
-        keep = "factual" if self.keep_sum else ""
-        return compose(Settings(region=region, class_=class_, keep_sum=keep), sigmoid=True)
+    def _assemble(self) -> None:
+        self._posthoc = dataclasses.replace(
+            self._others,
+            region=self._alpha if self._alpha_region is None else self._alpha_region,
+            class_=self._alpha,
+            background="exempt" if self._background_exempt else "joint",
+        )
+        self._reads = _reads(self._posthoc)
+        # What needs no statistics is folded here, so that a compiled graph finds it.
+        self._folded: Composition | None = None
+        self._seen: list[tuple[Tensor, int]] = []
+        if not self._reads:
+            self._folded = compose(self._posthoc, sigmoid=self.use_sigmoid_ce)
+
+    def composition(self) -> Composition:
+        """What makes probabilities of logits, folded once.
+
+        It is folded anew when a setting, the statistics or the weights have changed. A compiled
+        graph takes it as it is: call this before compiling with a setting that needs statistics.
+
+        Raises:
+            ValueError: if a setting needs statistics that are not known.
+        """
+        if self._folded is not None and (not self._reads or torch.compiler.is_compiling()):
+            return self._folded
+        seen = [(one, _version(one)) for one in self._read()]
+        if self._folded is not None and len(seen) == len(self._seen):
+            same = zip(seen, self._seen)
+            if all(one is other and now == then for (one, now), (other, then) in same):
+                return self._folded
+        # Not inference tensors, which later gradients could not pass.
+        with torch.inference_mode(False), torch.no_grad():
+            self._folded = compose(self._posthoc, self._known(), sigmoid=self.use_sigmoid_ce)
+        self._seen = seen
+        return self._folded
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy counts the changes of its tensors anew.
+        return {**self.__dict__, "_folded": None if self._reads else self._folded}
+
+    def _read(self) -> list[Tensor]:
+        """The tensors that the composition is folded from."""
+        needs = [_NEEDS[name] for name in self._reads if name in _NEEDS]
+        tensors = [getattr(self.statistics, part) for _, parts in needs for part in parts]
+        if "tau_norm" in self._reads:
+            tensors += [p for p in (self.cls_score.weight, self.cls_score.bias) if p is not None]
+        return tensors
+
+    def _known(self) -> Statistics:
+        known = self.statistics.known()
+        for name in self._reads:
+            needed = _NEEDS[name][0] if name in _NEEDS else ()
+            missing = [part for part in needed if getattr(known, part) is None]
+            if missing:
+                raise ValueError(
+                    f"{name}={getattr(self._posthoc, name):g} (MODEL.POSTHOC.{name.upper()}) needs "
+                    f"{' and '.join(missing)} of the classes, which this model does not have. "
+                    "tools/estimate_feature_mean.py gathers them from the training set and writes "
+                    "a checkpoint that has them; or set it to 0."
+                )
+        if "tau_norm" in self._reads:
+            known = dataclasses.replace(known, **self._weight_norms())
+        return known
+
+    def _weight_norms(self) -> dict[str, Any]:
+        """Of the weights as they enter the logits; of their scale nothing depends."""
+        classifier = self.cls_score
+        weight = normalize_weight(
+            classifier.weight, classifier.num_heads, classifier.norm, classifier.gamma
+        )
+        bias = classifier.bias
+        return {
+            "weight_norms": torch.linalg.vector_norm(weight[:-1].double(), dim=-1),
+            "bias": None if bias is None else bias[:-1].double(),
+        }
 
     def get_extra_state(self) -> Tensor:
         # A tensor, since checkpointers take every entry for one.
@@ -98,3 +233,13 @@ class Strengths:
                 self.calibrated_alpha,
                 self.alpha,
             )
+
+
+def _reads(settings: Settings) -> list[str]:
+    """The settings in force that need to know something of the classes."""
+    return [name for name in ("tau_norm", *_NEEDS) if getattr(settings, name) > 0]
+
+
+def _version(tensor: Tensor) -> int:
+    """Grows with every change in place, where torch counts them."""
+    return -1 if tensor.is_inference() else tensor._version

@@ -11,9 +11,11 @@ from lvis_tde.calibration.explain import explain, explain_detections
 from lvis_tde.calibration.sweep import run_sweep
 from lvis_tde.engine import Trainer, YacsRecipe, load_config
 from lvis_tde.export import export_onnx, largest_difference, onnx_difference, trace_model
+from lvis_tde.posthoc import Settings
 from lvis_tde.predictor import ClassInfo, TDEDemo
 from lvis_tde.visualization.charts import plot_explanation
 
+KEPT = dict(posthoc=Settings(0.4, 0.4, keep_sum="factual"))
 PAIRS = [(0.0, 0.0), (0.5, 0.5), (0.0, 0.5), (0.5, 0.0)]
 
 
@@ -79,7 +81,7 @@ def test_one_pass_for_strengths_of_both_parts(trained, make_batch):
         predict_for_alphas(model, inputs, [(0.5, -1.0)])
 
 
-@pytest.mark.parametrize("options", [{}, dict(alpha_region=0.1), dict(keep_sum=True)])
+@pytest.mark.parametrize("options", [{}, dict(alpha_region=0.1), KEPT])
 def test_explanations_add_up(trained, make_batch, options):
     model, inputs = model_of(trained, **options), make_batch()
     (predictor,) = predictors(model)
@@ -89,7 +91,7 @@ def test_explanations_add_up(trained, make_batch, options):
     torch.testing.assert_close(parts.factual_probs, parts.total.sigmoid())
     torch.testing.assert_close(parts.direct_probs, parts.direct.sigmoid())
     assert parts.indirect[:, :-1].all() and not parts.indirect[:, -1].any()
-    assert parts.exemption.any() == predictor.keep_sum
+    assert parts.exemption.any() == (options == KEPT)
     with torch.no_grad():
         expected = model(inputs)
     for (found, rows), output in zip(explain_detections(model, inputs), expected):
@@ -108,7 +110,7 @@ def test_demo_without_and_with_both_parts(trained):
     assert picture.ndim == 3 and demo.model.roi_heads.box_predictor.strengths == (0.3, 0.0)
 
 
-@pytest.mark.parametrize("options", [dict(alpha_region=0.1), dict(keep_sum=True)])
+@pytest.mark.parametrize("options", [dict(alpha_region=0.1), KEPT])
 def test_export(trained, make_batch, options, tmp_path):
     model = model_of(trained, **options)
     images = [one["image"] for one in make_batch()]
@@ -117,8 +119,8 @@ def test_export(trained, make_batch, options, tmp_path):
     pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
     (predictor,) = predictors(model)
-    if predictor.keep_sum:
-        with pytest.raises(ValueError, match="keep_sum=True has no ONNX export"):
+    if options == KEPT:
+        with pytest.raises(ValueError, match="keep_sum='factual' has no ONNX export"):
             export_onnx(predictor, tmp_path / "head.onnx")
         return
     export_onnx(predictor, tmp_path / "head.onnx")

@@ -182,7 +182,9 @@ def test_state_dict_round_trip():
         (dict(alpha=float("inf")), "alpha=inf"),
         (dict(num_heads=3), "num_heads=3"),
         (dict(alpha_region=0.5), "alpha_region=0.5 needs sigmoids"),
-        (dict(keep_sum=True), "keep_sum=True needs sigmoids"),
+        (dict(posthoc={"beta": 1.0}), "posthoc has beta, which is none of tau_norm"),
+        (dict(posthoc={"norcal": -1.0}), "norcal=-1.0 must be finite"),
+        (dict(posthoc={"keep_sum": True}), "keep_sum=True must be one of"),
         (dict(use_sigmoid_ce=True, alpha_region=-2.0), "alpha_region=-2.0 must be"),
     ],
 )

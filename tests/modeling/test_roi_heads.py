@@ -10,6 +10,7 @@ from detectron2.utils.events import EventStorage
 import lvis_tde
 from lvis_tde import TDEFastRCNNOutputLayers
 from lvis_tde.config import tde_options
+from lvis_tde.posthoc import Settings
 
 
 def test_one_training_step_and_one_inference(tiny_model, make_batch):
@@ -41,7 +42,7 @@ def test_the_name_is_all_that_a_config_needs(tiny_cfg):
     # A config of a project that has never heard of MODEL.TDE.
     cfg = tiny_cfg("softmax", "MODEL.ROI_HEADS.NAME", "TDEROIHeads")
     foreign = get_cfg()
-    del cfg.MODEL["TDE"], cfg.MODEL["TDE_MASK"]
+    del cfg.MODEL["TDE"], cfg.MODEL["TDE_MASK"], cfg.MODEL["POSTHOC"]
     for key in set(cfg.MODEL.ROI_BOX_HEAD) - set(foreign.MODEL.ROI_BOX_HEAD):  # main has them all
         del cfg.MODEL.ROI_BOX_HEAD[key]
     foreign.merge_from_other_cfg(cfg)
@@ -61,10 +62,13 @@ def test_config_reaches_the_predictor(tiny_cfg):
         PRECISE_MEAN=5,
         FAST_NMS=False,
         ALPHA_REGION=0.5,
-        KEEP_SUM=True,
+    )
+    steps = dict(
+        TAU_NORM=0.1, LOGN=0.2, LOGIT_ADJUSTMENT=0.3, NORCAL=0.4, FRACAL=0.5, KEEP_SUM="factual"
     )
     sigmoid = ("MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE", True)
     overrides = [x for key, value in changed.items() for x in (f"MODEL.TDE.{key}", value)]
+    overrides += [x for key, value in steps.items() for x in (f"MODEL.POSTHOC.{key}", value)]
     cfg = tiny_cfg("deconfound", *overrides, *sigmoid)
     predictor = build_model(cfg).roi_heads.box_predictor
     classifier = predictor.cls_score
@@ -72,8 +76,14 @@ def test_config_reaches_the_predictor(tiny_cfg):
     assert (classifier.tau, classifier.gamma, predictor.alpha) == (20.0, 0.5, 3.0)
     assert predictor.feature_mean.momentum == 0.5
     assert not predictor.background_exempt
-    assert predictor.use_sigmoid_ce and predictor.strengths == (0.5, 3.0) and predictor.keep_sum
-    assert set(key.upper() for key in tde_options(cfg)) == set(changed) - {"PRECISE_MEAN"}
+    assert predictor.use_sigmoid_ce and predictor.strengths == (0.5, 3.0)
+    assert predictor.posthoc == Settings(
+        0.5, 3.0, 0.1, 0.2, 0.3, 0.4, 0.5, background="joint", keep_sum="factual"
+    )
+    options = tde_options(cfg)
+    assert options.pop("posthoc").keys() == {key.lower() for key in steps}
+    assert set(key.upper() for key in options) == set(changed) - {"PRECISE_MEAN"}
+    assert set(cfg.MODEL.POSTHOC) == set(steps)
 
 
 def test_heads_must_divide_the_features(tiny_cfg):

@@ -23,6 +23,7 @@ WEIGHTS = FixedWeights([5.0, 1.0, 3.0, 2.0, 4.0])
 FEDERATED = dict(
     use_fed_loss=True, get_fed_loss_cls_weights=WEIGHTS, fed_loss_num_classes=C - 1
 )  # fmt: skip
+KEPT = dict(keep_sum="factual")
 LABELS = ([0, 2, C], [C, 4, 2])
 
 
@@ -184,7 +185,7 @@ def test_equal_strengths_are_the_one_alpha():
 
 
 def test_keep_sum_undoes_what_all_classes_share():
-    predictor = with_mean(make_sigmoid(alpha=1.0, keep_sum=True))
+    predictor = with_mean(make_sigmoid(alpha=1.0, posthoc=KEPT))
     x = torch.rand(5, D)
     factual, kept = predictor(x)[0].sigmoid(), probs_of(predictor, x)
     torch.testing.assert_close(kept[:, :-1].sum(1), factual[:, :-1].sum(1))
@@ -195,7 +196,7 @@ def test_keep_sum_undoes_what_all_classes_share():
     torch.testing.assert_close(probs_of(predictor, x), factual)
 
 
-@pytest.mark.parametrize("options", [{}, dict(keep_sum=True), dict(alpha_region=0.3)])
+@pytest.mark.parametrize("options", [{}, dict(posthoc=KEPT), dict(alpha_region=0.3)])
 def test_without_mean_or_strength_probabilities_are_factual(options):
     for predictor in (
         make_sigmoid(norm="none", **options),
@@ -207,7 +208,7 @@ def test_without_mean_or_strength_probabilities_are_factual(options):
         assert torch.equal(probs_of(predictor, x), probs_of(upstream, x))
 
 
-@pytest.mark.parametrize("options", [{}, dict(keep_sum=True), dict(norm="none", alpha_region=0.1)])
+@pytest.mark.parametrize("options", [{}, dict(posthoc=KEPT), dict(norm="none", alpha_region=0.1)])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision(dtype, options):
     predictor = with_mean(make_sigmoid(alpha=0.4, **FEDERATED, **options))
@@ -224,7 +225,7 @@ def test_half_precision(dtype, options):
 
 @pytest.mark.parametrize("labels", [([],), ([], []), ([C, C], [C])])
 def test_without_foreground_or_regions(labels):
-    predictor = with_mean(make_sigmoid(keep_sum=True, **FEDERATED))
+    predictor = with_mean(make_sigmoid(posthoc=KEPT, **FEDERATED))
     before = predictor.feature_mean.mean.clone()
     x = torch.rand(sum(map(len, labels)), D, requires_grad=True)
     with EventStorage():

@@ -88,7 +88,8 @@ def test_equals_upstream_where_settings_are_neutral(name):
 @pytest.mark.parametrize("norm", ["none", "deconfound"])
 def test_trains_and_predicts(name, norm):
     cfg = sigmoid_config(name, tde=True)
-    cfg.MODEL.TDE.NORM, cfg.MODEL.TDE.ALPHA_REGION, cfg.MODEL.TDE.KEEP_SUM = norm, 0.2, True
+    cfg.MODEL.TDE.NORM, cfg.MODEL.TDE.ALPHA_REGION = norm, 0.2
+    cfg.MODEL.POSTHOC.KEEP_SUM = "factual"
     model, batch = util.build(cfg), [util.training_image(cfg)]
     losses = util.step(cfg, model, batch)
     util.assert_trained_and_finite(model, losses, util.infer(model, batch))

@@ -1,0 +1,124 @@
+"""What the annotations of a training set say of its classes, as post-hoc steps need it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.structures import BoxMode
+from torch import nn
+
+from ..modeling.fast_rcnn import TDEFastRCNNOutputLayers
+from ..modeling.statistics import class_hash
+from ..posthoc import fractal_dimension
+from .settings import tde_predictors
+
+__all__ = ["check_class_list", "gather_class_statistics"]
+
+logger = logging.getLogger(__name__)
+
+
+def gather_class_statistics(model: nn.Module, datasets: str | Sequence[str]) -> None:
+    """Fills the statistics of a model's predictors from the annotations of its training set.
+
+    Images and instances of each class, the fractal dimension of where its boxes lie and the number
+    of images; and the names of the classes, by which :func:`check_class_list` knows them. Regions
+    annotated as a crowd are left out. How often images are sampled in training plays no part.
+
+    Args:
+        model: with TDE predictors; changed.
+        datasets: registered names of the training sets.
+
+    Raises:
+        ValueError: if the model has no TDE predictor, or a data set other classes than the model.
+    """
+    predictors = tde_predictors(model)
+    datasets = [datasets] if isinstance(datasets, str) else list(datasets)
+    num_classes, names = predictors[0].num_classes, None
+    records: list[dict[str, Any]] = []
+    for dataset in datasets:
+        names = MetadataCatalog.get(dataset).get("thing_classes") or names
+        if names is not None and len(names) != num_classes:
+            raise ValueError(
+                f"Dataset {dataset!r} has {len(names)} classes, the model {num_classes}: gather "
+                "the statistics from the set that it was trained on."
+            )
+        records += DatasetCatalog.get(dataset)
+    found = _count(records, num_classes)
+    for predictor in predictors:
+        predictor.statistics.set_annotations(**found, num_images=len(records), names=names)
+    logger.info(
+        "%d images, %d instances: %d of %d classes are in none.",
+        len(records),
+        int(found["instances"].sum()),
+        int((found["images"] == 0).sum()),
+        num_classes,
+    )
+
+
+def _count(records: Sequence[dict[str, Any]], num_classes: int) -> dict[str, torch.Tensor]:
+    """Images, instances and fractal dimension, (C,) each, of dicts in Detectron2's format."""
+    images = torch.zeros(num_classes, dtype=torch.int64)
+    classes, centers = [torch.zeros(0, dtype=torch.int64)], [torch.zeros(0, 2).double()]
+    for record in records:
+        objects = [one for one in record.get("annotations", ()) if not one.get("iscrowd", 0)]
+        if not objects:
+            continue
+        labels = torch.tensor([one["category_id"] for one in objects])
+        if labels.min() < 0 or labels.max() >= num_classes:
+            raise ValueError(
+                f"{record.get('file_name', 'An image')} has an object of class "
+                f"{int(labels.max())}, and the model {num_classes} classes."
+            )
+        images[labels.unique()] += 1
+        classes.append(labels)
+        centers.append(_centers(objects, record["width"], record["height"]))
+    labels = torch.cat(classes)
+    return {
+        "images": images,
+        "instances": labels.bincount(minlength=num_classes),
+        "dimension": fractal_dimension(torch.cat(centers), labels, num_classes),
+    }
+
+
+def _centers(objects: Sequence[dict[str, Any]], width: int, height: int) -> torch.Tensor:
+    """(N, 2) in [0, 1], those of boxes outside the image on its border."""
+    boxes = np.asarray([one["bbox"] for one in objects], dtype=np.float64)
+    modes = np.asarray([one["bbox_mode"] for one in objects])
+    for mode in np.unique(modes):
+        rows = modes == mode
+        boxes[rows] = BoxMode.convert(boxes[rows], BoxMode(mode), BoxMode.XYXY_ABS)
+    centers = (boxes[:, :2] + boxes[:, 2:]) / 2 / (width, height)
+    return torch.from_numpy(centers.clip(0, 1))
+
+
+def check_class_list(model: nn.Module, dataset: str) -> None:
+    """Refuses statistics that were gathered for other classes than those of a data set.
+
+    Args:
+        model: whose TDE predictors, if it has any, are looked at. Statistics without names of
+            classes are taken as they are.
+        dataset: registered name; one without ``thing_classes`` says nothing.
+
+    Raises:
+        ValueError: naming the first class that differs.
+    """
+    names = MetadataCatalog.get(dataset).get("thing_classes")
+    predictors = [m for m in model.modules() if isinstance(m, TDEFastRCNNOutputLayers)]
+    if not names or not predictors:
+        return
+    known = predictors[0].statistics.classes.tolist()
+    if not any(known) or len(known) != len(names):
+        return
+    for index, (number, name) in enumerate(zip(known, names)):
+        if number != class_hash(name):
+            raise ValueError(
+                f"Class {index} of {dataset!r} is {name!r}, but the checkpoint's statistics are "
+                "those of another class there: its class list is that of another data set. Use "
+                "the data set that the model was trained on, or gather the statistics for this "
+                "one with tools/estimate_feature_mean.py."
+            )

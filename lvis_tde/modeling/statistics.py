@@ -1,0 +1,138 @@
+"""What is known of a detector's classes from its training set, as far as post-hoc steps need it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..posthoc import Statistics
+
+__all__ = ["ClassStatistics", "class_hash"]
+
+
+def class_hash(name: str) -> int:
+    """A number that stands for the name of a class in checkpoints; never 0."""
+    digest = hashlib.sha256(name.encode("utf-8")).digest()
+    return int.from_bytes(digest[:8], "little", signed=True) or 1
+
+
+class ClassStatistics(nn.Module):
+    """Statistics of C foreground classes, part of checkpoints; all zero is unknown.
+
+    Attributes:
+        images, instances (Tensor): (C,) int64, training images and instances of each class.
+        num_images (Tensor): () int64, all training images.
+        dimension (Tensor): (C,) fp32, see :func:`lvis_tde.posthoc.fractal_dimension`.
+        logit_mean, logit_std (Tensor): (C,) fp32, of each class's logit over the training regions
+            of the weights beside it.
+        classes (Tensor): (C,) int64, :func:`class_hash` of each name; 0 where there is none.
+    """
+
+    images: Tensor
+    instances: Tensor
+    num_images: Tensor
+    dimension: Tensor
+    logit_mean: Tensor
+    logit_std: Tensor
+    classes: Tensor
+
+    def __init__(self, num_classes: int):
+        """
+        Args:
+            num_classes: C, without background.
+
+        Raises:
+            ValueError: if it is not positive.
+        """
+        super().__init__()
+        if num_classes < 1:
+            raise ValueError(f"num_classes={num_classes} must be positive.")
+        self.num_classes = num_classes
+        for name in ("images", "instances", "classes"):
+            self.register_buffer(name, torch.zeros(num_classes, dtype=torch.int64))
+        self.register_buffer("num_images", torch.zeros((), dtype=torch.int64))
+        for name in ("dimension", "logit_mean", "logit_std"):
+            self.register_buffer(name, torch.zeros(num_classes, dtype=torch.float32))
+
+    @torch.no_grad()
+    def set_annotations(
+        self,
+        *,
+        images: Tensor,
+        instances: Tensor,
+        dimension: Tensor,
+        num_images: int,
+        names: Sequence[str] | None = None,
+    ) -> None:
+        """Takes what the annotations of the training set say.
+
+        Args:
+            images, instances: (C,) counts.
+            dimension: (C,) fractal dimensions, at least 1.
+            num_images: number of all images.
+            names: of the classes; None where they have none.
+
+        Raises:
+            ValueError: if there is not one number or name a class.
+        """
+        for values in (images, instances, dimension):
+            self._check(values)
+        if names is not None:
+            self._check(names)
+        self.images.copy_(images)
+        self.instances.copy_(instances)
+        self.dimension.copy_(dimension)
+        self.num_images.fill_(num_images)
+        hashes = [0] * self.num_classes if names is None else [class_hash(name) for name in names]
+        self.classes.copy_(torch.tensor(hashes, dtype=torch.int64))
+
+    @torch.no_grad()
+    def set_logits(self, mean: Tensor, std: Tensor) -> None:
+        """Takes mean and standard deviation of each class's logit, (C,) each.
+
+        Raises:
+            ValueError: if there is not one number a class.
+        """
+        self._check(mean)
+        self._check(std)
+        self.logit_mean.copy_(mean)
+        self.logit_std.copy_(std)
+
+    def _check(self, values: Tensor | Sequence[str]) -> None:
+        if len(values) != self.num_classes:
+            raise ValueError(
+                f"{len(values)} values for {self.num_classes} classes: one a foreground class "
+                "expected, none for the background."
+            )
+
+    def known(self) -> Statistics:
+        """What of it is known, for :func:`lvis_tde.posthoc.compose`: counts are those of images."""
+        counted, measured = bool(self.num_images > 0), bool(self.logit_std.any())
+        return Statistics(
+            counts=self.images if counted else None,
+            dimension=self.dimension if bool(self.dimension.any()) else None,
+            mean=self.logit_mean if measured else None,
+            std=self.logit_std if measured else None,
+            num_images=float(self.num_images) if counted else None,
+        )
+
+    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
+        # Those of a checkpoint without any are unknown: what was here is of other weights.
+        for name, buffer in self._buffers.items():
+            state_dict.setdefault(prefix + name, torch.zeros_like(buffer))
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def _apply(self, fn, *args, **kwargs):
+        # model.half() must not round them.
+        before = dict(self._buffers)
+        super()._apply(fn, *args, **kwargs)
+        for name, buffer in self._buffers.items():
+            if buffer.dtype in (torch.float16, torch.bfloat16):
+                self._buffers[name] = before[name].to(buffer.device)
+        return self
+
+    def extra_repr(self) -> str:
+        return f"num_classes={self.num_classes}"
