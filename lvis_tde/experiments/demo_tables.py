@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..calibration.family import COMPOSITION, FACTUAL, describe
+from ..calibration.family import COMPOSITION, FACTUAL
 from ..calibration.family import METRICS as SHOWN
+from ..calibration.family import describe
 from ..posthoc import Settings
 from ..visualization.charts import plot_group_ap
 from ..visualization.palette import METHOD_NAMES, RUN_NAMES
@@ -38,7 +39,10 @@ def _aligned(rows: Sequence[Sequence[str]], left: int) -> str:
     """A table in Markdown whose first columns are flush left; the first row is its head."""
     widths = [max(map(len, column)) for column in zip(*rows)]
     lines = [
-        [cell.ljust(w) if i < left else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths))]
+        [
+            cell.ljust(w) if i < left else cell.rjust(w)
+            for i, (cell, w) in enumerate(zip(row, widths))
+        ]
         for row in rows
     ]
     rule = ["-" * w if i < left else "-" * (w - 1) + ":" for i, w in enumerate(widths)]

@@ -132,7 +132,9 @@ def test_other_background_is_tried_for_a_softmax_alone():
 
 def test_other_metric_and_none_that_is_defined():
     def evaluate(settings):
-        return {s: {"AP": -s.tau_norm, "APr": 10 * s.tau_norm, "APc": 0, "APf": 0} for s in settings}
+        return {
+            s: {"AP": -s.tau_norm, "APr": 10 * s.tau_norm, "APc": 0, "APf": 0} for s in settings
+        }
 
     methods = [Method("tau_norm", ("tau_norm",), (0.5, 1.0), "weights")]
     assert search(methods, evaluate, metric="APr").row("tau_norm").strength == 1.0

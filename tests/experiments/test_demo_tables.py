@@ -54,7 +54,10 @@ def cells(table, name):
 
 
 def test_tables_of_one_seed():
-    assert cells(format_table(made_up()).splitlines()[-1], "sigmoid, TDE on")[1:3] == ["segm", "10.0"]
+    assert cells(format_table(made_up()).splitlines()[-1], "sigmoid, TDE on")[1:3] == [
+        "segm",
+        "10.0",
+    ]
     first, second = format_family(made_up()).split("\n\n")
     assert cells(first, "softmax, boxes on val")[1:] == ["strength", "AP", "APr", "APc", "APf"]
     assert second.startswith("| sigmoid, boxes on val")
