@@ -71,11 +71,14 @@ class Method:
         """The method alone; 0 is :data:`FACTUAL` whatever the options."""
         if strength == 0:
             return Settings()
-        return Settings(**dict.fromkeys(self.fields, float(strength)), **self.options)
+        return Settings(**self._values(strength), **self.options)
 
     def on_top_of(self, other: Settings, strength: float) -> Settings:
         """With other steps, whose background and sum stay theirs."""
-        return dataclasses.replace(other, **dict.fromkeys(self.fields, float(strength)))
+        return dataclasses.replace(other, **self._values(strength))
+
+    def _values(self, strength: float) -> dict[str, Any]:
+        return dict.fromkeys(self.fields, float(strength))
 
     @property
     def tried(self) -> tuple[float, ...]:

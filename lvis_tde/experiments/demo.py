@@ -1,8 +1,8 @@
-"""The demo: softmax, de-confound and sigmoids, without and with TDE, on the generated long-tailed set.
+"""The demo: softmax, de-confound and sigmoids, each without and with TDE, on a long-tailed set.
 
-Trains small models that differ in the box classifier alone, chooses the strength of each method of
-the post-hoc family on the calibration split and evaluates on val. Everything random follows from
-one seed.
+Generates the set, trains small models that differ in the box classifier alone, chooses the strength
+of each method of the post-hoc family on the calibration split and evaluates on val. Everything
+random follows from one seed.
 """
 
 from __future__ import annotations

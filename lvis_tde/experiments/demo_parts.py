@@ -130,8 +130,8 @@ def run_part(name: str, plan: Plan) -> dict[str, Any]:
     runs = _evaluate(cfg, model, names["val"], [Settings(), tde.settings])
     off, on = runs[Settings()], runs[tde.settings]
     if part.pictures:
-        sides = (side["segm"]["detections"] for side in (off, on))
-        draw_images(names["val"], *sides, alpha, plan.num_pictures, plan.output)
+        before, after = (side["segm"]["detections"] for side in (off, on))
+        draw_images(names["val"], before, after, alpha, plan.num_pictures, plan.output)
     rest = [row.settings for row in choice.rows if row.settings not in runs]
     with box_branch_only(model):
         runs.update(_evaluate(cfg, model, names["val"], rest))

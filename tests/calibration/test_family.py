@@ -1,4 +1,4 @@
-"""What is chosen, on made-up figures; that settings reach a model is test_demo's and test_alpha's."""
+"""What is chosen, on made-up figures, and that a model is asked what it says."""
 
 import dataclasses
 import itertools
