@@ -37,11 +37,11 @@ def plot_methods(
     if not models:
         raise ValueError("models is empty: pass the methods of at least one model")
     wide = _PANEL + _NAMES + 0.45
-    width, height = 0.1 + wide * len(models), 4.3
+    width, height = 0.25 + wide * len(models), 4.1
     figure = new_figure(width, height)
     for index, (name, methods) in enumerate(models.items()):
-        left = (0.45 + index * wide) / width
-        axes = figure.add_axes((left, 0.14, _PANEL / width, 0.64))
+        left = (0.6 + index * wide) / width
+        axes = figure.add_axes((left, 0.15, _PANEL / width, 0.65))
         axes.set_title(name, size=11, color=INK, loc="left")
         axes.set_xlabel("APr, rare classes", size=9.5, color=MUTED)
         axes.set_ylabel("AP, all classes" if not index else "", size=9.5, color=MUTED)
@@ -62,7 +62,7 @@ def plot_methods(
         axes.set_xlim(axes.get_xlim())
         known.sort(key=lambda m: m[2])
         places = spread([m[2] for m in known], 0.078 * (high - low))
-        over = max(0.0, places[-1] - high)
+        over = max(0.0, places[-1] - high) - max(0.0, low - places[0])
         for (method, x, y), place in zip(known, places):
             color = METHOD_COLORS.get(method, MUTED)
             end = right + 0.06 * (right - axes.get_xlim()[0]), place - over
