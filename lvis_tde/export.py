@@ -1,7 +1,8 @@
 """Models for use without this package: traced for TorchScript, and the box predictor as ONNX.
 
-The strength of TDE is a constant of the exported graph: export once for each alpha. Over 300 lines,
-since both formats are set up, compared with the model and written by the same steps.
+The strengths of TDE and of the other steps are constants of the exported graph: export once for
+each. Over 300 lines, since both formats are set up, compared with the model and written by the same
+steps.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from detectron2.structures import Instances
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .calibration.settings import settings, tde_predictors
+from .calibration.settings import describe, settings, tde_predictors
 from .layers.functional import (
     cosine_to_mean,
     exempt_background,
@@ -40,7 +41,7 @@ from .layers.functional import (
 )
 from .modeling.fast_rcnn import TDEFastRCNNOutputLayers
 from .modeling.intercept import intercepted
-from .posthoc.margins import split_pull
+from .posthoc.margins import split_pull, with_background
 
 __all__ = [
     "TracedModel",
@@ -79,6 +80,8 @@ def tracing_adapter():
 def _at(model: nn.Module, alpha: float | None):
     with inference_context(model), settings(model, alpha=alpha) as predictors:
         for predictor in predictors:
+            # Folded here: what it depends on is no part of the graph.
+            predictor.composition()
             if any(predictor.strengths) and not predictor.feature_mean.mean.any():
                 raise ValueError(
                     "The running feature mean is zero, so there is no TDE to export: estimate it "
@@ -185,12 +188,16 @@ class _BoxHead(nn.Module):
     bias: Tensor | None
     mean: Tensor
     pull: Tensor
+    factor: Tensor | None
+    margin: Tensor | None
+    fractal: Tensor | None
 
     def __init__(self, predictor: TDEFastRCNNOutputLayers):
         super().__init__()
         classifier, mean = predictor.cls_score, predictor.feature_mean.mean
         self.num_heads, self.norm = classifier.num_heads, classifier.norm
         self.exempt, self.sigmoid = predictor.background_exempt, predictor.use_sigmoid_ce
+        steps = predictor.composition()
         weight = classifier.scale * normalize_weight(
             classifier.weight, self.num_heads, self.norm, classifier.gamma
         )
@@ -198,8 +205,15 @@ class _BoxHead(nn.Module):
         pull = split_pull(pull, *predictor.strengths, background=True)
         if self.sigmoid:
             pull[-1] = 0  # of a column that is no class
-        bias = classifier.bias
-        for name, value in (("weight", weight), ("bias", bias), ("mean", mean), ("pull", pull)):
+        factor, margin, fractal = (
+            None if part is None else with_background(part, neutral, True).to(weight)
+            for part, neutral in ((steps.factor, 1.0), (steps.margin, 0.0), (steps.fractal, 1e4))
+        )
+        if factor is not None:
+            pull = factor[:, None] * pull
+        buffers = {"weight": weight, "bias": classifier.bias, "mean": mean, "pull": pull}
+        buffers |= {"factor": factor, "margin": margin, "fractal": fractal}
+        for name, value in buffers.items():
             self.register_buffer(name, None if value is None else value.detach().clone())
         # A copy: this module may move to another device than the model's.
         self.bbox_pred = copy.deepcopy(predictor.bbox_pred)
@@ -209,18 +223,38 @@ class _BoxHead(nn.Module):
             normalize_features(features, self.num_heads, self.norm), self.weight, self.bias
         )
         cosine = cosine_to_mean(features, self.mean, self.num_heads, self.norm)
-        direct = logits - F.linear(cosine, self.pull)
+        adjusted = logits if self.factor is None else logits * self.factor
+        if self.margin is not None:
+            adjusted = adjusted + self.margin
+        direct = adjusted - F.linear(cosine, self.pull)
         if self.sigmoid:
-            return direct.sigmoid(), self.bbox_pred(features)
+            probs = direct.sigmoid()
+            if self.fractal is not None:
+                probs = probs * (direct + self.fractal).sigmoid()
+            return probs, self.bbox_pred(features)
         if not self.exempt:
             return F.softmax(direct, -1), self.bbox_pred(features)
         return exempt_background(logits, direct), self.bbox_pred(features)
 
 
+def _solved_for(predictor: TDEFastRCNNOutputLayers) -> str:
+    """Why there is no ONNX export; "" where there is one."""
+    steps = predictor.composition()
+    keep = steps.settings.keep_sum
+    moved = steps.factor is not None or steps.margin is not None
+    if not steps.sigmoid or steps.neutral or not (keep == "factual" or (keep and moved)):
+        return ""
+    return (
+        f"keep_sum={keep!r} has no ONNX export with {describe(steps.settings)}: its shift is "
+        "solved for, region by region. model.ts has it; for ONNX set keep_sum to '' "
+        "(MODEL.POSTHOC.KEEP_SUM)."
+    )
+
+
 def export_onnx(
     predictor: TDEFastRCNNOutputLayers, path: str | os.PathLike, alpha: float | None = None
 ) -> None:
-    """Writes classifier, TDE, background exemption and box regression as ONNX.
+    """Writes classifier, TDE, the other steps, background exemption and box regression as ONNX.
 
     Input ``features`` (R, D) float32; outputs ``probs`` (R, C + 1), background last, and
     ``deltas`` (R, 4) or (R, 4 C). R is free.
@@ -235,14 +269,11 @@ def export_onnx(
         ValueError: if alpha is positive and the mean zero, or the predictor shifts logits to
             keep their sum.
     """
-    if predictor.posthoc.keep_sum == "factual":
-        raise ValueError(
-            f"keep_sum={predictor.posthoc.keep_sum!r} has no ONNX export: its shift is solved for, "
-            "region by region. Export the traced detector alone (onnx=False), or set keep_sum to "
-            "''."
-        )
     with _at(predictor, alpha), warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        reason = _solved_for(predictor)
+        if reason:
+            raise ValueError(reason)
         head = _BoxHead(predictor).cpu().eval()
         torch.onnx.export(
             head,
@@ -310,7 +341,7 @@ def run_export(
         image: a picture with something to detect.
         output: folder.
         alpha: strength of the removal, >= 0; default: the model's.
-        onnx: write ONNX too.
+        onnx: write ONNX too, unless the settings have something that it cannot hold, which is told.
 
     Returns:
         list: the files.
@@ -330,6 +361,11 @@ def run_export(
     reloaded = TracedModel(torch.jit.load(str(files[0])), traced.outputs, traced.schema)
     differences = {files[0]: largest_difference(model, reloaded, images, alpha)}
     for number, predictor in enumerate(tde_predictors(model) if onnx else ()):
+        with _at(predictor, alpha):
+            reason = _solved_for(predictor)
+        if reason:
+            logger.warning("ONNX is left out: %s", reason)
+            break
         files.append(folder / f"box_predictor{f'_{number}' if number else ''}.onnx")
         export_onnx(predictor, files[-1], alpha)
         features = torch.rand(100, predictor.cls_score.in_features)

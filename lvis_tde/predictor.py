@@ -20,8 +20,9 @@ from torch import nn
 
 from .calibration.alpha import predict_for_alphas
 from .calibration.explain import explain_detections
-from .calibration.settings import tde_predictors
+from .calibration.settings import describe, tde_predictors
 from .data.frequency import frequency_group
+from .posthoc import Settings
 from .visualization.charts import plot_explanation
 from .visualization.detections import draw_comparison
 
@@ -121,7 +122,7 @@ class TDEDemo:
     ):
         """
         Args:
-            model: trained, with TDE predictors; used at its own alpha.
+            model: trained, with TDE predictors; used with its own settings, and with none.
             prepare: makes the model's input of an RGB picture, such as ``Recipe.prepare``.
             classes: see :func:`class_info`.
             score_threshold: detections with a lower score are left out.
@@ -131,11 +132,7 @@ class TDEDemo:
         self.classes = classes
         predictor = tde_predictors(model)[0]
         self.alpha = predictor.alpha
-        region = predictor.alpha_region
-        # Off is both strengths off, where there are two.
-        self._off_and_on = (
-            [0.0, self.alpha] if region is None else [(0.0, 0.0), (self.alpha, region)]
-        )
+        self._off_and_on = [Settings(), predictor.posthoc]
         self.score_threshold = score_threshold
         self.panel_size = panel_size
         self._input = prepare
@@ -151,9 +148,10 @@ class TDEDemo:
         """
         (off,), (on,) = predict_for_alphas(self.model, [self._input(image)], self._off_and_on)
         off, on = off["instances"].to("cpu"), on["instances"].to("cpu")
+        steps = describe(self._off_and_on[1]) or "alpha 0"
         picture = draw_comparison(
             image,
-            [("without TDE", off), (f"with TDE, alpha {self.alpha:g}", on)],
+            [("without TDE", off), (f"with TDE, {steps}", on)],
             class_names=self.classes.names,
             class_frequency=self.classes.frequency,
             score_threshold=self.score_threshold,

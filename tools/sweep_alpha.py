@@ -1,6 +1,9 @@
 #!/usr/bin/env python
 """Choose the strength of TDE for a trained model: one pass over the images for all alphas.
 
+With --setting NAME they are strengths of another post-hoc step, such as logit_adjustment, and the
+files have its name: choose one after the other, each from the config that the last sweep wrote.
+
     tools/sweep_alpha.py --config-file output/tde/config_tde.yaml --calibrate 0.05
 
 The output folder of the config gets alpha.json, alpha.png, config_alpha.yaml, the config with the
@@ -14,7 +17,7 @@ from detectron2.utils import comm
 
 from lvis_tde import cli
 from lvis_tde.calibration.hold_out import hold_out
-from lvis_tde.calibration.sweep import DEFAULT_ALPHAS, format_sweep, run_sweep
+from lvis_tde.calibration.sweep import DEFAULT_ALPHAS, SETTINGS, format_sweep, run_sweep
 from lvis_tde.engine import argument_parser, launch, setup
 
 
@@ -25,6 +28,9 @@ def parse_args(argv):
         type=lambda text: [float(number) for number in text.split(",")],
         default=DEFAULT_ALPHAS,
         help="such as 0,0.5,1 (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--setting", choices=SETTINGS, default="alpha", help="what --alphas are strengths of"
     )
     parser.add_argument("--metric", default="segm/AP", help="what the best alpha is the best in")
     parser.add_argument(
@@ -54,11 +60,17 @@ def work(args):
         hold_out(dataset, args.calibrate, recipe.output_dir, args.split_seed, rest=True)
         return
     report = run_sweep(
-        recipe, args.alphas, metric=args.metric, calibrate=args.calibrate, seed=args.split_seed
+        recipe,
+        args.alphas,
+        setting=args.setting,
+        metric=args.metric,
+        calibrate=args.calibrate,
+        seed=args.split_seed,
     )
     if comm.is_main_process():
         print(f"\n{report['dataset']}, {report['seconds']:.0f} s\n\n{format_sweep(report)}\n")
-        print(f"alpha {report['alpha']:g} has the best {args.metric}; see {recipe.output_dir}")
+        best = report[args.setting]
+        print(f"{args.setting} {best:g} has the best {args.metric}; see {recipe.output_dir}")
 
 
 def main(argv=None):

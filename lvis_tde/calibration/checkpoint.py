@@ -1,9 +1,10 @@
-"""From trained weights to a checkpoint with a feature mean and statistics of the classes, and its config."""
+"""From trained weights to a checkpoint with feature mean and class statistics, and its config."""
 
 from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
@@ -32,11 +33,13 @@ def save_checkpoint(model: nn.Module, path: str | os.PathLike, **extra) -> None:
         torch.save({"model": model.state_dict(), **extra}, partial)
 
 
-def load_trained(recipe) -> nn.Module:
+def load_trained(recipe, datasets: Sequence[str] | None = None) -> nn.Module:
     """Builds the model of a recipe and loads its ``weights``, which must be all of it.
 
     Args:
         recipe: a :class:`~lvis_tde.engine.Recipe`.
+        datasets: what it will be run on, whose classes must be those of its statistics, if it has
+            any; default: the recipe's test sets.
 
     Returns:
         nn.Module: in eval mode; its running means and statistics are zero where the checkpoint has
@@ -44,7 +47,7 @@ def load_trained(recipe) -> nn.Module:
 
     Raises:
         ValueError: if there are no weights, they lack a parameter or it has another shape, or
-            their statistics are of other classes than those of the recipe's sets.
+            their statistics are of other classes than those of ``datasets``.
     """
     weights = recipe.weights
     if not weights:
@@ -66,7 +69,7 @@ def load_trained(recipe) -> nn.Module:
             f"{len(parameters)} parameters, or has another shape of them: {sorted(missing)[0]}, "
             "... Is it the config that it was trained with?"
         )
-    for name in (*recipe.train_sets, *recipe.test_sets):
+    for name in recipe.test_sets if datasets is None else datasets:
         check_class_list(model, name)
     return model
 
@@ -99,7 +102,7 @@ def run_estimate(
     """
     recipe = recipe.clone()
     recipe.put_tde_on_softmax(num_heads)
-    model = load_trained(recipe)
+    model = load_trained(recipe, ())  # statistics of other classes are replaced
     before = [predictor.feature_mean.mean.clone() for predictor in tde_predictors(model)]
     heads = tde_predictors(model)[0].cls_score.num_heads
     found = estimate_feature_mean(

@@ -1,4 +1,4 @@
-"""What TDE did to a prediction, class by class.
+"""What TDE and the other post-hoc steps did to a prediction, class by class.
 
 Shapes as in :mod:`lvis_tde.layers.functional`; the R rows are regions, or detections.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,8 +20,9 @@ from torch.nn import functional as F
 from ..layers.functional import check_alpha, cosine_to_mean, exempt_background
 from ..modeling.fast_rcnn import TDEFastRCNNOutputLayers
 from ..modeling.intercept import intercepted
+from ..posthoc import tde
 from .replay import BoxBranch
-from .settings import settings
+from .settings import describe, settings
 
 __all__ = ["Explanation", "explain", "explain_detections"]
 
@@ -36,28 +38,42 @@ class Explanation:
         total: (R, C + 1) total effect ``y``, the factual logits.
         indirect: (R, C + 1) the momentum's indirect effect ``y0`` at ``alpha``.
         direct: (R, C + 1) total direct effect ``t``; ``total == indirect + direct``.
+        other: (R, C + 1) what the other steps add to ``direct``; 0 where there are none.
         cosine: (R, K) cosine of each head's features to the mean; over the stages of a cascade
             (R, stages * K).
         factual_probs: (R, C + 1) ``softmax(y)``: the prediction without TDE.
-        direct_probs: (R, C + 1) ``softmax(t)``: that of TDE before background exemption.
+        direct_probs: (R, C + 1) ``softmax(adjusted)``: that of TDE and the other steps before
+            background exemption.
         probs: (R, C + 1) the prediction.
         alpha: strength of the removal that was used; 0 where the model has no mean.
         sigmoid: each class has a sigmoid of its own.
+        steps: names and strengths of what is on, see
+            :func:`~lvis_tde.calibration.settings.describe`.
     """
 
     total: Tensor
     indirect: Tensor
     direct: Tensor
+    other: Tensor
     cosine: Tensor
     factual_probs: Tensor
     direct_probs: Tensor
     probs: Tensor
     alpha: float
     sigmoid: bool = False
+    steps: str = ""
+
+    @property
+    def adjusted(self) -> Tensor:
+        """(R, C + 1) logits after all steps: ``direct + other``."""
+        return self.direct + self.other
 
     @property
     def exemption(self) -> Tensor:
-        """(R, C + 1) what background exemption added to each probability: of a softmax 0 a row."""
+        """(R, C + 1) what background exemption added to each probability: of a softmax 0 a row.
+
+        Of sigmoids it is what the shift that keeps the sum and FRACAL's second factor did.
+        """
         return self.probs - self.direct_probs
 
     def __len__(self) -> int:
@@ -69,7 +85,16 @@ class Explanation:
         return dataclasses.replace(self, **parts)
 
 
-_TENSORS = ("total", "indirect", "direct", "cosine", "factual_probs", "direct_probs", "probs")
+_TENSORS = (
+    "total",
+    "indirect",
+    "direct",
+    "other",
+    "cosine",
+    "factual_probs",
+    "direct_probs",
+    "probs",
+)
 
 
 @torch.no_grad()
@@ -100,29 +125,34 @@ def explain(
         alpha = 0.0
     features = features.double()
     total = classifier(features)
-    cosine = cosine_to_mean(features, mean, classifier.num_heads, "cosine")
-    if predictor.use_sigmoid_ce:
-        return _explain_sigmoids(predictor, features, total, cosine, alpha)
-    indirect = classifier.indirect_effect(features, mean, alpha)
-    direct = total - indirect
-    factual_probs, direct_probs = F.softmax(total, -1), F.softmax(direct, -1)
-    probs = direct_probs
-    if alpha == 0:
-        probs = factual_probs
-    elif predictor.background_exempt:
-        probs = exempt_background(total, direct)
-    return Explanation(total, indirect, direct, cosine, factual_probs, direct_probs, probs, alpha)
-
-
-def _explain_sigmoids(predictor, features, total, cosine, alpha) -> Explanation:
-    mean = predictor.feature_mean.mean
+    terms = classifier.effect_terms(features, mean)
     with settings([predictor], alpha=alpha):
-        steps = predictor.composition()
-    terms = predictor.cls_score.effect_terms(features, mean)
-    direct, probs = steps.adjust(total, *terms), steps(total, *terms)
-    direct[:, -1] = total[:, -1]
-    parts = total, total - direct, direct, cosine, total.sigmoid(), direct.sigmoid(), probs
-    return Explanation(*parts, alpha, sigmoid=True)
+        steps, background = predictor.composition(), predictor.background_exempt
+        strengths = predictor.posthoc
+    adjusted = direct = steps.adjust(total, *terms)
+    plain = steps.factor is None and steps.margin is None
+    if not plain:
+        direct = tde(total, *terms, strengths.region, strengths.class_)
+    if steps.sigmoid:
+        for logits in (adjusted, direct):  # of which the last column is no class
+            logits[:, -1] = total[:, -1]
+    probs = steps(total, *terms)
+    if plain and steps.uses_tde and background and not steps.sigmoid:
+        probs = exempt_background(total, direct)  # which has a floor
+    activation = torch.sigmoid if steps.sigmoid else functools.partial(F.softmax, dim=-1)
+    return Explanation(
+        total=total,
+        indirect=total - direct,
+        direct=direct,
+        other=adjusted - direct,
+        cosine=cosine_to_mean(features, mean, classifier.num_heads, "cosine"),
+        factual_probs=activation(total),
+        direct_probs=activation(adjusted),
+        probs=probs,
+        alpha=alpha,
+        sigmoid=steps.sigmoid,
+        steps=describe(strengths),
+    )
 
 
 def _average(stages: Sequence[Explanation]) -> Explanation:

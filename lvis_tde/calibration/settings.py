@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator, Sequence
 
 from torch import nn
@@ -11,7 +12,7 @@ from ..layers.functional import check_alpha
 from ..modeling.fast_rcnn import TDEFastRCNNOutputLayers
 from ..posthoc import Settings
 
-__all__ = ["settings", "tde_predictors"]
+__all__ = ["describe", "settings", "tde_predictors"]
 
 
 def tde_predictors(model: nn.Module) -> list[TDEFastRCNNOutputLayers]:
@@ -29,6 +30,19 @@ def tde_predictors(model: nn.Module) -> list[TDEFastRCNNOutputLayers]:
             "trained model."
         )
     return found
+
+
+def describe(strengths: Settings) -> str:
+    """The steps that are on, such as "alpha 1.5, logit_adjustment 1"; "" without any."""
+    parts = {
+        name: value
+        for name, value in dataclasses.asdict(strengths).items()
+        if isinstance(value, float) and value > 0
+    }
+    if strengths.region == strengths.class_:
+        parts.pop("region", None)
+        parts = {"alpha" if name == "class_" else name: value for name, value in parts.items()}
+    return ", ".join(f"{name.rstrip('_')} {value:g}" for name, value in parts.items())
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from ..modeling.statistics import class_hash
 from ..posthoc import fractal_dimension
 from .settings import tde_predictors
 
-__all__ = ["check_class_list", "gather_class_statistics"]
+__all__ = ["check_class_list", "gather_class_statistics", "prepare_statistics"]
 
 logger = logging.getLogger(__name__)
 
@@ -122,3 +122,40 @@ def check_class_list(model: nn.Module, dataset: str) -> None:
                 "the data set that the model was trained on, or gather the statistics for this "
                 "one with tools/estimate_feature_mean.py."
             )
+
+
+def prepare_statistics(model: nn.Module, datasets: Sequence[str], *, measured: bool) -> None:
+    """Sees to it before a training that the model can predict at its end.
+
+    What a checkpoint knows of other classes is forgotten, and what the settings need of the
+    annotations is gathered.
+
+    Args:
+        model: to be trained; one without TDE predictors is left alone.
+        datasets: registered names of the training sets.
+        measured: the statistics of the logits are measured at the end of training.
+
+    Raises:
+        ValueError: if a setting needs the statistics of the logits, and they will not be measured.
+    """
+    predictors = [m for m in model.modules() if isinstance(m, TDEFastRCNNOutputLayers)]
+    if not predictors:
+        return
+    try:
+        for dataset in datasets:
+            check_class_list(model, dataset)
+    except ValueError as error:
+        logger.warning("%s They are forgotten.", error)
+        for predictor in predictors:
+            predictor.statistics.forget()
+    used = [one.posthoc for one in predictors]
+    if not measured and any(one.logn > 0 for one in used):
+        raise ValueError(
+            f"logn={max(one.logn for one in used):g} (MODEL.POSTHOC.LOGN) needs the statistics of "
+            "the trained model's logits: set MODEL.TDE.PRECISE_MEAN (train.precise_mean in a "
+            "LazyConfig), which measures them at the end of training, or train with LOGN 0 and put "
+            "it on the trained model."
+        )
+    needed = any(one.logit_adjustment > 0 or one.norcal > 0 or one.fracal > 0 for one in used)
+    if needed and not all(one.statistics.num_images > 0 for one in predictors):
+        gather_class_statistics(model, datasets)

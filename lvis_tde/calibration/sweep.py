@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from detectron2.data import MetadataCatalog
 from detectron2.utils import comm
@@ -23,11 +25,12 @@ from .checkpoint import load_trained, save_checkpoint
 from .hold_out import hold_out
 from .settings import tde_predictors
 
-__all__ = ["DEFAULT_ALPHAS", "best_alpha", "check_metric", "format_sweep", "run_sweep"]
+__all__ = ["DEFAULT_ALPHAS", "SETTINGS", "best_alpha", "check_metric", "format_sweep", "run_sweep"]
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0)
+SETTINGS = ("alpha", "tau_norm", "logn", "logit_adjustment", "norcal", "fracal")
 _SHOWN = ("AP", "APr", "APc", "APf")
 
 # What the evaluators report for each kind of data set.
@@ -41,6 +44,7 @@ def run_sweep(
     recipe,
     alphas: Sequence[float] = DEFAULT_ALPHAS,
     *,
+    setting: str = "alpha",
     metric: str = "segm/AP",
     calibrate: float | None = None,
     seed: int = 0,
@@ -50,11 +54,15 @@ def run_sweep(
     Its ``output_dir`` gets ``alpha.json`` and ``alpha.png``, and ``config_alpha.yaml`` and
     ``model_alpha.pth``: the config with the best alpha, to be used as it is, and the checkpoint
     that it names, which remembers that this alpha was chosen for it. ``alpha.json`` is written
-    after the evaluation of each alpha, with null as the best one until all are done.
+    after the evaluation of each alpha, with null as the best one until all are done. All else stays
+    as the config has it, so strengths are chosen one after the other, each from the config that the
+    last sweep wrote. Under another ``setting`` the files have its name in place of alpha.
 
     Args:
         recipe: a :class:`~lvis_tde.engine.Recipe` with TDE heads and ``weights``.
         alphas: values >= 0.
+        setting: what they are strengths of: "alpha", or a strength of
+            :class:`~lvis_tde.posthoc.Settings`.
         metric: task and metric to maximize, such as "segm/APr"; of equals the smaller alpha.
         calibrate: share of the training images to measure on; None for the test set, whose figures
             are then those of the best of several models.
@@ -62,7 +70,8 @@ def run_sweep(
 
     Returns:
         dict: what ``alpha.json`` holds: ``{"dataset", "metric", "alpha", "seconds", "results":
-        {alpha: {task: {metric: percent}}}}``; empty but on rank 0.
+        {alpha: {task: {metric: percent}}}}``, under another setting with its name in place of
+        "alpha"; empty but on rank 0.
 
     Raises:
         ValueError: if there are not exactly one training or test set, the metric is none of the
@@ -70,6 +79,8 @@ def run_sweep(
             range.
     """
     alphas = sorted({float(alpha) for alpha in alphas})
+    if setting not in SETTINGS:
+        raise ValueError(f"setting={setting!r} must be one of {', '.join(SETTINGS)}.")
     split = "test_sets" if calibrate is None else "train_sets"
     sets, folder = getattr(recipe, split), Path(recipe.output_dir)
     if len(sets) != 1 or not alphas:
@@ -78,55 +89,74 @@ def run_sweep(
             f"Set {recipe.keys[split]}."
         )
     (dataset,) = sets
-    model = load_trained(recipe)
+    model = load_trained(recipe, sets)
+    strengths = _strengths(model, setting, alphas)
     check_metric(metric, model, dataset)
     if calibrate is not None:
         dataset = hold_out(dataset, calibrate, folder, seed)
     else:
         logger.warning(
-            "Alpha is chosen on %s. Do not report its figures there as those of a model that has "
+            "%s is chosen on %s. Do not report its figures there as those of a model that has "
             "not seen it: with --calibrate it is chosen on training images.",
+            setting.capitalize(),
             dataset,
         )
     start = time.monotonic()
-    report = {"dataset": dataset, "calibrate": calibrate, "metric": metric, "alpha": None}
+    report = {"dataset": dataset, "calibrate": calibrate, "metric": metric, setting: None}
 
-    def write(found: dict[float, dict], alpha: float | None = None) -> None:
-        report.update(
-            alpha=alpha, seconds=round(time.monotonic() - start, 1), results=_rounded(found)
-        )
-        write_text(folder / "alpha.json", json.dumps(report, indent=2) + "\n")
+    def write(found: dict[Any, dict], best: float | None = None) -> None:
+        by_value = {strengths[strength]: results for strength, results in found.items()}
+        seconds = round(time.monotonic() - start, 1)
+        report.update({setting: best, "seconds": seconds, "results": _rounded(by_value)})
+        write_text(folder / f"{setting}.json", json.dumps(report, indent=2) + "\n")
 
-    found = sweep_alpha(
+    swept = sweep_alpha(
         model,
         recipe.test_loader(dataset),
-        alphas,
+        list(strengths),
         lambda: recipe.evaluator(dataset, save=False),
         on_result=write,
     )
     if not comm.is_main_process():
         return {}
+    found = {strengths[strength]: results for strength, results in swept.items()}
     best = best_alpha(found, metric)
     if best == alphas[-1] and len(alphas) > 1:
-        logger.warning("The best alpha, %g, is the largest that was tried: try larger ones.", best)
-    write(found, best)
+        logger.warning(
+            "The best %s, %g, is the largest that was tried: try larger ones.", setting, best
+        )
+    write(swept, best)
     task, _ = metric.split("/")
     curve = {alpha: tasks[task] for alpha, tasks in found.items()}
     kind = KINDS.get(task, task)
     on = "training images" if calibrate is not None else dataset
-    figure = plot_ap_over_alpha(curve, chosen=best, title=f"{kind} AP over alpha on {on} (%)")
-    figure.savefig(folder / "alpha.png", dpi=150)
+    figure = plot_ap_over_alpha(curve, chosen=best, title=f"{kind} AP over {setting} on {on} (%)")
+    figure.savefig(folder / f"{setting}.png", dpi=150)
+    chosen, config = recipe.clone(), folder / f"config_{setting}.yaml"
     for predictor in tde_predictors(model):
-        predictor.alpha = predictor.calibrated_alpha = best
-    checkpoint = folder / "model_alpha.pth"
-    how = {key: report[key] for key in ("dataset", "calibrate", "metric", "alpha")}
-    save_checkpoint(model, checkpoint, alpha=how)
-    chosen = recipe.clone()
-    chosen.set_alpha(best)
+        if setting == "alpha":
+            predictor.alpha = predictor.calibrated_alpha = best
+    (strength,) = (one for one, value in strengths.items() if value == best)
+    if isinstance(strength, Settings):
+        chosen.set_posthoc(strength)
+    else:
+        chosen.set_alpha(strength)
+    checkpoint = folder / f"model_{setting}.pth"
+    how = {key: report[key] for key in ("dataset", "calibrate", "metric", setting)}
+    save_checkpoint(model, checkpoint, **{setting: how})
     chosen.weights = str(checkpoint)
-    chosen.save(folder / "config_alpha.yaml")
-    logger.info("alpha = %g has the best %s: see %s.", best, metric, folder / "config_alpha.yaml")
+    chosen.save(config)
+    logger.info("%s = %g has the best %s: see %s.", setting, best, metric, config)
     return report
+
+
+def _strengths(model: nn.Module, setting: str, values: Sequence[float]) -> dict[Any, float]:
+    """What each value sets, to the value."""
+    if setting == "alpha":
+        return {value: value for value in values}
+    own = tde_predictors(model)[0].posthoc
+    options: list[dict[str, Any]] = [{setting: value} for value in values]
+    return {dataclasses.replace(own, **one): one[setting] for one in options}
 
 
 def _rounded(found: dict[float, dict]) -> dict[str, dict]:
@@ -207,7 +237,7 @@ def best_alpha(found: dict[Strength, dict], metric: str) -> Strength:
 
 
 def format_sweep(report: dict) -> str:
-    """The results of :func:`run_sweep` as one table in Markdown, the best alpha marked."""
+    """The results of :func:`run_sweep` as one table in Markdown, the best value marked."""
     tasks = list(next(iter(report["results"].values())))
     columns: list[tuple[str, str]] = [
         (task, name)
@@ -215,10 +245,11 @@ def format_sweep(report: dict) -> str:
         for name in _SHOWN
         if name in next(iter(report["results"].values()))[task]
     ]
-    heads = ["alpha ", *(f"{task} {name}" for task, name in columns)]
+    setting = next(name for name in SETTINGS if name in report)
+    heads = [f"{setting} ", *(f"{task} {name}" for task, name in columns)]
     rows = [heads, ["-" * (len(head) - 1) + ":" for head in heads]]
     for alpha, results in report["results"].items():
-        mark = "*" if float(alpha) == report["alpha"] else " "
+        mark = "*" if float(alpha) == report[setting] else " "
         cells = [f"{results[task][name]:.1f}" for task, name in columns]
         rows.append([f"{alpha}{mark}", *cells])
     return "\n".join(

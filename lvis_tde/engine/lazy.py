@@ -24,9 +24,11 @@ from detectron2.utils.registry import locate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
 
+from ..calibration.statistics import prepare_statistics
 from ..data.files import atomic_path
 from ..modeling.fast_rcnn import TDEFastRCNNOutputLayers
 from ..modeling.sigmoid import FixedWeights, SigmoidFastRCNNOutputLayers
+from ..modeling.strengths import posthoc_options
 from .hooks import PreciseMean
 from .recipes import Recipe
 from .trainer import predicting_for, write_reports
@@ -85,12 +87,19 @@ class LazyRecipe(Recipe):
             if inspect.isclass(target) and issubclass(target, FastRCNNOutputLayers):
                 yield node, target
 
-    def set_alpha(self, alpha):
+    def _tde_predictors(self) -> list[DictConfig]:
         found = [n for n, kind in self._predictors() if issubclass(kind, TDEFastRCNNOutputLayers)]
         if not found:
             raise ValueError("The config's model has no TDE: no node of it is a TDE box predictor.")
-        for node in found:
+        return found
+
+    def set_alpha(self, alpha):
+        for node in self._tde_predictors():
             node.alpha = float(alpha)
+
+    def set_posthoc(self, settings):
+        for node in self._tde_predictors():
+            node.update(**posthoc_options(settings))
 
     def put_tde_on_softmax(self, num_heads=1):
         for node, kind in self._predictors():
@@ -210,6 +219,10 @@ def train(cfg: DictConfig, *, resume: bool = False) -> nn.Module:
         ]
     )
     checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=resume)
+    # A loader of one's own may have no registered sets.
+    names = OmegaConf.select(cfg, LazyRecipe.keys["train_sets"]) or ()
+    sets = [names] if isinstance(names, str) else list(names)
+    prepare_statistics(model, sets, measured=bool(precise))
     resumed = resume and checkpointer.has_checkpoint()
     # The checkpoint holds the iteration that was finished last.
     trainer.train(trainer.iter + 1 if resumed else 0, cfg.train.max_iter)

@@ -19,9 +19,12 @@ from detectron2.data.detection_utils import build_augmentation
 from detectron2.evaluation import DatasetEvaluator
 from torch import nn
 
+from ..calibration.statistics import check_class_list
 from ..config import use_tde_on_softmax
 from ..data.files import write_text
 from ..evaluation.build import build_evaluator
+from ..modeling.strengths import posthoc_options
+from ..posthoc import Settings
 from .trainer import Trainer
 
 __all__ = ["Recipe", "YacsRecipe"]
@@ -105,15 +108,29 @@ class Recipe(abc.ABC):
         return {"image": tensor, "height": image.shape[0], "width": image.shape[1]}
 
     def load_model(self, *, resume: bool = False) -> nn.Module:
-        """The model with its weights; if ``resume``, those of the last checkpoint of its run."""
+        """The model with its weights; if ``resume``, those of the last checkpoint of its run.
+
+        Raises:
+            ValueError: if the checkpoint's statistics are of other classes than a test set.
+        """
         model = self.build_model()
         checkpointer = DetectionCheckpointer(model, save_dir=self.output_dir)
         checkpointer.resume_or_load(self.weights, resume=resume)
+        for name in self.test_sets:
+            check_class_list(model, name)
         return model
 
     @abc.abstractmethod
     def set_alpha(self, alpha: float) -> None:
         """Sets the strength of TDE, >= 0.
+
+        Raises:
+            ValueError: if the model has no TDE.
+        """
+
+    @abc.abstractmethod
+    def set_posthoc(self, settings: Settings) -> None:
+        """Sets the strengths of TDE and of all other post-hoc steps.
 
         Raises:
             ValueError: if the model has no TDE.
@@ -180,6 +197,14 @@ class YacsRecipe(Recipe):
 
     def set_alpha(self, alpha):
         self.cfg.MODEL.TDE.ALPHA = float(alpha)
+
+    def set_posthoc(self, settings):
+        node = self.cfg.MODEL
+        for key, value in posthoc_options(settings).items():
+            if key != "posthoc":
+                node.TDE[key.upper()] = value
+        for key, value in posthoc_options(settings)["posthoc"].items():
+            node.POSTHOC[key.upper()] = value
 
     def put_tde_on_softmax(self, num_heads=1):
         use_tde_on_softmax(self.cfg, num_heads)

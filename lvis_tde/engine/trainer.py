@@ -19,6 +19,7 @@ from detectron2.utils import comm
 from torch import nn
 from torch.utils.data import Sampler
 
+from ..calibration.statistics import prepare_statistics
 from ..data.resume import ResumableSampler, is_wide
 from ..evaluation import LVISEvaluator
 from ..evaluation.build import build_evaluator
@@ -94,6 +95,8 @@ class Trainer(DefaultTrainer):
 
     def resume_or_load(self, resume=True):
         super().resume_or_load(resume)
+        measured = self.cfg.MODEL.get("TDE", {}).get("PRECISE_MEAN", 0) > 0
+        prepare_statistics(self.model, self.cfg.DATASETS.TRAIN, measured=measured)
         sampler = getattr(self.data_loader, "resumable_sampler", None)
         if sampler is not None:
             sampler.resume(self.start_iter)

@@ -162,11 +162,13 @@ class TDEFastRCNNOutputLayers(Strengths, LargeVocabularyInference, BoxPredictor)
     def losses(self, predictions: Predictions, proposals: list[Instances]) -> dict[str, Tensor]:
         """Upstream's losses on the factual logits; also moves the running mean.
 
-        Under ``torch.no_grad`` the mean stays: a validation loss or the statistics of batch norm
-        are no training step.
+        What was known of the logits' statistics is forgotten, since the weights are about to move.
+        Under ``torch.no_grad`` both stay: a validation loss or the statistics of batch norm are no
+        training step.
         """
         if torch.is_grad_enabled():
             self._update_mean(predictions[2], proposals)
+            self.statistics.forget_logits()
         return super().losses(predictions[:2], proposals)
 
     def predict_boxes(self, predictions: Predictions, proposals: list[Instances]):

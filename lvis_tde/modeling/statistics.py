@@ -101,6 +101,15 @@ class ClassStatistics(nn.Module):
         self.logit_mean.copy_(mean)
         self.logit_std.copy_(std)
 
+    def forget_logits(self) -> None:
+        """For weights that have moved since."""
+        self.logit_std.zero_()
+
+    def forget(self) -> None:
+        """Makes all of it unknown."""
+        for buffer in self.buffers():
+            buffer.zero_()
+
     def _check(self, values: Tensor | Sequence[str]) -> None:
         if len(values) != self.num_classes:
             raise ValueError(
@@ -121,15 +130,15 @@ class ClassStatistics(nn.Module):
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
         # Those of a checkpoint without any are unknown: what was here is of other weights.
-        for name, buffer in self._buffers.items():
+        for name, buffer in self.named_buffers():
             state_dict.setdefault(prefix + name, torch.zeros_like(buffer))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def _apply(self, fn, *args, **kwargs):
         # model.half() must not round them.
-        before = dict(self._buffers)
+        before = dict(self.named_buffers())
         super()._apply(fn, *args, **kwargs)
-        for name, buffer in self._buffers.items():
+        for name, buffer in self.named_buffers():
             if buffer.dtype in (torch.float16, torch.bfloat16):
                 self._buffers[name] = before[name].to(buffer.device)
         return self

@@ -17,7 +17,7 @@ from ..posthoc import Composition, Settings, Statistics, compose
 from ..posthoc.margins import check_strength
 from .statistics import ClassStatistics
 
-__all__ = ["DEFAULT_ALPHA", "Strengths"]
+__all__ = ["DEFAULT_ALPHA", "Strengths", "posthoc_options"]
 
 logger = logging.getLogger(__name__)
 
@@ -233,6 +233,17 @@ class Strengths:
                 self.calibrated_alpha,
                 self.alpha,
             )
+
+
+def posthoc_options(settings: Settings) -> dict[str, Any]:
+    """The predictor's arguments that give these settings; also the keys of a config."""
+    tied = settings.region == settings.class_
+    return {
+        "alpha": settings.class_,
+        "alpha_region": -1.0 if tied else settings.region,
+        "background_exempt": settings.background == "exempt",
+        "posthoc": {name: getattr(settings, name) for name in _OTHERS},
+    }
 
 
 def _reads(settings: Settings) -> list[str]:

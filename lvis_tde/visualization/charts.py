@@ -181,7 +181,7 @@ def plot_explanation(
         raise ValueError(f"{len(class_names)} class names for {num_classes} classes")
     values = {
         name: getattr(explanation, name)[row].tolist()
-        for name in ("total", "direct", "factual_probs", "probs")
+        for name in ("total", "adjusted", "factual_probs", "probs")
     }
     before, after = values["factual_probs"], values["probs"]
     order = sorted(range(num_classes), key=lambda i: (-max(before[i], after[i]), i))[:top]
@@ -196,7 +196,7 @@ def plot_explanation(
     height = figure.get_figheight()
     bottom, tall = 0.55 / height, 1 - 1.5 / height
     panels = (
-        ((0.21, bottom, 0.36, tall), "total", "direct", "logit", "{:+.2f}"),
+        ((0.21, bottom, 0.36, tall), "total", "adjusted", "logit", "{:+.2f}"),
         ((0.63, bottom, 0.35, tall), "factual_probs", "probs", "score", "{:.3f}"),
     )
     for place, first, second, label, form in panels:
@@ -225,11 +225,15 @@ def plot_explanation(
     best = max(range(num_classes), key=after.__getitem__)
     legend = [
         ("light: without TDE (total effect)", PALE),
-        ("full: with TDE (direct effect)", INK),
+        (
+            "full: with TDE (direct effect)" if not explanation.other.any() else "full: adjusted",
+            INK,
+        ),
     ]
     if class_frequency:
         legend += [(GROUPS[group], GROUP_COLORS[group]) for group in GROUPS]
-    words = f"{names[best]}: alpha {explanation.alpha:g}, cosine to the mean {cosines}"
+    steps = explanation.steps or "alpha 0"
+    words = f"{names[best]}: {steps}, cosine to the mean {cosines}"
     headline(figure, title or words, legend)
     return figure
 

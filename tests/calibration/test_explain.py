@@ -90,3 +90,25 @@ def test_every_detection_is_explained(name):
         assert parts.cosine.shape == (len(found), heads)
     stronger = explain_detections(model, inputs, alpha=3.0)[0][1]
     assert stronger.alpha == 3 and predictors(model)[0].alpha == 1.5
+
+
+@pytest.mark.parametrize("background_exempt", [True, False])
+@pytest.mark.parametrize("alpha", [0.0, 0.8])
+def test_other_steps_are_named_and_told_apart(alpha, background_exempt):
+    options = dict(posthoc={"logit_adjustment": 0.5, "tau_norm": 1.0}, alpha=alpha)
+    predictor = with_mean(make_predictor(background_exempt=background_exempt, **options))
+    ones = torch.ones(C, dtype=torch.int64)
+    predictor.statistics.set_annotations(
+        images=ones.cumsum(0), instances=ones, dimension=ones, num_images=9
+    )
+    x = torch.rand(4, D) * 3
+    parts = explain(predictor, x)
+    assert parts.steps == ("alpha 0.8, " if alpha else "") + "tau_norm 1, logit_adjustment 0.5"
+    (probs,) = predictor.predict_probs(predictor(x), make_proposals([0] * 4))
+    torch.testing.assert_close(parts.probs.float(), probs)
+    t = tde_logits(x, predictor.cls_score, predictor.feature_mean.mean, alpha)
+    torch.testing.assert_close(parts.direct.float(), t)
+    assert parts.other[:, :-1].any() and not parts.other[:, -1].any()
+    torch.testing.assert_close(parts.direct_probs, parts.adjusted.softmax(1))
+    assert parts.exemption.any() == background_exempt
+    assert explain(predictor, x, 0.0).steps == "tau_norm 1, logit_adjustment 0.5"

@@ -2,13 +2,16 @@
 
 import pytest
 import torch
+from detectron2.data import MetadataCatalog
+from detectron2.structures import Instances
 from detectron2.utils.env import seed_all_rng
 from heads_util import predictors
 
 from lvis_tde.calibration.alpha import predict_for_alphas
 from lvis_tde.calibration.checkpoint import load_trained, run_estimate
 from lvis_tde.calibration.explain import explain, explain_detections
-from lvis_tde.calibration.sweep import run_sweep
+from lvis_tde.calibration.statistics import gather_class_statistics
+from lvis_tde.calibration.sweep import format_sweep, run_sweep
 from lvis_tde.engine import Trainer, YacsRecipe, load_config
 from lvis_tde.export import export_onnx, largest_difference, onnx_difference, trace_model
 from lvis_tde.posthoc import Settings
@@ -16,6 +19,9 @@ from lvis_tde.predictor import ClassInfo, TDEDemo
 from lvis_tde.visualization.charts import plot_explanation
 
 KEPT = dict(posthoc=Settings(0.4, 0.4, keep_sum="factual"))
+STEPS = dict(tau_norm=0.5, logit_adjustment=0.5, norcal=0.1, fracal=1.0)
+ADJUSTED = dict(posthoc=Settings(0.1, 0.3, **STEPS))
+LINEAR = dict(posthoc=Settings(0.1, 0.3, **STEPS, keep_sum=""))
 PAIRS = [(0.0, 0.0), (0.5, 0.5), (0.0, 0.5), (0.5, 0.0)]
 
 
@@ -43,6 +49,7 @@ def trained(tmp_path_factory, tiny_set):
 
 def model_of(cfg, **options):
     model = load_trained(YacsRecipe(cfg))
+    gather_class_statistics(model, cfg.DATASETS.TRAIN)
     for predictor in predictors(model):
         for name, value in options.items():
             setattr(predictor, name, value)
@@ -63,6 +70,25 @@ def test_estimate_and_sweep(trained, tmp_path):
     chosen = model_of(load_config(str(tmp_path / "config_alpha.yaml")))
     (predictor,) = predictors(chosen)
     assert predictor.use_sigmoid_ce and predictor.calibrated_alpha == report["alpha"]
+    # The next strength, from what was written; the statistics are in the checkpoint.
+    written = load_config(str(tmp_path / "config_alpha.yaml"))
+    options = dict(setting="logit_adjustment", metric="bbox/AP50")
+    report = run_sweep(YacsRecipe(written), (0.5, 1.0), **options)
+    assert "| logit_adjustment " in format_sweep(report)
+    written = load_config(str(tmp_path / "config_logit_adjustment.yaml"))
+    assert written.MODEL.POSTHOC.LOGIT_ADJUSTMENT == report["logit_adjustment"] >= 0.5
+    last = predictors(load_trained(YacsRecipe(written)))[0]
+    assert last.calibrated_alpha == predictor.calibrated_alpha == last.alpha
+    assert last.statistics.images.any() and last.statistics.logit_std.all()
+    with pytest.raises(ValueError, match="setting='beta' must be one of alpha, tau_norm"):
+        run_sweep(YacsRecipe(written), setting="beta")
+    # The class list of another set: refused, unless its statistics are to be gathered.
+    MetadataCatalog.get("sigmoid_renamed").thing_classes = list("abcdefg")
+    written.DATASETS.TEST = ("sigmoid_renamed",)
+    for load in (load_trained, YacsRecipe.load_model):
+        with pytest.raises(ValueError, match="Class 0 of 'sigmoid_renamed' is 'a', but"):
+            load(YacsRecipe(written))
+    assert load_trained(YacsRecipe(written), ()) is not None
 
 
 def test_one_pass_for_strengths_of_both_parts(trained, make_batch):
@@ -81,7 +107,7 @@ def test_one_pass_for_strengths_of_both_parts(trained, make_batch):
         predict_for_alphas(model, inputs, [(0.5, -1.0)])
 
 
-@pytest.mark.parametrize("options", [{}, dict(alpha_region=0.1), KEPT])
+@pytest.mark.parametrize("options", [{}, dict(alpha_region=0.1), KEPT, ADJUSTED])
 def test_explanations_add_up(trained, make_batch, options):
     model, inputs = model_of(trained, **options), make_batch()
     (predictor,) = predictors(model)
@@ -89,9 +115,13 @@ def test_explanations_add_up(trained, make_batch, options):
     parts = explain(predictor, x)
     assert parts.sigmoid and torch.equal(parts.total - parts.indirect, parts.direct)
     torch.testing.assert_close(parts.factual_probs, parts.total.sigmoid())
-    torch.testing.assert_close(parts.direct_probs, parts.direct.sigmoid())
+    torch.testing.assert_close(parts.direct_probs, parts.adjusted.sigmoid())
     assert parts.indirect[:, :-1].all() and not parts.indirect[:, -1].any()
-    assert parts.exemption.any() == (options == KEPT)
+    assert parts.exemption.any() == (options in (KEPT, ADJUSTED))
+    assert parts.other.any() == (options == ADJUSTED)
+    torch.testing.assert_close(
+        parts.probs.float(), predictor.predict_probs(predictor(x), [Instances((1, 1), x=x)])[0]
+    )
     with torch.no_grad():
         expected = model(inputs)
     for (found, rows), output in zip(explain_detections(model, inputs), expected):
@@ -110,7 +140,7 @@ def test_demo_without_and_with_both_parts(trained):
     assert picture.ndim == 3 and demo.model.roi_heads.box_predictor.strengths == (0.3, 0.0)
 
 
-@pytest.mark.parametrize("options", [dict(alpha_region=0.1), KEPT])
+@pytest.mark.parametrize("options", [dict(alpha_region=0.1), KEPT, ADJUSTED, LINEAR])
 def test_export(trained, make_batch, options, tmp_path):
     model = model_of(trained, **options)
     images = [one["image"] for one in make_batch()]
@@ -120,7 +150,9 @@ def test_export(trained, make_batch, options, tmp_path):
     pytest.importorskip("onnxruntime")
     (predictor,) = predictors(model)
     if options == KEPT:
-        with pytest.raises(ValueError, match="keep_sum='factual' has no ONNX export"):
+        with pytest.raises(
+            ValueError, match="keep_sum='factual' has no ONNX export with alpha 0.4"
+        ):
             export_onnx(predictor, tmp_path / "head.onnx")
         return
     export_onnx(predictor, tmp_path / "head.onnx")

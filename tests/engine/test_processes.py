@@ -115,7 +115,14 @@ def swap_before_wrapping(rank):
 def estimate(cfg, rank=0, world=1):
     """The mean of a frozen model from two batches; each rank has every other image."""
     images, half = images_for(cfg, "nothing", rank, world), 2 // world
-    return vars(estimate_feature_mean(util.build(cfg), [images[:half], images[half:]]))
+    model = util.build(cfg)
+    found = vars(estimate_feature_mean(model, [images[:half], images[half:]]))
+    stages = [predictor.statistics for predictor in util.predictors(model)]
+    moments = [torch.stack([one.logit_mean, one.logit_std]) for one in stages]
+    return {**found, "moments": moments}
+
+
+SIGMOIDS = ("MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE", True, "MODEL.TDE.NORM", "none")
 
 
 def work(folder):
@@ -130,6 +137,9 @@ def work(folder):
         results[heads, "yacs"] = train(make_cfg(heads, folder / "out"), "nothing", rank, WORLD)
         results[heads, "lazy"] = train_lazy(heads, folder, rank)
         results[heads, "estimate"] = estimate(make_cfg(heads, folder / "out"), rank, WORLD)
+        cfg = make_cfg(heads, folder / "out", *SIGMOIDS)
+        results[heads, "sigmoids"] = train(cfg, "nothing", rank, WORLD)
+        results[heads, "sigmoids", "estimate"] = estimate(cfg, rank, WORLD)
     # Last: the run stops with an error on rank 0 alone, where Detectron2 looks at the losses.
     cfg = make_cfg("TDEROIHeads", folder / "out", "SOLVER.MAX_ITER", 1)
     results["not finite"] = train(cfg, "finite pixels", rank, WORLD, mean=3.0)
@@ -174,18 +184,23 @@ def test_the_mean_is_that_of_one_process_with_the_whole_batch(heads, lacking, bo
         torch.testing.assert_close(a, mean, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("options", [(), SIGMOIDS], ids=["softmax", "sigmoids"])
 @pytest.mark.parametrize("heads", CONFIGS)
-def test_the_estimate_is_that_of_one_process_with_all_images(heads, both, tmp_path):
-    first, second = (results[heads, "estimate"] for results in both)
-    expected = estimate(make_cfg(heads, tmp_path))
+def test_the_estimate_is_that_of_one_process_with_all_images(heads, options, both, tmp_path):
+    key = (heads, "sigmoids", "estimate") if options else (heads, "estimate")
+    first, second = (results[key] for results in both)
+    expected = estimate(make_cfg(heads, tmp_path, *options))
     assert first["num_foreground"] == second["num_foreground"] == expected["num_foreground"]
     assert first["angle"] == second["angle"] == pytest.approx(expected["angle"], abs=1e-3)
     for a, b, mean in zip(first["means"], second["means"], expected["means"]):
         assert torch.equal(a, b)
         torch.testing.assert_close(a, mean)
+    for a, b, moments in zip(first["moments"], second["moments"], expected["moments"]):
+        assert torch.equal(a, b) and a[1].all()
+        torch.testing.assert_close(a, moments)
 
 
-@pytest.mark.parametrize("system", ["yacs", "lazy"])
+@pytest.mark.parametrize("system", ["yacs", "lazy", "sigmoids"])
 @pytest.mark.parametrize("heads", CONFIGS)
 def test_training_keeps_the_ranks_equal_bit_for_bit(heads, system, both):
     first, second = (results[heads, system]["state"] for results in both)
