@@ -143,10 +143,10 @@ def _detect(model: nn.Module, inputs: list[dict], alphas: Sequence[Strength]):
 
     What else the box branch recorded is as large as the features of all regions, and is freed.
     """
-    branch = BoxBranch(model, inputs)
+    branch, predictors = BoxBranch(model, inputs), tde_predictors(model)
     found = []
     for alpha in alphas:
-        with settings(model, **_options(alpha)):
+        with settings(predictors, **_options(alpha)):
             found.append(branch.detect())
     return branch.images, branch.features, found
 
@@ -174,6 +174,13 @@ def predict_for_alphas(
             networks on something that alpha changes.
     """
     _check(model, alphas)
+    return _predict(model, inputs, alphas, rle)
+
+
+def _predict(
+    model: nn.Module, inputs: list[dict], alphas: Sequence[Strength], rle: bool
+) -> list[list[dict]]:
+    """:func:`predict_for_alphas` without its checks, which take as long as a detection."""
     images, features, per_alpha = _detect(model, inputs, alphas)
     # From here on by image.
     per_image = list(zip(*per_alpha))
@@ -223,7 +230,7 @@ def sweep_alpha(
     start = logged = time.monotonic()
     with inference_context(model):
         for i, inputs in enumerate(loader, 1):
-            outputs = predict_for_alphas(model, inputs, list(evaluators), rle=rle)
+            outputs = _predict(model, inputs, list(evaluators), rle)
             for evaluator, output in zip(evaluators.values(), outputs):
                 evaluator.process(inputs, output)
             now = time.monotonic()
