@@ -1,4 +1,7 @@
-"""Features to class probabilities: softmax head, the authors' formulation, this project."""
+"""Features to class probabilities: softmax head, the authors' formulation, this project; and the
+plain heads against themselves with every post-hoc step that is linear in the logits."""
+
+import dataclasses
 
 import torch
 from detectron2.layers import ShapeSpec
@@ -7,12 +10,22 @@ from detectron2.structures import Boxes, Instances
 from torch.nn import functional as F
 
 from lvis_tde.modeling.fast_rcnn import TDEFastRCNNOutputLayers
+from lvis_tde.posthoc import Settings
 
 from .authors import AuthorsOutputLayers
 from .common import add_common_arguments, median_seconds, set_up
 from .data import clustered_boxes
 
 __all__ = ["add_arguments", "run"]
+
+# A sigmoid's FRACAL has a second factor, and its shift is solved for: neither is linear in the
+# logits.
+_STEPS = dict(tau_norm=0.5, logn=0.5, logit_adjustment=0.5, norcal=0.1, keep_sum="")
+_LINEAR = {
+    "softmax": Settings(**_STEPS, fracal=1.0),
+    "sigmoid": Settings(**_STEPS),
+}
+_KEEP_SUM = Settings(logit_adjustment=1.0)
 
 
 def add_arguments(parser):
@@ -21,6 +34,20 @@ def add_arguments(parser):
     parser.add_argument("--proposals", type=int, default=1000)
     parser.add_argument("--features", type=int, default=1024)
     parser.add_argument("--classes", type=int, default=1203)
+
+
+def _trained(shape, features, options, sigmoid):
+    """A linear head whose statistics are known, with its TDE off."""
+    head = TDEFastRCNNOutputLayers(
+        shape, norm="none", num_heads=1, alpha=0.0, use_sigmoid_ce=sigmoid, **options
+    )
+    counts = torch.arange(1, options["num_classes"] + 1)
+    head.statistics.set_annotations(
+        images=counts, instances=counts, dimension=1 + 1 / counts, num_images=len(counts)
+    )
+    head.statistics.set_logits(-1 / counts, 1 + 1 / counts)
+    head.to(features.device).eval().feature_mean.mean.copy_(features.mean(dim=0))
+    return head
 
 
 def run(args):
@@ -32,7 +59,7 @@ def run(args):
     shape = ShapeSpec(channels=args.features)
     ours = TDEFastRCNNOutputLayers(shape, **options).to(device).eval()
     authors = AuthorsOutputLayers(shape, **options).to(device).eval()
-    softmax = torch.nn.Linear(args.features, args.classes + 1).to(device)
+    plain = torch.nn.Linear(args.features, args.classes + 1).to(device)
     features = torch.randn(args.proposals, args.features, device=device).relu()
     ours.feature_mean.mean.copy_(features.mean(dim=0))
     authors.load_state_dict(ours.state_dict())
@@ -41,13 +68,27 @@ def run(args):
     proposals = [Instances(image_shape, proposal_boxes=Boxes(boxes.to(device)))]
 
     def tde(predictor):
-        logits = predictor.cls_score(features) if predictor is ours else None
+        logits = None if predictor is authors else predictor.cls_score(features)
         return predictor.predict_probs((logits, None, features), proposals)[0]
 
+    def trained(kind, settings):
+        head = _trained(shape, features, options, kind == "sigmoid")
+        head.posthoc = settings
+        return head
+
+    heads = {}
+    for kind, linear in _LINEAR.items():
+        heads[f"{kind}, all linear steps"] = trained(kind, linear)
+        with_tde = dataclasses.replace(linear, region=0.5, class_=0.5)
+        heads[f"{kind}, those and TDE"] = trained(kind, with_tde)
+    kept = "sigmoid, logit adjustment and keep_sum"
+    heads[kept] = trained("sigmoid", _KEEP_SUM)
     calls = {
-        "softmax (Detectron2)": lambda: F.softmax(softmax(features), dim=-1),
+        "softmax (Detectron2)": lambda: F.softmax(plain(features), dim=-1),
         "TDE, authors' formulation": lambda: tde(authors),
         "TDE, this project": lambda: tde(ours),
+        "sigmoid (Detectron2)": lambda: plain(features).sigmoid(),
+        **{name: lambda head=head: tde(head) for name, head in heads.items()},
     }
     with torch.no_grad():
         difference = (tde(ours) - tde(authors)).abs().max().item()
@@ -62,5 +103,9 @@ def run(args):
         "ratios": {
             "TDE / softmax": seconds[names[2]] / seconds[names[0]],
             "authors' formulation / this project": seconds[names[1]] / seconds[names[2]],
+            **{
+                f"{name} / plain": seconds[name] / seconds[f"{name.split(',')[0]} (Detectron2)"]
+                for name in heads
+            },
         },
     }

@@ -25,7 +25,7 @@ def tool():
     return module
 
 
-def test_head_prints_all_three_and_ratios_last(tool, capsys):
+def test_head_prints_all_and_ratios_last(tool, capsys):
     size = ["--proposals", "20", "--features", "16", "--classes", "7", "--repeats", "1"]
     tool.main(["head", *size, "--json"])
     result = json.loads(capsys.readouterr().out)
@@ -33,6 +33,12 @@ def test_head_prints_all_three_and_ratios_last(tool, capsys):
         "softmax (Detectron2)",
         "TDE, authors' formulation",
         "TDE, this project",
+        "sigmoid (Detectron2)",
+        "softmax, all linear steps",
+        "softmax, those and TDE",
+        "sigmoid, all linear steps",
+        "sigmoid, those and TDE",
+        "sigmoid, logit adjustment and keep_sum",
     ]
     assert result["threads"] == 1 and list(result)[-1] == "ratios"
     tool.main(["head", *size])
