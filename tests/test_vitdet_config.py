@@ -14,11 +14,11 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
 from detectron2.utils.events import EventStorage
 from omegaconf import OmegaConf
-from tools import estimate_feature_mean, sweep_alpha, train_net
 
 from lvis_tde.calibration.checkpoint import load_trained
 from lvis_tde.engine import checks, load_recipe
 from lvis_tde.modeling.sigmoid import FixedWeights, ImageCountWeights, class_weights
+from tools import estimate_feature_mean, sweep_alpha, train_net
 
 # Ours, and Detectron2's file of the same model.
 NAMES = {
@@ -96,6 +96,10 @@ def test_weights_follow_the_set_that_a_config_names(tiny_set):
     names = [tiny_set["train"]]
     assert torch.equal(ImageCountWeights(names)(), class_weights(names, 0.5))
     assert torch.equal(ImageCountWeights(names, 2.0)(), class_weights(names, 2.0))
+
+
+def test_every_config_is_tested():
+    assert {path.stem for path in util.LAZY.glob("*vitdet*.py")} == set(FILES)
 
 
 @needs_vit
@@ -182,8 +186,9 @@ def test_steps_and_predicts(name):
 
 
 @needs_vit
-def test_the_three_commands(tiny_set, tmp_path):
-    cfg = shrunk("mask_rcnn_vitdet_b_sigmoid")
+@pytest.mark.parametrize("name", NAMES)
+def test_the_three_commands(name, tiny_set, tmp_path):
+    cfg = shrunk(f"{name}_sigmoid")
     cfg.train.init_checkpoint = ""
     _, resize, crop = cfg.dataloader.train.mapper.augmentations
     resize.update(target_height=64, target_width=64)
@@ -209,13 +214,15 @@ def test_the_three_commands(tiny_set, tmp_path):
     assert set(report["results"]) == {"0", "0.35"} and report["calibrate"] == 0.2
     ours = load_trained(load_recipe(str(tde / "config_alpha.yaml"), ["train.device=cpu"]))
     theirs = load_trained(load_recipe(small[1], [trained, "train.device=cpu"]))
-    (predictor,) = util.predictors(ours)
-    assert predictor.feature_mean.mean.any() and predictor.calibrated_alpha == report["alpha"]
-    assert type(theirs.roi_heads.box_predictor) is FastRCNNOutputLayers
-    batch = [util.lazy_image()]
-    found = {}
+    stages = util.predictors(ours)
+    assert all(stage.feature_mean.mean.any() for stage in stages)
+    assert {stage.calibrated_alpha for stage in stages} == {report["alpha"]}
+    assert len(util.predictors(theirs, FastRCNNOutputLayers)) == len(stages)
+    assert not util.predictors(theirs)
+    batch, found = [util.lazy_image()], {}
     for alpha in (0.0, 0.35):
-        predictor.alpha = alpha
+        for stage in stages:
+            stage.alpha = alpha
         found[alpha] = util.infer(ours, batch)[0]
     (expected,) = util.infer(theirs, batch)
     assert len(expected) > 0 and torch.equal(found[0.0].scores, expected.scores)

@@ -1,4 +1,4 @@
-"""As mask_rcnn_vitdet_b_sigmoid.py, with the three stages of cascade_mask_rcnn_vitdet_b_100ep.py."""
+"""As mask_rcnn_vitdet_b_sigmoid.py, in the stages of cascade_mask_rcnn_vitdet_b_100ep.py."""
 
 from detectron2.model_zoo import get_config
 

@@ -8,7 +8,8 @@ model.roi_heads.box_predictor.update(
     num_heads=2,
     tau=16.0,
     gamma=1 / 32,
-    alpha=0.35,  # a start: sigmoids need far less than a softmax's 1.5; tools/sweep_alpha.py finds it
+    # A start: sigmoids need far less than a softmax's 1.5. tools/sweep_alpha.py finds it.
+    alpha=0.35,
 )
 
 train.output_dir = "./output/lazy/mask_rcnn_vitdet_b_tde"

@@ -123,9 +123,9 @@ def check_vit() -> None:
     """
     if not hasattr(modeling, "SimpleFeaturePyramid"):
         raise ValueError(
-            "This config needs detectron2.modeling.ViT and SimpleFeaturePyramid, which the installed "
-            "Detectron2 has not: release 0.6 is older than ViTDet. Install Detectron2 main, timm "
-            "and shapely (see docs/vitdet.md)."
+            "This config needs detectron2.modeling.ViT and SimpleFeaturePyramid, which the "
+            "installed Detectron2 has not: release 0.6 is older than ViTDet. Install Detectron2 "
+            "main, timm and shapely (see docs/vitdet.md)."
         )
     missing = [name for name in ("timm", "shapely") if find_spec(name) is None]
     if missing:
