@@ -21,8 +21,8 @@ $(BIN)/pip:
 $(STAMP): $(BIN)/pip setup.py tools/install_detectron2.py tools/install_emoji_font.sh
 	$(BIN)/python -c "import torch, torchvision" 2>/dev/null || $(BIN)/pip install torch torchvision
 ifneq ($(DETECTRON2),)
-# Detectron2 main imports pkg_resources, which setuptools 82 dropped.
-	$(BIN)/pip install wheel "setuptools<82"
+# Detectron2 main imports pkg_resources, which setuptools 82 dropped; its ViTDet needs the last two.
+	$(BIN)/pip install wheel "setuptools<82" timm shapely
 	$(BIN)/pip install --no-build-isolation $(DETECTRON2)
 endif
 	$(BIN)/python tools/install_detectron2.py

@@ -107,7 +107,8 @@ def test_every_training_has_the_folder_of_its_name():
     lazy = {
         f"lazy/{path.name}": LazyConfig.load(str(path)).train.output_dir
         for path in (ROOT / "lazy").glob("*.py")
-        if path.name != "lvis_v1.py"  # what the others share
+        # What the others share, and what Detectron2 0.6 cannot load (test_vitdet_config.py).
+        if path.name != "lvis_v1.py" and "vitdet" not in path.name
     }
     assert len(lazy) == 2
     for name, folder in {**yacs, **lazy}.items():

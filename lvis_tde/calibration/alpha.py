@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Sequence
 from typing import Any, TypeVar, Union
 
 import torch
@@ -177,22 +177,42 @@ def predict_for_alphas(
     return _predict(model, inputs, alphas, rle)
 
 
+@torch.no_grad()
 def _predict(
-    model: nn.Module, inputs: list[dict], alphas: Sequence[Strength], rle: bool
+    model: nn.Module,
+    inputs: list[dict],
+    alphas: Sequence[Strength],
+    rle: bool,
+    boxes_only: Container[Strength] = (),
 ) -> list[list[dict]]:
-    """:func:`predict_for_alphas` without its checks, which take as long as a detection."""
+    """:func:`predict_for_alphas` without its checks, which take as long as a detection.
+
+    Args:
+        model, inputs, alphas, rle: see there.
+        boxes_only: the alphas whose results need no masks or keypoints.
+    """
     images, features, per_alpha = _detect(model, inputs, alphas)
+    sizes = [
+        (one.get("height", size[0]), one.get("width", size[1]))
+        for one, size in zip(inputs, images.image_sizes)
+    ]
+    plain = [alpha in boxes_only for alpha in alphas]
+    outputs: list[list[dict]] = [
+        [{"instances": detector_postprocess(one, *size)} for one, size in zip(results, sizes)]
+        if without
+        else []
+        for without, results in zip(plain, per_alpha)
+    ]
+    full = [output for without, output in zip(plain, outputs) if not without]
+    if not full:
+        return outputs
     # From here on by image.
-    per_image = list(zip(*per_alpha))
+    per_image = list(zip(*(r for without, r in zip(plain, per_alpha) if not without)))
     by_class = not _one_mask_for_all_classes(model)
     distinct = [_distinct(results, by_class) for results in per_image]
     unions = _with_other_branches(model.roi_heads, features, [union for union, _ in distinct])
-    outputs: list[list[dict]] = [[] for _ in alphas]
-    for results, union, (_, where), one, size in zip(
-        per_image, unions, distinct, inputs, images.image_sizes
-    ):
-        size = one.get("height", size[0]), one.get("width", size[1])
-        for output, instances in zip(outputs, _postprocessed(results, union, where, size, rle)):
+    for results, union, (_, where), size in zip(per_image, unions, distinct, sizes):
+        for output, instances in zip(full, _postprocessed(results, union, where, size, rle)):
             output.append({"instances": instances})
     return outputs
 
@@ -203,6 +223,7 @@ def sweep_alpha(
     alphas: Sequence[Strength],
     make_evaluator: Callable[[], DatasetEvaluator],
     *,
+    boxes_only: Collection[Strength] = (),
     on_result: Callable[[dict[Strength, dict]], None] | None = None,
 ) -> dict[Strength, dict]:
     """Evaluates a model for several alphas in one pass over the images.
@@ -213,6 +234,8 @@ def sweep_alpha(
         alphas: values, pairs or settings, see :func:`predict_for_alphas`.
         make_evaluator: called once for each alpha; once for all if it makes an
             :class:`~lvis_tde.evaluation.LVISEvaluator`, whose annotations are then in memory once.
+        boxes_only: those of ``alphas`` that are evaluated without masks and keypoints, which take
+            most of the time.
         on_result: called on rank 0 after each evaluation, with all results so far.
 
     Returns:
@@ -230,7 +253,7 @@ def sweep_alpha(
     start = logged = time.monotonic()
     with inference_context(model):
         for i, inputs in enumerate(loader, 1):
-            outputs = _predict(model, inputs, list(evaluators), rle)
+            outputs = _predict(model, inputs, list(evaluators), rle, boxes_only)
             for evaluator, output in zip(evaluators.values(), outputs):
                 evaluator.process(inputs, output)
             now = time.monotonic()

@@ -20,7 +20,6 @@ from torch import nn
 
 from ..posthoc import Settings
 from .alpha import sweep_alpha
-from .replay import box_branch_only
 from .settings import tde_predictors
 
 __all__ = [
@@ -86,30 +85,28 @@ class Method:
         return self.strengths if len(self.strengths) == 1 else (0.0, *self.strengths)
 
 
-_JOINT = {"background": "joint"}
+_JOINT, _FREE = {"background": "joint"}, {"keep_sum": ""}
 # Of those in brackets in the papers: exempt where nothing is said.
 SOFTMAX_METHODS = (
     Method("tde", _TDE, (0.5, 1.0, 1.5, 2.0, 3.0), "mean", (0.5, 1.0, 1.5)),
-    Method("tau_norm", ("tau_norm",), (0.5, 1.0, 1.5, 2.0), "weights", (0.5, 1.0)),
-    Method("logit_adjustment", ("logit_adjustment",), (0.25, 0.5, 1.0, 1.5), "counts", (0.25, 0.5)),
-    Method("norcal", ("norcal",), (0.2, 0.5, 0.8, 1.2), "counts", options=_JOINT),
+    Method("tau_norm", ("tau_norm",), (0.5, 1.0, 1.5), "weights", (0.5, 1.0)),
+    Method("logit_adjustment", ("logit_adjustment",), (0.5, 1.0, 1.5), "counts", (0.25, 0.5)),
+    Method("norcal", ("norcal",), (0.3, 0.6, 1.0), "counts", options=_JOINT),
     Method("logn", ("logn",), (1.0,), "logits", options=_JOINT),
-    Method("fracal", ("fracal",), (0.5, 1.0, 2.0), "counts", options=_JOINT),
+    Method("fracal", ("fracal",), (1.0, 2.0), "counts", options=_JOINT),
 )
 
-_PARTS = (0.1, 0.2, 0.35, 0.5, 0.75)
-_BETAS = (0.5, 1.0, 1.5, 2.0)
 _ADJUSTMENT = ("logit_adjustment",)
 SIGMOID_METHODS = (
-    Method("tde", _TDE, _PARTS, "mean", (0.1, 0.2, 0.35)),
-    Method("tde_region", ("region",), _PARTS, "mean"),
-    Method("tde_class", ("class_",), (*_PARTS, 1.0, 2.0), "mean"),
-    Method("tde_keep_sum", _TDE, _PARTS, "mean", options={"keep_sum": "factual"}),
-    Method("tau_norm", ("tau_norm",), (0.5, 1.0, 1.5, 2.0), "weights", (0.5, 1.0)),
-    Method("logit_adjustment", _ADJUSTMENT, _BETAS, "counts", (0.5, 1.0)),
-    Method("logit_adjustment_free", _ADJUSTMENT, _BETAS, "counts", options={"keep_sum": ""}),
+    Method("tde", _TDE, (0.1, 0.2, 0.35, 0.5), "mean", (0.1, 0.2)),
+    Method("tde_region", ("region",), (0.2, 0.5), "mean"),
+    Method("tde_class", ("class_",), (0.5, 2.0), "mean"),
+    Method("tde_keep_sum", _TDE, (0.2, 0.5), "mean", options={"keep_sum": "factual"}),
+    Method("tau_norm", ("tau_norm",), (0.5, 1.0), "weights", (0.5,)),
+    Method("logit_adjustment", _ADJUSTMENT, (0.5, 1.0, 1.5, 2.0), "counts", (0.5, 1.0)),
+    Method("logit_adjustment_free", _ADJUSTMENT, (0.5, 1.0, 1.5), "counts", options=_FREE),
     Method("logn", ("logn",), (1.0,), "logits"),
-    Method("fracal", ("fracal",), (0.5, 1.0, 2.0), "counts"),
+    Method("fracal", ("fracal",), (1.0, 2.0), "counts"),
 )
 
 
@@ -237,7 +234,7 @@ def search(
     metric: str = "AP",
     sigmoid: bool = False,
     rounds: int = 2,
-    most: int = 12,
+    most: int = 6,
 ) -> Choice:
     """The best strength of each method, then a coordinate search for the best composition.
 
@@ -311,7 +308,7 @@ def choose(
     methods: Sequence[Method] | None = None,
     metric: str = "AP",
     rounds: int = 2,
-    most: int = 12,
+    most: int = 6,
 ) -> Choice:
     """:func:`search` by the box AP of a detector; masks, which take long, are left out.
 
@@ -333,8 +330,7 @@ def choose(
     """
 
     def evaluate(settings: Sequence[Settings]) -> dict[Settings, dict[str, float]]:
-        with box_branch_only(model):
-            found = sweep_alpha(model, loader, settings, make_evaluator)
+        found = sweep_alpha(model, loader, settings, make_evaluator, boxes_only=settings)
         return {one: results["bbox"] for one, results in found.items()}
 
     sigmoid = any(predictor.use_sigmoid_ce for predictor in tde_predictors(model))

@@ -90,7 +90,8 @@ class BoxBranch:
             for name, module in _networks(self._heads).items():
                 stack.enter_context(intercepted(module, "forward", functools.partial(step, name)))
             # A copy: a head may change its proposals in place.
-            found, _ = self._heads(self.images, self.features, copy.deepcopy(self._proposals), None)
+            proposals = [_private_regions(one) for one in self._proposals]
+            found, _ = self._heads(self.images, self.features, proposals, None)
         if recorded and self._next != len(self._calls):
             raise self._differs(f"{self._next} calls, not {len(self._calls)}")
         return found
@@ -136,7 +137,20 @@ def _private(output: Any) -> Any:
 
     Pooled features are as large as all the rest and are only read, by the next network.
     """
-    return output if isinstance(output, Tensor) and output.dim() > 2 else copy.deepcopy(output)
+    if isinstance(output, Tensor):
+        return output if output.dim() > 2 else output.clone()
+    if type(output) in (tuple, list):
+        return type(output)(map(_private, output))
+    return copy.deepcopy(output)
+
+
+def _private_regions(one: Instances) -> Instances:
+    """A copy of an image's proposals; :func:`copy.deepcopy` takes as long as their NMS."""
+    fields = {
+        name: value.clone() if isinstance(value, (Tensor, Boxes)) else copy.deepcopy(value)
+        for name, value in one.get_fields().items()
+    }
+    return Instances(one.image_size, **fields)
 
 
 def _regions(arguments: tuple) -> Tensor | None:

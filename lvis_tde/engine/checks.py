@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
 
+from detectron2 import modeling
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.file_io import PathManager
@@ -11,7 +13,7 @@ from torch import nn
 
 from .recipes import Recipe
 
-__all__ = ["check_dataset", "check_inputs", "check_weights"]
+__all__ = ["check_dataset", "check_inputs", "check_vit", "check_weights"]
 
 # The image_root of Detectron2's LVIS sets is COCO's folder, one level above the images.
 _LVIS_FOLDERS = {
@@ -111,3 +113,23 @@ def check_inputs(
     checkpointer = DetectionCheckpointer(nn.Module(), recipe.output_dir)
     if not (resume and checkpointer.has_checkpoint()):
         check_weights(recipe.weights, recipe.keys["weights"])
+
+
+def check_vit() -> None:
+    """Fails if this Detectron2 cannot train a ViTDet model; for the configs of one.
+
+    Raises:
+        ValueError: naming what is missing and how to get it.
+    """
+    if not hasattr(modeling, "SimpleFeaturePyramid"):
+        raise ValueError(
+            "This config needs detectron2.modeling.ViT and SimpleFeaturePyramid, which the "
+            "installed Detectron2 has not: release 0.6 is older than ViTDet. Install Detectron2 "
+            "main, timm and shapely (see docs/vitdet.md)."
+        )
+    missing = [name for name in ("timm", "shapely") if find_spec(name) is None]
+    if missing:
+        raise ValueError(
+            "Detectron2's ViT takes its layers from timm, and cropped polygons need shapely: "
+            f"pip install {' '.join(missing)}."
+        )

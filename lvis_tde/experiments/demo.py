@@ -47,7 +47,7 @@ def run_demo(
     seed: int = 0,
     configs: str | os.PathLike = "configs",
     num_pictures: int = 4,
-    mean_batches: int = 60,
+    mean_batches: int = 30,
     parts: Sequence[str] = DEFAULT_PARTS,
     jobs: int | None = None,
     dataset: Mapping | None = None,

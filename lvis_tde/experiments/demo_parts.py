@@ -18,8 +18,7 @@ from detectron2.utils.logger import setup_logger
 from ..calibration.alpha import sweep_alpha
 from ..calibration.checkpoint import load_trained
 from ..calibration.estimate import angle_between, estimate_feature_mean
-from ..calibration.family import METRICS, Choice, choose
-from ..calibration.replay import box_branch_only
+from ..calibration.family import METRICS, Choice, choose, describe
 from ..calibration.settings import tde_predictors
 from ..calibration.statistics import gather_class_statistics
 from ..config import use_tde_on_softmax
@@ -127,14 +126,12 @@ def run_part(name: str, plan: Plan) -> dict[str, Any]:
     tde = choice.row("tde")
     alpha = float(tde.strength or 0)
     # The factual probabilities are those of the model as trained: one pass for both.
-    runs = _evaluate(cfg, model, names["val"], [Settings(), tde.settings])
+    shown = Settings(), tde.settings
+    runs = _evaluate(cfg, model, names["val"], shown, [row.settings for row in choice.rows])
     off, on = runs[Settings()], runs[tde.settings]
     if part.pictures:
         before, after = (side["segm"]["detections"] for side in (off, on))
         draw_images(names["val"], before, after, alpha, plan.num_pictures, plan.output)
-    rest = [row.settings for row in choice.rows if row.settings not in runs]
-    with box_branch_only(model):
-        runs.update(_evaluate(cfg, model, names["val"], rest))
     found: dict[str, Any] = {
         **report({part.off: off, part.on: on}),
         "alphas": {part.on: alpha},
@@ -143,6 +140,7 @@ def run_part(name: str, plan: Plan) -> dict[str, Any]:
         },
         "feature_mean": {part.on: mean},
         "posthoc": {name: _family(choice, runs)},
+        "tried": {name: {describe(one): _shown(m) for one, m in choice.tried.items()}},
     }
     return {"alpha": alpha, **found} if part.on == "tde" else found
 
@@ -183,12 +181,15 @@ def _estimate(plan: Plan, cfg, model) -> dict[str, Any]:
     return estimate
 
 
-def _evaluate(cfg, model, dataset: str, settings: Sequence[Settings]) -> dict[Settings, dict]:
-    if not settings:
-        return {}
+def _evaluate(
+    cfg, model, dataset: str, shown: Sequence[Settings], boxes: Sequence[Settings]
+) -> dict[Settings, dict]:
+    """Boxes and masks of what is shown, boxes alone of the others, in one pass."""
     loader = build_detection_test_loader(cfg, dataset)
     evaluator = RecordingEvaluator.from_config(cfg, dataset)
-    return sweep_alpha(model, loader, list(dict.fromkeys(settings)), lambda: evaluator)
+    settings = list(dict.fromkeys([*shown, *boxes]))
+    rest = set(boxes).difference(shown)
+    return sweep_alpha(model, loader, settings, lambda: evaluator, boxes_only=rest)
 
 
 def _shown(metrics: Mapping[str, float]) -> dict[str, float]:

@@ -24,6 +24,7 @@ from torch.nn import functional as F
 __all__ = [
     "BoxPredictor",
     "FixedWeights",
+    "ImageCountWeights",
     "SigmoidFastRCNNOutputLayers",
     "check_sigmoids",
     "class_weights",
@@ -110,6 +111,24 @@ class FixedWeights:
 
     def __call__(self) -> Tensor:
         return self.weights
+
+
+class ImageCountWeights:
+    """``get_fed_loss_cls_weights`` for a registered data set, which a config file can hold.
+
+    It looks the counts up when it is called, so a config that names another set has its counts.
+    """
+
+    def __init__(self, datasets: str | Sequence[str], power: float = 0.5):
+        """
+        Args:
+            datasets, power: see :func:`class_weights`.
+        """
+        self.datasets = datasets
+        self.power = power
+
+    def __call__(self) -> Tensor:
+        return class_weights(self.datasets, self.power)
 
 
 class SigmoidFastRCNNOutputLayers(FastRCNNOutputLayers):

@@ -24,6 +24,9 @@ logger = logging.getLogger(__name__)
 DEFAULT_ALPHA = 1.5  # of the paper, for LVIS
 NOT_CALIBRATED = -1.0  # in checkpoints
 
+# Compositions that are remembered; two numbers a class each.
+_MOST_FOLDS = 128
+
 # The settings beside TDE's own, which have names of this predictor.
 _OTHERS = ("tau_norm", "logn", "logit_adjustment", "norcal", "fracal", "keep_sum")
 # What each of them needs of the class statistics: fields of posthoc's, buffers of the module.
@@ -74,6 +77,7 @@ class Strengths:
                 "strengths are alpha and alpha_region."
             )
         self._others = Settings(**others)
+        self._folds: dict[Settings, tuple[Composition, list[tuple[Tensor, int]]]] = {}
         self._alpha, self._background_exempt = 0.0, True
         self._alpha_region: float | None = None
         self.alpha = alpha
@@ -150,11 +154,21 @@ class Strengths:
             background="exempt" if self._background_exempt else "joint",
         )
         self._reads = _reads(self._posthoc)
-        # What needs no statistics is folded here, so that a compiled graph finds it.
         self._folded: Composition | None = None
         self._seen: list[tuple[Tensor, int]] = []
-        if not self._reads:
-            self._folded = compose(self._posthoc, sigmoid=self.use_sigmoid_ce)
+        if self._posthoc in self._folds:
+            self._folded, self._seen = self._folds[self._posthoc]
+        elif not self._reads:
+            # What needs no statistics is folded here, so that a compiled graph finds it.
+            self._fold(None, [])
+
+    def _fold(self, statistics: Statistics | None, seen: list[tuple[Tensor, int]]) -> Composition:
+        """Folds, and remembers it: a sweep comes back to the same settings with every image."""
+        folded = compose(self._posthoc, statistics, sigmoid=self.use_sigmoid_ce)
+        if len(self._folds) >= _MOST_FOLDS:
+            self._folds.clear()
+        self._folded, self._seen = self._folds[self._posthoc] = folded, seen
+        return folded
 
     def composition(self) -> Composition:
         """What makes probabilities of logits, folded once.
@@ -174,13 +188,11 @@ class Strengths:
                 return self._folded
         # Not inference tensors, which later gradients could not pass.
         with torch.inference_mode(False), torch.no_grad():
-            self._folded = compose(self._posthoc, self._known(), sigmoid=self.use_sigmoid_ce)
-        self._seen = seen
-        return self._folded
+            return self._fold(self._known(), seen)
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy counts the changes of its tensors anew.
-        return {**self.__dict__, "_folded": None if self._reads else self._folded}
+        return {**self.__dict__, "_folded": None if self._reads else self._folded, "_folds": {}}
 
     def _read(self) -> list[Tensor]:
         """The tensors that the composition is folded from."""

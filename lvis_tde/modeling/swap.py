@@ -31,6 +31,8 @@ _KEPT = (
 )
 # Of main's, and of this package's predictor for 0.6, under the same names.
 _SIGMOID = ("use_sigmoid_ce", "use_fed_loss", "fed_loss_num_classes")
+# The buffer of the federated loss; in CenterNet2, where release 0.6 has none, the second.
+_CHANCES = ("fed_loss_cls_weights", "freq_weight")
 
 
 def swap_box_predictor(model: nn.Module, **tde_options) -> nn.Module:
@@ -134,13 +136,14 @@ def _own_names(predictor: FastRCNNOutputLayers) -> list[str]:
     names = {name for kind in kinds if kind not in known for name in vars(kind)}
     names = {name for name in names if not name.startswith("__") and name != "from_config"}
     own = (*predictor._modules, *predictor._parameters, *predictor._buffers)
-    return sorted(names | set(own) - {"cls_score", "bbox_pred", "fed_loss_cls_weights"})
+    return sorted(names | set(own) - {"cls_score", "bbox_pred", *_CHANCES})
 
 
 def _tde_predictor_for(old: FastRCNNOutputLayers, tde_options: dict) -> TDEFastRCNNOutputLayers:
     kept = {name: getattr(old, name) for name in (*_KEPT, *_SIGMOID) if hasattr(old, name)}
     if kept.get("use_fed_loss"):
-        kept["get_fed_loss_cls_weights"] = lambda: old.fed_loss_cls_weights
+        weights = next(getattr(old, name) for name in _CHANCES if hasattr(old, name))
+        kept["get_fed_loss_cls_weights"] = lambda: weights
     fixed = {*_KEPT, *_SIGMOID, "input_shape", "cls_agnostic_bbox_reg", "get_fed_loss_cls_weights"}
     taken = sorted(set(tde_options) & fixed)
     if taken:

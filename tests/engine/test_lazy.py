@@ -30,7 +30,9 @@ def predict(model, batch):
 
 
 def test_every_config_is_tested():
-    models = [p.name for p in util.LAZY.glob("*.py") if "model" in LazyConfig.load(str(p))]
+    # Those that Detectron2 0.6 cannot load are in test_vitdet_config.py.
+    paths = [path for path in util.LAZY.glob("*.py") if "vitdet" not in path.name]
+    models = [path.name for path in paths if "model" in LazyConfig.load(str(path))]
     assert sorted(models) == sorted(NAMES)
 
 

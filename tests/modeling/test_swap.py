@@ -241,3 +241,20 @@ def test_a_checkpoint_that_lacks_the_mean_alone(caplog):
     # A backbone's checkpoint says nothing of the classifier: that is no news.
     predictor.load_state_dict({}, strict=False)
     assert not caplog.text
+
+
+class CenterNet2Predictor(FastRCNNOutputLayers):
+    """What CenterNet2's predictor adds to release 0.6: sigmoids, and chances under another name."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.use_sigmoid_ce = self.use_fed_loss = True
+        self.register_buffer("freq_weight", torch.tensor([3.0, 1.0, 2.0]))
+
+
+def test_centernet2s_federated_loss_is_taken_over():
+    old = upstream_predictor(CenterNet2Predictor)
+    new = swap_box_predictor(ProjectHeads(old), norm="none", num_heads=1).box_predictor
+    assert new.use_sigmoid_ce and new.use_fed_loss
+    assert torch.equal(new.fed_loss_cls_weights, old.freq_weight)
+    assert new.cls_score.weight is old.cls_score.weight and new.cls_score.bias is old.cls_score.bias
