@@ -198,9 +198,11 @@ def _predict(
     ]
     plain = [alpha in boxes_only for alpha in alphas]
     outputs: list[list[dict]] = [
-        [{"instances": detector_postprocess(one, *size)} for one, size in zip(results, sizes)]
-        if without
-        else []
+        (
+            [{"instances": detector_postprocess(one, *size)} for one, size in zip(results, sizes)]
+            if without
+            else []
+        )
         for without, results in zip(plain, per_alpha)
     ]
     full = [output for without, output in zip(plain, outputs) if not without]

@@ -12,15 +12,15 @@ import dataclasses
 import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 from detectron2.evaluation import DatasetEvaluator
 from torch import nn
 
 from ..posthoc import Settings
 from .alpha import sweep_alpha
-from .settings import tde_predictors
+from .methods import SIGMOID_METHODS, SOFTMAX_METHODS, Method, methods_of
+from .settings import describe, tde_predictors
 
 __all__ = [
     "COMPOSITION",
@@ -32,7 +32,6 @@ __all__ = [
     "Method",
     "Row",
     "choose",
-    "describe",
     "methods_of",
     "search",
 ]
@@ -41,83 +40,6 @@ logger = logging.getLogger(__name__)
 
 FACTUAL, COMPOSITION = "factual", "composition"
 METRICS = ("AP", "APr", "APc", "APf")
-_TDE = ("region", "class_")
-
-
-@dataclass(frozen=True)
-class Method:
-    """A method and the strengths to try.
-
-    Attributes:
-        name: of its row.
-        fields: of :class:`~lvis_tde.posthoc.Settings` that are its strength.
-        strengths: ascending, all above 0. 0, the factual probabilities, competes with them, unless
-            there is but one, which is then nothing to choose.
-        group: what it corrects by: "mean", "weights", "counts" or "logits". A composition has at
-            most one method of a group, since two would correct the same thing twice.
-        added: strengths to try on top of others; none if it is not for compositions.
-        options: further settings, such as the background.
-    """
-
-    name: str
-    fields: tuple[str, ...]
-    strengths: tuple[float, ...]
-    group: str
-    added: tuple[float, ...] = ()
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-    def settings(self, strength: float) -> Settings:
-        """The method alone; 0 is :data:`FACTUAL` whatever the options."""
-        if strength == 0:
-            return Settings()
-        return Settings(**self._values(strength), **self.options)
-
-    def on_top_of(self, other: Settings, strength: float) -> Settings:
-        """With other steps, whose background and sum stay theirs."""
-        return dataclasses.replace(other, **self._values(strength))
-
-    def _values(self, strength: float) -> dict[str, Any]:
-        return dict.fromkeys(self.fields, float(strength))
-
-    @property
-    def tried(self) -> tuple[float, ...]:
-        """The strengths that compete."""
-        return self.strengths if len(self.strengths) == 1 else (0.0, *self.strengths)
-
-
-_JOINT, _FREE = {"background": "joint"}, {"keep_sum": ""}
-# Of those in brackets in the papers: exempt where nothing is said.
-SOFTMAX_METHODS = (
-    Method("tde", _TDE, (0.5, 1.0, 1.5, 2.0, 3.0), "mean", (0.5, 1.0, 1.5)),
-    Method("tau_norm", ("tau_norm",), (0.5, 1.0, 1.5), "weights", (0.5, 1.0)),
-    Method("logit_adjustment", ("logit_adjustment",), (0.5, 1.0, 1.5), "counts", (0.25, 0.5)),
-    Method("norcal", ("norcal",), (0.3, 0.6, 1.0), "counts", options=_JOINT),
-    Method("logn", ("logn",), (1.0,), "logits", options=_JOINT),
-    Method("fracal", ("fracal",), (1.0, 2.0), "counts", options=_JOINT),
-)
-
-_ADJUSTMENT = ("logit_adjustment",)
-SIGMOID_METHODS = (
-    Method("tde", _TDE, (0.1, 0.2, 0.35, 0.5), "mean", (0.1, 0.2)),
-    Method("tde_region", ("region",), (0.2, 0.5), "mean"),
-    Method("tde_class", ("class_",), (0.5, 2.0), "mean"),
-    Method("tde_keep_sum", _TDE, (0.2, 0.5), "mean", options={"keep_sum": "factual"}),
-    Method("tau_norm", ("tau_norm",), (0.5, 1.0), "weights", (0.5,)),
-    Method("logit_adjustment", _ADJUSTMENT, (0.5, 1.0, 1.5, 2.0), "counts", (0.5, 1.0)),
-    Method("logit_adjustment_free", _ADJUSTMENT, (0.5, 1.0, 1.5), "counts", options=_FREE),
-    Method("logn", ("logn",), (1.0,), "logits"),
-    Method("fracal", ("fracal",), (1.0, 2.0), "counts"),
-)
-
-
-def methods_of(model: nn.Module) -> tuple[Method, ...]:
-    """:data:`SOFTMAX_METHODS` or :data:`SIGMOID_METHODS`, as the model classifies.
-
-    Raises:
-        ValueError: if it has no TDE predictor.
-    """
-    sigmoid = any(predictor.use_sigmoid_ce for predictor in tde_predictors(model))
-    return SIGMOID_METHODS if sigmoid else SOFTMAX_METHODS
 
 
 @dataclass(frozen=True)
@@ -163,22 +85,6 @@ class Choice:
         return {s: self.tried[one.settings(s)] for s in (0.0, *one.strengths)}
 
 
-def describe(settings: Settings) -> str:
-    """The strengths above 0 in words, such as "tde 1 + tau_norm 0.5, joint"."""
-    values = dataclasses.asdict(settings)
-    if settings.region == settings.class_:
-        values = {"tde": values.pop("class_"), **values}
-        del values["region"]
-    steps = {name: value for name, value in values.items() if isinstance(value, float) and value}
-    words = " + ".join(f"{name.rstrip('_')} {value:g}" for name, value in steps.items())
-    if not words:
-        return FACTUAL
-    how = [settings.background] if settings.background != "exempt" else []
-    if settings.keep_sum != "tde":
-        how.append(f"sum {settings.keep_sum or 'free'}")
-    return ", ".join([words, *how])
-
-
 @dataclass(frozen=True)
 class _Point:
     """Settings as steps of methods: where the search for a composition stands."""
@@ -221,7 +127,7 @@ def _neighbors(point: _Point, methods: Sequence[Method], sigmoid: bool) -> list[
     if not sigmoid and point.steps:
         other = "joint" if point.settings.background == "exempt" else "exempt"
         flipped = dataclasses.replace(point.settings, background=other)
-        found.append(_Point(flipped, point.steps))
+        found.insert(0, _Point(flipped, point.steps))
     if len(point.steps) > 1:
         found += [*point.beside(-1), *point.beside(1)]
     return found
@@ -346,7 +252,7 @@ def choose(
         logger.info(
             "%-22s %-44s %s",
             row.method,
-            describe(row.settings),
+            describe(row.settings) or FACTUAL,
             "  ".join(f"{name} {row.metrics[name]:5.2f}" for name in METRICS),
         )
     return choice

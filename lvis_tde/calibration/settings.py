@@ -33,16 +33,21 @@ def tde_predictors(model: nn.Module) -> list[TDEFastRCNNOutputLayers]:
 
 
 def describe(strengths: Settings) -> str:
-    """The steps that are on, such as "alpha 1.5, logit_adjustment 1"; "" without any."""
+    """The steps that are on, such as "alpha 1.5, norcal 0.6, joint"; "" without any."""
     parts = {
-        name: value
+        name.rstrip("_"): value
         for name, value in dataclasses.asdict(strengths).items()
         if isinstance(value, float) and value > 0
     }
-    if strengths.region == strengths.class_:
-        parts.pop("region", None)
-        parts = {"alpha" if name == "class_" else name: value for name, value in parts.items()}
-    return ", ".join(f"{name.rstrip('_')} {value:g}" for name, value in parts.items())
+    if strengths.region == strengths.class_ > 0:
+        del parts["region"], parts["class"]
+        parts = {"alpha": strengths.class_, **parts}
+    words = [f"{name} {value:g}" for name, value in parts.items()]
+    if words and strengths.background != "exempt":
+        words.append(strengths.background)
+    if words and strengths.keep_sum != "tde":
+        words.append(f"sum {strengths.keep_sum or 'free'}")
+    return ", ".join(words)
 
 
 @contextlib.contextmanager

@@ -18,8 +18,8 @@ from detectron2.utils.logger import setup_logger
 from ..calibration.alpha import sweep_alpha
 from ..calibration.checkpoint import load_trained
 from ..calibration.estimate import angle_between, estimate_feature_mean
-from ..calibration.family import METRICS, Choice, choose, describe
-from ..calibration.settings import tde_predictors
+from ..calibration.family import FACTUAL, METRICS, Choice, choose
+from ..calibration.settings import describe, tde_predictors
 from ..calibration.statistics import gather_class_statistics
 from ..config import use_tde_on_softmax
 from ..data.generated import KINDS
@@ -140,7 +140,7 @@ def run_part(name: str, plan: Plan) -> dict[str, Any]:
         },
         "feature_mean": {part.on: mean},
         "posthoc": {name: _family(choice, runs)},
-        "tried": {name: {describe(one): _shown(m) for one, m in choice.tried.items()}},
+        "tried": {name: {describe(one) or FACTUAL: _shown(m) for one, m in choice.tried.items()}},
     }
     return {"alpha": alpha, **found} if part.on == "tde" else found
 

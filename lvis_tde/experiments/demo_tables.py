@@ -11,7 +11,7 @@ from typing import Any
 
 from ..calibration.family import COMPOSITION, FACTUAL
 from ..calibration.family import METRICS as SHOWN
-from ..calibration.family import describe
+from ..calibration.settings import describe
 from ..posthoc import Settings
 from ..visualization.charts import plot_group_ap
 from ..visualization.palette import METHOD_NAMES, RUN_NAMES
@@ -53,7 +53,7 @@ def _strength(row: Mapping[str, Any]) -> str:
     if row["method"] == FACTUAL:
         return ""
     if row["strength"] is None:
-        return describe(Settings(**row["settings"]))
+        return describe(Settings(**row["settings"])) or FACTUAL
     return f"{row['strength']:g}" if row["strength"] else "0 (off)"
 
 

@@ -103,7 +103,9 @@ def test_other_steps_are_named_and_told_apart(alpha, background_exempt):
     )
     x = torch.rand(4, D) * 3
     parts = explain(predictor, x)
-    assert parts.steps == ("alpha 0.8, " if alpha else "") + "tau_norm 1, logit_adjustment 0.5"
+    joint = "" if background_exempt else ", joint"
+    others = f"tau_norm 1, logit_adjustment 0.5{joint}"
+    assert parts.steps == ("alpha 0.8, " if alpha else "") + others
     (probs,) = predictor.predict_probs(predictor(x), make_proposals([0] * 4))
     torch.testing.assert_close(parts.probs.float(), probs)
     t = tde_logits(x, predictor.cls_score, predictor.feature_mean.mean, alpha)
@@ -111,4 +113,4 @@ def test_other_steps_are_named_and_told_apart(alpha, background_exempt):
     assert parts.other[:, :-1].any() and not parts.other[:, -1].any()
     torch.testing.assert_close(parts.direct_probs, parts.adjusted.softmax(1))
     assert parts.exemption.any() == background_exempt
-    assert explain(predictor, x, 0.0).steps == "tau_norm 1, logit_adjustment 0.5"
+    assert explain(predictor, x, 0.0).steps == others

@@ -14,10 +14,10 @@ from lvis_tde.calibration.family import (
     SIGMOID_METHODS,
     SOFTMAX_METHODS,
     Method,
-    describe,
     methods_of,
     search,
 )
+from lvis_tde.calibration.settings import describe
 from lvis_tde.posthoc import Settings, Statistics, compose
 
 BOTH = pytest.mark.parametrize("methods", [SOFTMAX_METHODS, SIGMOID_METHODS])
@@ -124,8 +124,8 @@ def test_other_background_is_tried_for_a_softmax_alone():
         return 10 + s.norcal - (s.norcal > 0.6) + 5 * (s.norcal > 0 and s.background == "exempt")
 
     softmax = search(SOFTMAX_METHODS, fake(score, []))
-    assert softmax.row("norcal").settings == Settings(norcal=0.5, background="joint")
-    assert softmax.row(COMPOSITION).settings == Settings(norcal=0.5, background="exempt")
+    assert softmax.row("norcal").settings == Settings(norcal=0.6, background="joint")
+    assert softmax.row(COMPOSITION).settings == Settings(norcal=0.6, background="exempt")
     sigmoid = search(SIGMOID_METHODS, fake(peak(tau_norm=1.0), []), sigmoid=True)
     assert {one.background for one in sigmoid.tried} == {"exempt"}
 
@@ -179,15 +179,15 @@ def test_methods_are_those_of_the_classifier(tiny_model):
 @pytest.mark.parametrize(
     "words, settings",
     [
-        ("factual", Settings()),
-        ("factual", Settings(keep_sum="factual")),
-        ("tde 1.5", Settings(region=1.5, class_=1.5)),
+        ("", Settings()),
+        ("", Settings(keep_sum="factual")),
+        ("alpha 1.5", Settings(region=1.5, class_=1.5)),
         ("region 0.35", Settings(region=0.35)),
         ("class 2", Settings(class_=2.0)),
         ("norcal 0.8, joint", Settings(norcal=0.8, background="joint")),
-        ("tde 0.2, sum factual", Settings(region=0.2, class_=0.2, keep_sum="factual")),
+        ("alpha 0.2, sum factual", Settings(region=0.2, class_=0.2, keep_sum="factual")),
         (
-            "tde 0.1 + tau_norm 0.5 + logit_adjustment 1, sum free",
+            "alpha 0.1, tau_norm 0.5, logit_adjustment 1, sum free",
             Settings(region=0.1, class_=0.1, tau_norm=0.5, logit_adjustment=1.0, keep_sum=""),
         ),
     ],

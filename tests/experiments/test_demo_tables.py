@@ -63,7 +63,7 @@ def test_tables_of_one_seed():
     assert second.startswith("| sigmoid, boxes on val")
     assert cells(first, "as trained") == ["as trained", "", "20.0", "5.0", "21.0", "30.0"]
     assert cells(first, "TDE") == ["TDE", "1.5", "22.0", "7.0", "21.0", "30.0"]
-    assert cells(first, "composition")[1:3] == ["tde 1 + tau_norm 0.5", "24.0"]
+    assert cells(first, "composition")[1:3] == ["alpha 1, tau_norm 0.5", "24.0"]
     assert cells(format_family(made_up(1)).split("\n\n")[0], "TDE")[1] == "0 (off)"
     assert len({len(line) for line in first.splitlines()}) == 1  # columns are aligned
 

@@ -1,0 +1,93 @@
+"""The methods of :mod:`lvis_tde.posthoc` and what to try of each, for softmax and sigmoids."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from ..posthoc import Settings
+from .settings import tde_predictors
+
+__all__ = ["SIGMOID_METHODS", "SOFTMAX_METHODS", "Method", "methods_of"]
+
+_TDE = ("region", "class_")
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method and the strengths to try.
+
+    Attributes:
+        name: of its row.
+        fields: of :class:`~lvis_tde.posthoc.Settings` that are its strength.
+        strengths: ascending, all above 0. 0, the factual probabilities, competes with them, unless
+            there is but one, which is then nothing to choose.
+        group: what it corrects by: "mean", "weights", "counts" or "logits". A composition has at
+            most one method of a group, since two would correct the same thing twice.
+        added: strengths to try on top of others; none if it is not for compositions.
+        options: further settings, such as the background.
+    """
+
+    name: str
+    fields: tuple[str, ...]
+    strengths: tuple[float, ...]
+    group: str
+    added: tuple[float, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def settings(self, strength: float) -> Settings:
+        """The method alone; 0 is the factual probabilities, whatever the options."""
+        if strength == 0:
+            return Settings()
+        return Settings(**self._values(strength), **self.options)
+
+    def on_top_of(self, other: Settings, strength: float) -> Settings:
+        """With other steps, whose background and sum stay theirs."""
+        return dataclasses.replace(other, **self._values(strength))
+
+    def _values(self, strength: float) -> dict[str, Any]:
+        return dict.fromkeys(self.fields, float(strength))
+
+    @property
+    def tried(self) -> tuple[float, ...]:
+        """The strengths that compete."""
+        return self.strengths if len(self.strengths) == 1 else (0.0, *self.strengths)
+
+
+_JOINT, _FREE = {"background": "joint"}, {"keep_sum": ""}
+# Of those in brackets in the papers: exempt where nothing is said.
+SOFTMAX_METHODS = (
+    Method("tde", _TDE, (0.5, 1.0, 1.5, 2.0, 3.0), "mean", (0.5, 1.0, 1.5)),
+    Method("tau_norm", ("tau_norm",), (0.5, 1.0, 1.5), "weights", (0.5, 1.0)),
+    Method("logit_adjustment", ("logit_adjustment",), (0.5, 1.0, 1.5), "counts", (0.25, 0.5)),
+    Method("norcal", ("norcal",), (0.3, 0.6, 1.0), "counts", options=_JOINT),
+    Method("logn", ("logn",), (1.0,), "logits", options=_JOINT),
+    Method("fracal", ("fracal",), (1.0, 2.0), "counts", options=_JOINT),
+)
+
+_ADJUSTMENT = ("logit_adjustment",)
+SIGMOID_METHODS = (
+    Method("tde", _TDE, (0.1, 0.2, 0.35, 0.5), "mean", (0.1, 0.2)),
+    Method("tde_region", ("region",), (0.2, 0.5), "mean"),
+    Method("tde_class", ("class_",), (0.5, 2.0), "mean"),
+    Method("tde_keep_sum", _TDE, (0.2, 0.5), "mean", options={"keep_sum": "factual"}),
+    Method("tau_norm", ("tau_norm",), (0.5, 1.0), "weights", (0.5,)),
+    Method("logit_adjustment", _ADJUSTMENT, (0.5, 1.0, 1.5, 2.0), "counts", (0.5, 1.0)),
+    Method("logit_adjustment_free", _ADJUSTMENT, (0.5, 1.0, 1.5), "counts", options=_FREE),
+    Method("logn", ("logn",), (1.0,), "logits"),
+    Method("fracal", ("fracal",), (1.0, 2.0), "counts"),
+)
+
+
+def methods_of(model: nn.Module) -> tuple[Method, ...]:
+    """:data:`SOFTMAX_METHODS` or :data:`SIGMOID_METHODS`, as the model classifies.
+
+    Raises:
+        ValueError: if it has no TDE predictor.
+    """
+    sigmoid = any(predictor.use_sigmoid_ce for predictor in tde_predictors(model))
+    return SIGMOID_METHODS if sigmoid else SOFTMAX_METHODS
