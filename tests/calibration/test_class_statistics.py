@@ -5,13 +5,20 @@ import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
-from heads_util import predictors
+from detectron2.utils.events import EventStorage
+from heads_util import lazy_config, lazy_stages, predictors
 
-from lvis_tde import posthoc
+from lvis_tde import TDEFastRCNNOutputLayers, posthoc
 from lvis_tde.calibration.alpha import predict_for_alphas, sweep_alpha
 from lvis_tde.calibration.estimate import estimate_feature_mean
 from lvis_tde.calibration.settings import settings
-from lvis_tde.calibration.statistics import check_class_list, gather_class_statistics
+from lvis_tde.calibration.statistics import (
+    check_class_list,
+    gather_class_statistics,
+    prepare_statistics,
+)
+from lvis_tde.engine import YacsRecipe, load_recipe
+from lvis_tde.engine.lazy import LazyRecipe
 from lvis_tde.modeling.statistics import class_hash
 from lvis_tde.posthoc import Settings
 
@@ -140,3 +147,52 @@ class CountDetections:
 
     def evaluate(self):
         return {"bbox": {"AP": self.count}}
+
+
+def test_before_a_training(tiny_model, make_batch, registered, caplog):
+    model = tiny_model("deconfound", "MODEL.POSTHOC.NORCAL", 0.5)
+    (predictor,) = predictors(model)
+    prepare_statistics(model, [registered], measured=False)
+    assert predictor.statistics.images.tolist() == [3, 0, 0, 1, 0, 0, 0]
+    predictor.statistics.images[0] = 9
+    prepare_statistics(model, [registered], measured=False)  # known already
+    assert predictor.statistics.images[0] == 9
+    predictor.posthoc = Settings(logn=1.0)
+    with pytest.raises(ValueError, match="MODEL.POSTHOC.LOGN.*set MODEL.TDE.PRECISE_MEAN"):
+        prepare_statistics(model, [registered], measured=False)
+    prepare_statistics(model, [registered], measured=True)
+    # A step makes what is known of the logits unknown, a validation loss does not.
+    estimate_feature_mean(model, [make_batch()] * 2)
+    model.train()
+    with EventStorage():
+        with torch.no_grad():
+            model(make_batch())
+        assert predictor.statistics.known().std is not None
+        model(make_batch())
+    assert predictor.statistics.known().std is None and predictor.statistics.images.any()
+    # The classes of another set.
+    MetadataCatalog.get("class_statistics_new").thing_classes = NAMES[::-1]
+    predictor.posthoc = Settings()
+    prepare_statistics(model, ["class_statistics_new"], measured=False)
+    assert "They are forgotten" in caplog.text and not predictor.statistics.images.any()
+    prepare_statistics(tiny_model("softmax"), [registered], measured=False)
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        Settings(1.0, 1.0, logit_adjustment=0.5),
+        Settings(0.5, 1.0, tau_norm=0.25, background="joint", keep_sum=""),
+    ],
+)
+def test_a_recipe_takes_settings(chosen, tiny_cfg, tmp_path):
+    cfg = tiny_cfg("deconfound", "MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE", True)
+    cfg.MODEL.TDE.ALPHA_REGION = 0.1
+    node = lazy_config("TDEROIHeads")
+    node.train.device = "cpu"
+    lazy_stages(node)[0].update(use_sigmoid_ce=True, _target_=TDEFastRCNNOutputLayers)
+    for number, recipe in enumerate((YacsRecipe(cfg), LazyRecipe(node))):
+        recipe.set_posthoc(chosen)
+        recipe.save(tmp_path / f"{number}.yaml")
+        (predictor,) = predictors(load_recipe(str(tmp_path / f"{number}.yaml")).build_model())
+        assert predictor.posthoc == chosen
