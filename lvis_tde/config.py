@@ -99,8 +99,8 @@ def tde_options(cfg: CfgNode) -> dict:
 def use_tde_on_softmax(cfg: CfgNode, num_heads: int = 1) -> None:
     """Turns the config of a softmax detector into one that puts TDE on its trained weights.
 
-    The classifier stays what it is (``MODEL.TDE.NORM: "none"``). A config that has TDE heads
-    already is left as it is.
+    The classifier stays what it is (``MODEL.TDE.NORM: "none"``). With sigmoids alpha is 0, since
+    the default is far too much for them. A config that has TDE heads already is left as it is.
 
     Args:
         cfg: changed in place.
@@ -123,5 +123,8 @@ def use_tde_on_softmax(cfg: CfgNode, num_heads: int = 1) -> None:
     cfg.MODEL.ROI_HEADS.NAME = _TDE_HEADS[name]
     cfg.MODEL.TDE.NORM = "none"
     cfg.MODEL.TDE.NUM_HEADS = num_heads
+    if cfg.MODEL.ROI_BOX_HEAD.get("USE_SIGMOID_CE", False):
+        # The default is a softmax's, and no strength serves all sigmoids: a sweep chooses.
+        cfg.MODEL.TDE.ALPHA = 0.0
     if frozen:
         cfg.freeze()

@@ -111,6 +111,8 @@ class LazyRecipe(Recipe):
                     "FastRCNNOutputLayers. For others use lvis_tde.swap_box_predictor."
                 )
             node.update(_target_=TDEFastRCNNOutputLayers, norm="none", num_heads=num_heads)
+            if node.get("use_sigmoid_ce"):
+                node.alpha = 0.0  # as use_tde_on_softmax
             weights = node.get("get_fed_loss_cls_weights")
             if inspect.isfunction(weights):
                 # Detectron2's configs have a lambda, which no file can hold; its numbers can be.

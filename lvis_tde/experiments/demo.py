@@ -86,7 +86,7 @@ def run_demo(
         for each method the strength with the best AP on the calibration split, 0 if it is best
         left out, the arguments of :class:`~lvis_tde.posthoc.Settings` that this is, and AP, APr,
         APc and APf there and on val; the last row is the best composition found, whose strength is
-        None.
+        None. ``tried`` is ``{part: {settings in words: metrics}}`` of all on the calibration split.
 
     Raises:
         ValueError: if the kind or a part is unknown, if the set cannot be made (no font), or if the

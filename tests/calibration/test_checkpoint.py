@@ -144,6 +144,14 @@ def test_config_of_other_heads(tiny_cfg):
         use_tde_on_softmax(cfg)
 
 
+@pytest.mark.parametrize("sigmoid, alpha", [(False, 1.5), (True, 0.0)])
+def test_alpha_before_it_is_chosen(trained, sigmoid, alpha):
+    cfg = trained[0].clone()
+    cfg.MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE = sigmoid
+    use_tde_on_softmax(cfg)
+    assert cfg.MODEL.TDE.ALPHA == alpha
+
+
 def test_incomplete_checkpoints_are_refused(trained, tmp_path):
     cfg, _, weights = trained
     cfg = cfg.clone()
