@@ -143,7 +143,7 @@ def test_lazy_config(heads, tmp_path):
     plain = instantiate(cfg.model)
     recipe = LazyRecipe(cfg)
     recipe.put_tde_on_softmax()
-    assert {stage.alpha for stage in util.predictors(recipe.build_model())} == {0.0}
+    assert {one.alpha for one in util.predictors(instantiate(recipe.cfg.model))} == {0.0}
     recipe.set_alpha(0.5)
     recipe.save(tmp_path / "config.yaml")
     model = instantiate(LazyConfig.load(str(tmp_path / "config.yaml")).model)
