@@ -151,7 +151,6 @@ def _detect(model: nn.Module, inputs: list[dict], alphas: Sequence[Strength]):
     return branch.images, branch.features, found
 
 
-@torch.no_grad()
 def predict_for_alphas(
     model: nn.Module, inputs: list[dict], alphas: Sequence[Strength], *, rle: bool = False
 ) -> list[list[dict]]:
@@ -177,6 +176,7 @@ def predict_for_alphas(
     return _predict(model, inputs, alphas, rle)
 
 
+@torch.no_grad()
 def _predict(
     model: nn.Module, inputs: list[dict], alphas: Sequence[Strength], rle: bool
 ) -> list[list[dict]]:

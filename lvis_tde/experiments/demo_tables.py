@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..calibration.family import COMPOSITION, FACTUAL
+from ..calibration.family import COMPOSITION
 from ..calibration.family import METRICS as SHOWN
-from ..calibration.family import describe
+from ..calibration.methods import FACTUAL, describe
 from ..posthoc import Settings
 from ..visualization.charts import plot_group_ap
 from ..visualization.palette import METHOD_NAMES, RUN_NAMES
