@@ -151,7 +151,6 @@ def _detect(model: nn.Module, inputs: list[dict], alphas: Sequence[Strength]):
     return branch.images, branch.features, found
 
 
-@torch.no_grad()
 def predict_for_alphas(
     model: nn.Module, inputs: list[dict], alphas: Sequence[Strength], *, rle: bool = False
 ) -> list[list[dict]]:

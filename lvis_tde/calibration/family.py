@@ -38,7 +38,7 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-FACTUAL, COMPOSITION = "factual", "composition"
+COMPOSITION = "composition"
 METRICS = ("AP", "APr", "APc", "APf")
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..calibration.family import COMPOSITION, FACTUAL
+from ..calibration.family import COMPOSITION
 from ..calibration.family import METRICS as SHOWN
 from ..calibration.settings import describe
 from ..posthoc import Settings

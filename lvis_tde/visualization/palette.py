@@ -35,7 +35,7 @@ RUN_COLORS = {
     "sigmoid_deconfound": "#BDB2DC",
     "sigmoid_deconfound_tde": "#54448F",
 }
-# The rows of a table of methods, see lvis_tde.calibration.family.
+# The rows of a table of methods, see lvis_tde.calibration.methods.
 METHOD_NAMES = {
     "factual": "as trained",
     "tde": "TDE",

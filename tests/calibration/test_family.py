@@ -7,15 +7,13 @@ import math
 import pytest
 import torch
 
-from lvis_tde.calibration.family import (
-    COMPOSITION,
+from lvis_tde.calibration.family import COMPOSITION, METRICS, search
+from lvis_tde.calibration.methods import (
     FACTUAL,
-    METRICS,
     SIGMOID_METHODS,
     SOFTMAX_METHODS,
     Method,
     methods_of,
-    search,
 )
 from lvis_tde.calibration.settings import describe
 from lvis_tde.posthoc import Settings, Statistics, compose

@@ -8,7 +8,8 @@ from detectron2.data import build_detection_test_loader
 from detectron2.evaluation import inference_on_dataset
 
 from lvis_tde.calibration.checkpoint import load_trained
-from lvis_tde.calibration.family import COMPOSITION, FACTUAL, SIGMOID_METHODS, SOFTMAX_METHODS
+from lvis_tde.calibration.family import COMPOSITION
+from lvis_tde.calibration.methods import FACTUAL, SIGMOID_METHODS, SOFTMAX_METHODS
 from lvis_tde.calibration.replay import box_branch_only
 from lvis_tde.calibration.settings import tde_predictors
 from lvis_tde.calibration.statistics import gather_class_statistics
