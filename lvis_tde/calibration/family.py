@@ -19,22 +19,10 @@ from torch import nn
 
 from ..posthoc import Settings
 from .alpha import sweep_alpha
-from .methods import SIGMOID_METHODS, SOFTMAX_METHODS, Method, methods_of
+from .methods import FACTUAL, Method, methods_of
 from .settings import describe, tde_predictors
 
-__all__ = [
-    "COMPOSITION",
-    "FACTUAL",
-    "METRICS",
-    "SIGMOID_METHODS",
-    "SOFTMAX_METHODS",
-    "Choice",
-    "Method",
-    "Row",
-    "choose",
-    "methods_of",
-    "search",
-]
+__all__ = ["COMPOSITION", "METRICS", "Choice", "Row", "choose", "search"]
 
 logger = logging.getLogger(__name__)
 

@@ -12,8 +12,9 @@ from torch import nn
 from ..posthoc import Settings
 from .settings import tde_predictors
 
-__all__ = ["SIGMOID_METHODS", "SOFTMAX_METHODS", "Method", "methods_of"]
+__all__ = ["FACTUAL", "SIGMOID_METHODS", "SOFTMAX_METHODS", "Method", "methods_of"]
 
+FACTUAL = "factual"  # the row of no method
 _TDE = ("region", "class_")
 
 

@@ -18,7 +18,8 @@ from detectron2.utils.logger import setup_logger
 from ..calibration.alpha import sweep_alpha
 from ..calibration.checkpoint import load_trained
 from ..calibration.estimate import angle_between, estimate_feature_mean
-from ..calibration.family import FACTUAL, METRICS, Choice, choose
+from ..calibration.family import METRICS, Choice, choose
+from ..calibration.methods import FACTUAL
 from ..calibration.settings import describe, tde_predictors
 from ..calibration.statistics import gather_class_statistics
 from ..config import use_tde_on_softmax

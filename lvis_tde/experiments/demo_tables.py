@@ -11,6 +11,7 @@ from typing import Any
 
 from ..calibration.family import COMPOSITION
 from ..calibration.family import METRICS as SHOWN
+from ..calibration.methods import FACTUAL
 from ..calibration.settings import describe
 from ..posthoc import Settings
 from ..visualization.charts import plot_group_ap
