@@ -159,5 +159,6 @@ def _tde_predictor_for(old: FastRCNNOutputLayers, tde_options: dict) -> TDEFastR
     new.cls_score.weight = old.cls_score.weight
     if new.cls_score.bias is not None:
         new.cls_score.bias = old.cls_score.bias
-    new.feature_mean.to(old.cls_score.weight.device)
+    for known in (new.feature_mean, new.statistics):
+        known.to(old.cls_score.weight.device)
     return new.train(old.training)
