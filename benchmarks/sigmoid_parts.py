@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--runs", nargs="+", required=True, help="folders of trained models")
     parser.add_argument("--datasets", default="datasets", help="folder of the generated sets")
     parser.add_argument("--cache", default="output/sigmoid_parts", help="folder of regions")
-    parser.add_argument("--images", type=int, default=500, help="of a split, at most")
+    parser.add_argument("--images", type=int, default=400, help="of a split, at most")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--picture", default="", help="file of the score distributions")
     parser.add_argument("--pictured", default="sigmoid", help="name of the runs that it shows")

@@ -25,7 +25,10 @@ from lvis_tde.modeling.intercept import intercepted
 __all__ = ["SPLITS", "Run", "stored_columns"]
 
 SPLITS = ("calib", "val")
-MEAN_BATCHES = 60  # training batches for the mean of a linear classifier's features
+# For the mean of a linear classifier's features: training batches at most, and the degrees between
+# the means of their halves that are few enough.
+MEAN_BATCHES = 60
+TOLERANCE = 2.0
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,7 @@ def _regions(run: Run, weights: Path, images: int) -> dict[str, dict[str, Any]]:
     if cfg.MODEL.TDE.NORM == "none" or not predictor.feature_mean.mean.any():
         seed_all_rng(cfg.SEED)
         loader = Trainer.build_train_loader(cfg)
-        estimate_feature_mean(model, loader, max_batches=MEAN_BATCHES, tolerance=0)
+        estimate_feature_mean(model, loader, max_batches=MEAN_BATCHES, tolerance=TOLERANCE)
     shared = {
         "mean": predictor.feature_mean.mean.clone(),
         "weight": predictor.cls_score.weight.detach().clone(),

@@ -230,4 +230,4 @@ def test_options():
     parser = argparse.ArgumentParser()
     add_arguments(parser)
     args = parser.parse_args(["--runs", "a", "b"])
-    assert args.runs == ["a", "b"] and args.images == 500 and args.picture == ""
+    assert args.runs == ["a", "b"] and args.images == 400 and args.picture == ""
