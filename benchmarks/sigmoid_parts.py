@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +22,14 @@ from lvis_tde.posthoc import Settings
 
 from . import sigmoid_parts_measures as measures
 from .sigmoid_parts_figure import score_figure
-from .sigmoid_parts_regions import Regions, gather
+from .sigmoid_parts_regions import gather
 from .sigmoid_parts_runs import Run
 from .sigmoid_parts_statistics import best
 from .sigmoid_parts_tables import tables
 
 __all__ = ["add_arguments", "markdown", "run"]
 
-EARLIER = ("model_0000499.pth", "model_0000999.pth")
+FINAL = "model_final.pth"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,6 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--datasets", default="datasets", help="folder of the generated sets")
     parser.add_argument("--cache", default="output/sigmoid_parts", help="folder of regions")
     parser.add_argument("--images", type=int, default=400, help="of a split, at most")
+    parser.add_argument(
+        "--earlier", action="store_true", help="also the checkpoints before the final one"
+    )
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--picture", default="", help="file of the score distributions")
     parser.add_argument("--pictured", default="sigmoid", help="name of the runs that it shows")
@@ -46,16 +51,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     torch.set_num_threads(args.threads)
     cache = Path(args.cache)
     runs = [Run.open(Path(folder), args.datasets) for folder in args.runs]
-    results = []
-    for one in runs:
-        path = cache / f"{one.stem}_{args.images}.json"
-        checkpoint = one.folder / "model_final.pth"
-        if not path.exists() or path.stat().st_mtime < checkpoint.stat().st_mtime:
-            measured = measure(one, cache, args.images)
-            with atomic_path(path) as partial:
-                Path(partial).write_text(json.dumps(measured, indent=1), "utf-8")
-        # Read back, so that new and old results are alike.
-        results.append(with_numbers(json.loads(path.read_text("utf-8"))))
+    results = [_result(one, cache, args) for one in runs]
     if args.picture:
         sets: dict[str, list[Any]] = {}
         for one, result in zip(runs, results):
@@ -66,6 +62,28 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             raise ValueError(f"--picture needs a run named {args.pictured} (--pictured)")
         score_figure(sets).savefig(args.picture, dpi=150)
     return tables(results)
+
+
+def _result(one: Run, cache: Path, args: argparse.Namespace) -> dict[str, Any]:
+    work = partial(measure, one, cache, args.images)
+    result = kept(cache / f"{one.stem}_{args.images}.json", work, one.folder / FINAL)
+    if one.sigmoid and args.earlier:
+        for path in sorted(one.folder.glob("model_0*.pth")):
+            file = cache / f"{one.stem}_{path.stem}_{args.images}.json"
+            work = partial(before, one, cache, args.images, path.name)
+            result.setdefault("earlier", {})[path.stem] = kept(file, work, path)
+    return result
+
+
+def kept(path: Path, work: Callable[[], dict[str, Any]], checkpoint: Path) -> dict[str, Any]:
+    """A result from its file, or from ``work`` if there is none as new as the checkpoint."""
+    if not path.exists() or path.stat().st_mtime < checkpoint.stat().st_mtime:
+        result = work()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(path) as unfinished:
+            Path(unfinished).write_text(json.dumps(result, indent=1), "utf-8")
+    # Read back, so that new and old results are alike.
+    return with_numbers(json.loads(path.read_text("utf-8")))
 
 
 def steps(chosen: dict[str, float]) -> dict[str, Settings]:
@@ -98,7 +116,7 @@ def measure(one: Run, cache: Path, images: int) -> dict[str, Any]:
         return {**about, "powers": measures.softmax_powers(splits)}
     found = measures.curves(splits)
     chosen = {name: best(ap_of(curve["calib"])) for name, curve in found.items()}
-    result = {
+    return {
         **about,
         "curves": found,
         "chosen": chosen,
@@ -106,16 +124,12 @@ def measure(one: Run, cache: Path, images: int) -> dict[str, Any]:
         "projections": measures.projections(splits["val"]),
         "directions": measures.directions(splits, one.seed),
         "limits": measures.limits(splits["val"], chosen),
-        "earlier": {},
     }
-    for weights in EARLIER:
-        if (one.folder / weights).exists() and one.seed == 0:
-            result["earlier"][weights] = before(gather(one, cache, images, weights))
-    return result
 
 
-def before(splits: dict[str, Regions]) -> dict[str, Any]:
+def before(one: Run, cache: Path, images: int, weights: str) -> dict[str, Any]:
     """Of a checkpoint on the way: what the region part is and does there."""
+    splits = gather(one, cache, images, weights)
     names = ("region part", "logit adjustment + shift")
     return {
         "curves": measures.curves(splits, names),

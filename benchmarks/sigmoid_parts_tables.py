@@ -37,7 +37,7 @@ def tables(results: Sequence[Result]) -> dict[str, Table]:
         ),
         "Ranking of regions that show a class above others: AUC, val": rankings(groups),
         "x . d of kinds of regions, mean foreground = 1: median (10 % to 90 %)": where(groups),
-        "The region part in training, seed 0": training(groups),
+        "The region part in training": training(groups),
         "One number for each region, added to all its logits": numbers(groups),
         "Strengths across models: absolute, and relative to the spread of the logits": scales(
             groups
@@ -140,16 +140,14 @@ def where(groups) -> Table:
 def training(groups) -> Table:
     rows = [
         [
-            "set", "model", "checkpoint", "mean foreground, logits", "spread / logits' spread",
-            "AUC of x . d, rare", "AUC of the logit, rare", "region part: best on val",
+            "set", "model", "seed", "checkpoint",
+            "mean foreground, logits", "spread / logits' spread", "AUC of x . d, rare", "AUC of the logit, rare", "region part: best on val",
             "AP / APr without", "with it", "logit adjustment + shift",
         ]
     ]  # fmt: skip
     for (kind, name), some in groups.items():
         for r in some:
-            if r["seed"] != 0:
-                continue
-            for checkpoint, one in {**r["earlier"], "final": r}.items():
+            for checkpoint, one in {**r.get("earlier", {}), "final": r}.items():
                 where_, auc = one["projections"], one["ranking"]["r"]
                 region = one["curves"]["region part"]["val"]
                 adjusted = one["curves"]["logit adjustment + shift"]["val"]
@@ -157,7 +155,7 @@ def training(groups) -> Table:
                 ratio = where_["spread of the region part"] / where_["spread of logits"]
                 rows.append(
                     [
-                        kind, name, checkpoint.removesuffix(".pth").removeprefix("model_"),
+                        kind, name, str(r["seed"]), checkpoint.removeprefix("model_"),
                         f"{where_['unit, logits']:.1f}", f"{ratio:.2f}",
                         mean([auc["x . d"]["all"]], 3), mean([auc["logit"]["all"]], 3),
                         f"{strength:g}", _pair(region[0.0]), _pair(region[strength]),

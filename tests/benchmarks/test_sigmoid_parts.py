@@ -199,7 +199,7 @@ def _result(seed):
         "chosen": {name: 0.5 for name in found["curves"]},
         "directions": {"random": {"strength": -0.1, **_metrics(21.0)}},
         "limits": {"trained model": {n: _metrics(20.0) for n in (100.0, 300.0, -1.0)}},
-        "earlier": {"model_0000499.pth": found} if seed == 0 else {},
+        **({"earlier": {"model_0000499": found}} if seed == 0 else {}),
     }
 
 
@@ -217,6 +217,8 @@ def test_tables_hold_means_over_seeds():
     assert powers[1] == ["glyphs", "softmax", "0", "10.0 / 5.0", "2", "12.0 / 6.0", "2.0 / 1.0"]
     assert all(len(row) == len(rows[0]) for rows in made.values() for row in rows)
     assert len(made) == 9
+    training = next(rows for title, rows in made.items() if title.startswith("The region"))
+    assert [row[2:4] for row in training[1:]] == [["0", "0000499"], ["0", "final"], ["1", "final"]]
     text = markdown(made)
     assert text.count("| --- |") >= 9 and "**Softmax" in text
     assert len(tables([_softmax()])) == 1  # what no run tells is left out
