@@ -120,7 +120,7 @@ def measure(one: Run, cache: Path, images: int) -> dict[str, Any]:
         **about,
         "curves": found,
         "chosen": chosen,
-        "ranking": measures.ranking(splits["val"], chosen["region part"] or measures.TYPICAL),
+        "ranking": measures.ranking(splits["val"], measures.TYPICAL),
         "projections": measures.projections(splits["val"]),
         "directions": measures.directions(splits, one.seed),
         "limits": measures.limits(splits["val"], chosen),

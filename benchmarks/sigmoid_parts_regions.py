@@ -26,6 +26,7 @@ __all__ = ["METRICS", "Regions", "gather"]
 
 METRICS = ("AP", "APr", "APc", "APf")
 PER_REGION = ("logits", "features", "boxes", "cosine")
+FEW = 4  # pairs of region and class, for each detection that may stay
 MATCH = 0.5  # IoU from which a region shows an object
 
 
@@ -134,11 +135,27 @@ class Regions:
         numbers, start = [image["number"] for image in self.images], 0
         split = zip(self.images, probabilities.split(numbers), self.boxes.split(numbers))
         for image, probs, boxes in split:
-            (instances,), (rows,) = large_vocabulary_inference(
-                [boxes], [probs], [image["size"]], threshold, self.nms, limit
-            )
+            instances, rows = self._detect_one(image, boxes, probs, limit, threshold)
             yield image, instances, rows + start
             start += len(boxes)
+
+    def _detect_one(self, image, boxes, probs, limit, threshold):
+        if limit > 0:
+            # The best few pairs nearly always hold all that the limit leaves, at a third of the
+            # time.
+            number = min(FEW * limit + 1, probs[:, :-1].numel())
+            few = float(probs[:, :-1].flatten().topk(number).values[-1])
+            if few > threshold:
+                found = self._infer(image, boxes, probs, limit, few)
+                if len(found[0]) == limit:
+                    return found
+        return self._infer(image, boxes, probs, limit, threshold)
+
+    def _infer(self, image, boxes, probs, limit, threshold):
+        (instances,), (rows,) = large_vocabulary_inference(
+            [boxes], [probs], [image["size"]], threshold, self.nms, limit
+        )
+        return instances, rows
 
     def ap(self, probabilities: Tensor, limit: int | None = None, threshold=None) -> dict:
         """Box AP, APr, APc and APf in percent; as the model has it, or with another limit."""

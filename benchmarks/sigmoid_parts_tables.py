@@ -16,6 +16,16 @@ __all__ = ["tables"]
 METRICS = ("AP", "APr", "APc", "APf")
 MARGIN = 0.5  # AP below the optimum that the width of an optimum is measured at
 SHARP = ("region part", "TDE, both parts", "logit adjustment + shift")
+TRAINING = (
+    "mean foreground, logits",
+    "spread / logits' spread",
+    "AUC of x . d, rare",
+    "AUC of the logit, rare",
+    "region part: best on val",
+    "AP / APr without",
+    "with it",
+    "logit adjustment + shift",
+)
 Result = Mapping[str, Any]
 Table = list[list[str]]
 
@@ -138,13 +148,7 @@ def where(groups) -> Table:
 
 
 def training(groups) -> Table:
-    rows = [
-        [
-            "set", "model", "seed", "checkpoint",
-            "mean foreground, logits", "spread / logits' spread", "AUC of x . d, rare", "AUC of the logit, rare", "region part: best on val",
-            "AP / APr without", "with it", "logit adjustment + shift",
-        ]
-    ]  # fmt: skip
+    rows = [["set", "model", "seed", "checkpoint", *TRAINING]]
     for (kind, name), some in groups.items():
         for r in some:
             for checkpoint, one in {**r.get("earlier", {}), "final": r}.items():
