@@ -3,11 +3,13 @@
 import argparse
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from benchmarks import sigmoid_parts_measures as measures
 from benchmarks.sigmoid_parts import add_arguments, markdown, with_numbers
+from benchmarks.sigmoid_parts_figure import rare_scores, score_figure
 from benchmarks.sigmoid_parts_regions import Regions
 from benchmarks.sigmoid_parts_runs import Run
 from benchmarks.sigmoid_parts_statistics import (
@@ -123,7 +125,8 @@ def regions():
         threshold=1e-4,
         limit=10,
     )
-    made.counts, made.groups = torch.tensor([1.0, 5.0, 50.0, 500.0]), ["r", "r", "c", "f"]
+    made.counts = torch.tensor([1.0, 5.0, 50.0, 500.0])
+    made.groups = np.array(["r", "r", "c", "f"])
     return made
 
 
@@ -158,6 +161,30 @@ def test_power_one_is_the_exempted_softmax(regions):
     squared = measures.powered(softmax, 1.0, 2.0)
     foreground = 1 - exempt[:, -1:]
     assert torch.allclose(squared[:, :-1], exempt[:, :-1] * foreground, atol=1e-6)
+
+
+def test_rare_scores_are_those_of_rare_classes_without_a_limit(regions):
+    regions.labels = torch.arange(40) % 5
+    found = rare_scores(regions, Settings())
+    # Boxes do not overlap: every pair of a region and a rare class is one, above 1e-6.
+    pairs = regions.logits[:, :2].sigmoid()
+    shows = regions.labels[:, None] == torch.arange(2)
+    kept = pairs > 1e-6
+    assert sorted(found.true) == pytest.approx(sorted(pairs[shows & kept].tolist()))
+    assert len(found.false) == int((~shows & kept).sum())
+    best = regions.logits[:, :-1].reshape(2, -1).sigmoid()
+    limit = best.topk(10).values[:, -1]
+    assert found.cut == pytest.approx(float(limit.mean()))
+    passed = pairs.reshape(2, -1) >= limit[:, None]
+    assert sum(found.passed) == int(passed.sum())
+
+
+def test_the_figure_has_a_panel_for_each_set_and_step(regions):
+    regions.labels = torch.arange(40) % 5
+    steps = {"trained model": Settings(), "region part 0.35": Settings(region=0.35)}
+    figure = score_figure({"glyphs": [(regions, steps)], "shapes": [(regions, steps)]})
+    titles = [axes.get_title(loc="left") for axes in figure.axes]
+    assert titles == [f"{s}: {step}" for s in ("glyphs", "shapes") for step in steps]
 
 
 def vars_of(regions):
