@@ -43,7 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--picture", default="", help="file of the score distributions")
-    parser.add_argument("--pictured", default="sigmoid", help="name of the runs that it shows")
+    parser.add_argument(
+        "--pictured", nargs="+", default=["sigmoid"], help="names of the runs that it shows"
+    )
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -55,11 +57,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if args.picture:
         sets: dict[str, list[Any]] = {}
         for one, result in zip(runs, results):
-            if one.sigmoid and one.name == args.pictured:
+            if one.sigmoid and one.name in args.pictured:
                 val = gather(one, cache, args.images)["val"]
                 sets.setdefault(one.kind, []).append((val, steps(result["chosen"])))
         if not sets:
-            raise ValueError(f"--picture needs a run named {args.pictured} (--pictured)")
+            raise ValueError(
+                f"--picture needs a run named {' or '.join(args.pictured)} (--pictured)"
+            )
         score_figure(sets).savefig(args.picture, dpi=150)
     return tables(results)
 

@@ -95,14 +95,16 @@ def score_figure(sets: dict[str, Sequence[tuple[Regions, dict[str, Settings]]]])
                 for i, scores in enumerate((true, false))
             ]
             axes.set_ylim(0, 1.28 * peak)
+            left = cut > LOWEST / 3
             axes.text(
-                cut + 0.08, 1.24 * peak,
+                cut + (-0.08 if left else 0.08), 1.24 * peak,
                 f"pass: {passed[0]:.0f} % of true,\n{passed[1]:.1f} % of false",
-                va="top", size=8.5, color=INK,
+                va="top", ha="right" if left else "left", size=8.5, color=INK,
             )  # fmt: skip
             title = _title([list(steps)[column] for _, steps in models])
             axes.set_title(f"{name}: {title}", loc="left", size=9.5, color=INK)
             axes.set_xlim(LOWEST, 0)
+            axes.set_xticks(range(int(LOWEST) + 1, 0))
             axes.xaxis.set_major_formatter(FuncFormatter(_power))
             axes.set_yticks([])
             bare(axes)
