@@ -124,6 +124,9 @@ def test_same_metrics_as_an_evaluation_for_each_alpha(tiny_cfg, tiny_set, tiny_m
         assert found[alpha] == inference_on_dataset(model, batches, evaluator()), alpha
     assert len({results["bbox"]["AP"] for results in found.values()}) == len(ALPHAS)
     assert found[0.0]["bbox"]["AP"] > 1
+    some = sweep_alpha(model, batches, ALPHAS, evaluator, boxes_only=ALPHAS[1:])
+    assert some[ALPHAS[0]] == found[ALPHAS[0]]
+    assert all(some[alpha] == {"bbox": found[alpha]["bbox"]} for alpha in ALPHAS[1:])
 
 
 class Listing(DatasetEvaluator):
