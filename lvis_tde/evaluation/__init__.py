@@ -1,11 +1,19 @@
 """LVIS metrics, exact and fast, and the evaluator that feeds them in Detectron2."""
 
-from .api import evaluate_lvis
+from .api import compare_lvis, evaluate_lvis
 from .detections import Detections
 from .ground_truth import GroundTruth
-from .result import LVISResult
+from .result import LVISComparison, LVISResult
 
-__all__ = ["Detections", "GroundTruth", "LVISEvaluator", "LVISResult", "evaluate_lvis"]
+__all__ = [
+    "Detections",
+    "GroundTruth",
+    "LVISComparison",
+    "LVISEvaluator",
+    "LVISResult",
+    "compare_lvis",
+    "evaluate_lvis",
+]
 
 
 def __getattr__(name):

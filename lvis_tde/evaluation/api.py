@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 import os
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any, Union
 
 import numpy as np
 
 from . import native
+from .bootstrap import BOOTSTRAPPED, Resampler, interval, intervals, resampled
 from .detections import Detections
+from .errors import complain
 from .ground_truth import GroundTruth, read_annotations, with_negatives
 from .official import load_official
-from .result import LVISResult, category_table, summarize
+from .result import LVISComparison, LVISResult, category_table, summarize
 from .selection import check, within_limits
 
 logger = logging.getLogger(__name__)
@@ -32,6 +36,9 @@ def evaluate_lvis(
     *,
     per_category: int | None = None,
     mask_area: bool | None = None,
+    image_weights: Mapping[Any, float] | None = None,
+    bootstrap: int = 0,
+    seed: int = 0,
 ) -> LVISResult:
     """Evaluate detections by the rules of LVIS (Gupta et al. 2019).
 
@@ -52,14 +59,27 @@ def evaluate_lvis(
         mask_area: in mask evaluation the mask decides whether a detection is small, medium or
             large, even if it has a box. Detectron2 does so; ``lvis`` itself takes the box. By
             default True for :class:`Detections` of Detectron2's evaluator, else False.
+        image_weights: image id to a weight >= 0; 1 for an image that is not named. An image of
+            weight 2 counts as if it were there twice, one of weight 0 as if it were not. Engine
+            ``native`` only.
+        bootstrap: resamples of the images for 95 % intervals, see
+            :mod:`lvis_tde.evaluation.bootstrap`; 0 for none. Engine ``native`` only. With few
+            images of a group its interval is wide, and no resample knows of categories that no
+            image shows.
+        seed: of the bootstrap.
 
     Returns:
         Metrics in percent and a table by category.
 
     Raises:
         ValueError: an unknown engine or IoU type, or an input that would give a wrong number: NaN
-            scores, unknown ids, annotation id 0, missing keys.
+            scores, unknown ids, annotation id 0, missing keys, a weight that is negative or not
+            finite.
     """
+    if bootstrap < 0:
+        raise ValueError(f"bootstrap={bootstrap} must be a number of resamples, 0 for none")
+    if engine == "lvis" and (bootstrap or image_weights is not None):
+        raise ValueError("engine 'lvis' has no image_weights and no bootstrap: use 'native'")
     if engine not in ("native", "lvis"):
         raise ValueError(f"engine must be 'native' or 'lvis', got {engine!r}")
     types = ("bbox", "segm", "boundary")[: 3 if engine == "native" else 2]
@@ -77,6 +97,91 @@ def evaluate_lvis(
     if engine == "lvis":
         content = read_annotations(content)
     truth = content if isinstance(content, GroundTruth) else GroundTruth.load(content)
+    columns = _columns(detections, mask_area)
+    read = time.process_time() - start
+
+    empty = not len(columns) or max_dets == 0
+    samples = None
+    if engine == "lvis" and not empty:
+        found = _official(content, truth, columns, iou_type, max_dets, per_category)
+    else:
+        matches = native.match_all(truth, columns, iou_type, max_dets, per_category)
+        weights = _weights(truth, image_weights)
+        found = native.evaluate(matches, weights)
+        if bootstrap:
+            (samples,) = _samples([matches], truth, bootstrap, seed, weights)
+    result = _result(truth, found, iou_type, engine, read, empty)
+    if samples is not None:
+        _add_intervals(result, samples)
+    return result
+
+
+def compare_lvis(
+    annotations: Annotations,
+    a: Results,
+    b: Results,
+    iou_type: str = "segm",
+    max_dets: int = 300,
+    *,
+    bootstrap: int = 1000,
+    seed: int = 0,
+    per_category: int | None = None,
+    mask_area: bool | None = None,
+) -> LVISComparison:
+    """How much better B is than A, and how sure that is: a bootstrap over the same images for both.
+
+    Args:
+        annotations: see :func:`evaluate_lvis`.
+        a, b: two sets of detections on the same images, likewise.
+        iou_type, max_dets, per_category, mask_area: likewise.
+        bootstrap: resamples of the images, > 0.
+        seed: of the bootstrap.
+
+    Returns:
+        LVISComparison: B minus A.
+
+    Raises:
+        ValueError: see :func:`evaluate_lvis`.
+    """
+    if bootstrap < 1:
+        raise ValueError(f"bootstrap={bootstrap} must be a number of resamples, at least 1")
+    truth = annotations if isinstance(annotations, GroundTruth) else GroundTruth.load(annotations)
+    sides = [
+        native.match_all(truth, _columns(side, mask_area), iou_type, max_dets, per_category)
+        for side in (a, b)
+    ]
+    samples = _samples(sides, truth, bootstrap, seed)
+    results = [
+        _result(truth, native.evaluate(side), iou_type, "native", 0.0, not len(side.scores))
+        for side in sides
+    ]
+    for result, sample in zip(results, samples):
+        _add_intervals(result, sample)
+    gained = {name: samples[1][name] - samples[0][name] for name in samples[0]}
+    rows = []
+    for index, (one, other) in enumerate(zip(*(result.per_category for result in results))):
+        gain = gained["per_category"][:, index]
+        rows.append(
+            {
+                "id": one["id"],
+                "name": one["name"],
+                "difference": other["AP"] - one["AP"],
+                "interval": interval(gain),
+                "wins": _wins(gain),
+            }
+        )
+    difference = {
+        name: results[1].metrics[name] - results[0].metrics[name]
+        # -100 on both sides is what is undefined.
+        if results[0].metrics[name] >= 0
+        else math.nan
+        for name in BOOTSTRAPPED
+    }
+    wins = {name: _wins(gained[name]) for name in BOOTSTRAPPED}
+    return LVISComparison(difference, intervals(gained), wins, rows, *results)
+
+
+def _columns(detections: Results, mask_area: bool | None) -> Detections:
     if isinstance(detections, list):
         detections = Detections.from_results(detections)
     elif not isinstance(detections, Detections):
@@ -84,21 +189,69 @@ def evaluate_lvis(
     if mask_area is not None:
         detections = copy.copy(detections)
         detections.mask_area = mask_area
-    read = time.process_time() - start
+    return detections
 
-    empty = not len(detections) or max_dets == 0
-    if engine == "lvis" and not empty:
-        result = _official(content, truth, detections, iou_type, max_dets, per_category)
-    else:
-        result = native.evaluate(truth, detections, iou_type, max_dets, per_category)
-    metrics = summarize(result.precision, result.recall, [c["frequency"] for c in truth.categories])
+
+def _result(
+    truth: GroundTruth,
+    found: native.Evaluation,
+    iou_type: str,
+    engine: str,
+    read: float,
+    empty: bool,
+) -> LVISResult:
+    metrics = summarize(found.precision, found.recall, [c["frequency"] for c in truth.categories])
     if empty:
         logger.warning("No detections: every metric is zero.")
         metrics = dict.fromkeys(metrics, 0.0)
     table = category_table(
-        truth.categories, result.precision, result.recall, result.num_gt, result.num_dt
+        truth.categories, found.precision, found.recall, found.num_gt, found.num_dt
     )
-    return LVISResult(metrics, table, iou_type, engine, {"read": read, **result.timings})
+    return LVISResult(metrics, table, iou_type, engine, {"read": read, **found.timings})
+
+
+def _weights(truth: GroundTruth, given: Mapping[Any, float] | None) -> np.ndarray | None:
+    """(I,) float64.
+
+    Raises:
+        ValueError: if an image is unknown or its weight negative or not finite.
+    """
+    if given is None:
+        return None
+    place = {image: position for position, image in enumerate(truth.image_ids)}
+    complain(
+        [image for image in given if image not in place],
+        "image_weights of unknown images",
+        "name ids of the annotation file",
+    )
+    bad = [image for image, weight in given.items() if not 0 <= weight < math.inf]
+    complain(bad, "image_weights that are negative or not finite", "a weight is at least 0")
+    weights = np.ones(len(place))
+    for image, weight in given.items():
+        weights[place[image]] = weight
+    return weights
+
+
+def _samples(
+    sides: Sequence[native.Matches],
+    truth: GroundTruth,
+    resamples: int,
+    seed: int,
+    weights: np.ndarray | None = None,
+) -> list[dict[str, np.ndarray]]:
+    frequencies = [category["frequency"] for category in truth.categories]
+    return resampled([Resampler(side) for side in sides], frequencies, resamples, seed, weights)
+
+
+def _add_intervals(result: LVISResult, samples: Mapping[str, np.ndarray]) -> None:
+    result.intervals = intervals(samples)
+    for row, values in zip(result.per_category, samples["per_category"].T):
+        row["interval"] = interval(values)
+
+
+def _wins(gained: np.ndarray) -> float:
+    defined = gained[~np.isnan(gained)]
+    return float((defined > 0).mean()) if len(defined) else math.nan
 
 
 def _official(
