@@ -111,7 +111,7 @@ class Predictions:
             path: ends with ``.npz``.
         """
         single = self.probabilities.size <= _MOST_SINGLE
-        content = {field.name: np.asarray(getattr(self, field.name)) for field in fields(self)}
+        content: dict[str, Any] = {f.name: np.asarray(getattr(self, f.name)) for f in fields(self)}
         content["probabilities"] = self.probabilities.astype(np.float32 if single else np.float16)
         with atomic_path(path) as partial, open(partial, "wb") as file:
             np.savez(file, **content)

@@ -54,8 +54,10 @@ METHOD_NAMES = {
 }
 # Nothing, this package's own, the best of all; those of others are muted.
 METHOD_COLORS = {"factual": "#1F2933", "tde": "#0072B2", "composition": "#D55E00"}
-_OTHER_RUNS = ("#B8B8B8", "#0B4F7D", "#56B4E9", "#CC79A7", "#E69F00", "#6F6F6F")
-_OTHER_RUNS += ("#8A5A00", "#54448F", "#2A7F62", "#8E2F67")
+_OTHER_RUNS = (
+    *("#B8B8B8", "#0B4F7D", "#56B4E9", "#CC79A7", "#E69F00"),
+    *("#6F6F6F", "#8A5A00", "#54448F", "#2A7F62", "#8E2F67"),
+)
 
 INK = "#1F2933"
 MUTED = "#52606D"

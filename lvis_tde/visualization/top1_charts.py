@@ -60,8 +60,8 @@ def plot_top1_runs(
             _dots(axes, runs, metric, color, {run: ends.get(run, {}).get(metric) for run in runs})
             axes.set_title(label, size=10, color=color, pad=4)
             if not column:
-                words = [names.get(run, run) for run in runs]
-                axes.set_yticks(range(len(runs)), words, size=9.5, color=INK)
+                labels = [names.get(run, run) for run in runs]
+                axes.set_yticks(range(len(runs)), labels, size=9.5, color=INK)
                 at = {"transform": axes.get_yaxis_transform(), "size": 10.5, "weight": "bold"}
                 axes.text(-1.1, -0.95, name, color=INK, va="center", **at)
         top -= tall + gap
