@@ -13,12 +13,18 @@ from typing import Any, Union
 import numpy as np
 
 from . import native
-from .bootstrap import BOOTSTRAPPED, Resampler, interval, intervals, resampled
+from .bootstrap import (
+    Resampler,
+    images_shown,
+    interval,
+    intervals,
+    resampled,
+)
 from .detections import Detections
 from .errors import complain
 from .ground_truth import GroundTruth, read_annotations, with_negatives
 from .official import load_official
-from .result import LVISComparison, LVISResult, category_table, summarize
+from .result import LVISResult, category_table, summarize
 from .selection import check, within_limits
 
 logger = logging.getLogger(__name__)
@@ -97,91 +103,26 @@ def evaluate_lvis(
     if engine == "lvis":
         content = read_annotations(content)
     truth = content if isinstance(content, GroundTruth) else GroundTruth.load(content)
-    columns = _columns(detections, mask_area)
+    given = read_columns(detections, mask_area)
     read = time.process_time() - start
 
-    empty = not len(columns) or max_dets == 0
+    empty = not len(given) or max_dets == 0
     samples = None
     if engine == "lvis" and not empty:
-        found = _official(content, truth, columns, iou_type, max_dets, per_category)
+        found = _official(content, truth, given, iou_type, max_dets, per_category)
     else:
-        matches = native.match_all(truth, columns, iou_type, max_dets, per_category)
+        matches = native.match_all(truth, given, iou_type, max_dets, per_category)
         weights = _weights(truth, image_weights)
         found = native.evaluate(matches, weights)
         if bootstrap:
-            (samples,) = _samples([matches], truth, bootstrap, seed, weights)
-    result = _result(truth, found, iou_type, engine, read, empty)
+            (samples,) = bootstrap_samples([matches], truth, bootstrap, seed, weights)
+    result = make_result(truth, found, iou_type, engine, read, empty)
     if samples is not None:
-        _add_intervals(result, samples)
+        add_intervals(result, samples, *images_shown(matches, frequencies(truth)))
     return result
 
 
-def compare_lvis(
-    annotations: Annotations,
-    a: Results,
-    b: Results,
-    iou_type: str = "segm",
-    max_dets: int = 300,
-    *,
-    bootstrap: int = 1000,
-    seed: int = 0,
-    per_category: int | None = None,
-    mask_area: bool | None = None,
-) -> LVISComparison:
-    """How much better B is than A, and how sure that is: a bootstrap over the same images for both.
-
-    Args:
-        annotations: see :func:`evaluate_lvis`.
-        a, b: two sets of detections on the same images, likewise.
-        iou_type, max_dets, per_category, mask_area: likewise.
-        bootstrap: resamples of the images, > 0.
-        seed: of the bootstrap.
-
-    Returns:
-        LVISComparison: B minus A.
-
-    Raises:
-        ValueError: see :func:`evaluate_lvis`.
-    """
-    if bootstrap < 1:
-        raise ValueError(f"bootstrap={bootstrap} must be a number of resamples, at least 1")
-    truth = annotations if isinstance(annotations, GroundTruth) else GroundTruth.load(annotations)
-    sides = [
-        native.match_all(truth, _columns(side, mask_area), iou_type, max_dets, per_category)
-        for side in (a, b)
-    ]
-    samples = _samples(sides, truth, bootstrap, seed)
-    results = [
-        _result(truth, native.evaluate(side), iou_type, "native", 0.0, not len(side.scores))
-        for side in sides
-    ]
-    for result, sample in zip(results, samples):
-        _add_intervals(result, sample)
-    gained = {name: samples[1][name] - samples[0][name] for name in samples[0]}
-    rows = []
-    for index, (one, other) in enumerate(zip(*(result.per_category for result in results))):
-        gain = gained["per_category"][:, index]
-        rows.append(
-            {
-                "id": one["id"],
-                "name": one["name"],
-                "difference": other["AP"] - one["AP"],
-                "interval": interval(gain),
-                "wins": _wins(gain),
-            }
-        )
-    difference = {
-        name: results[1].metrics[name] - results[0].metrics[name]
-        # -100 on both sides is what is undefined.
-        if results[0].metrics[name] >= 0
-        else math.nan
-        for name in BOOTSTRAPPED
-    }
-    wins = {name: _wins(gained[name]) for name in BOOTSTRAPPED}
-    return LVISComparison(difference, intervals(gained), wins, rows, *results)
-
-
-def _columns(detections: Results, mask_area: bool | None) -> Detections:
+def read_columns(detections: Results, mask_area: bool | None) -> Detections:
     if isinstance(detections, list):
         detections = Detections.from_results(detections)
     elif not isinstance(detections, Detections):
@@ -192,7 +133,7 @@ def _columns(detections: Results, mask_area: bool | None) -> Detections:
     return detections
 
 
-def _result(
+def make_result(
     truth: GroundTruth,
     found: native.Evaluation,
     iou_type: str,
@@ -200,7 +141,7 @@ def _result(
     read: float,
     empty: bool,
 ) -> LVISResult:
-    metrics = summarize(found.precision, found.recall, [c["frequency"] for c in truth.categories])
+    metrics = summarize(found.precision, found.recall, frequencies(truth))
     if empty:
         logger.warning("No detections: every metric is zero.")
         metrics = dict.fromkeys(metrics, 0.0)
@@ -232,26 +173,32 @@ def _weights(truth: GroundTruth, given: Mapping[Any, float] | None) -> np.ndarra
     return weights
 
 
-def _samples(
+def bootstrap_samples(
     sides: Sequence[native.Matches],
     truth: GroundTruth,
     resamples: int,
     seed: int,
     weights: np.ndarray | None = None,
 ) -> list[dict[str, np.ndarray]]:
-    frequencies = [category["frequency"] for category in truth.categories]
-    return resampled([Resampler(side) for side in sides], frequencies, resamples, seed, weights)
+    found = [Resampler(side) for side in sides]
+    return resampled(found, frequencies(truth), resamples, seed, weights)
 
 
-def _add_intervals(result: LVISResult, samples: Mapping[str, np.ndarray]) -> None:
-    result.intervals = intervals(samples)
-    for row, values in zip(result.per_category, samples["per_category"].T):
-        row["interval"] = interval(values)
+def frequencies(truth: GroundTruth) -> list[str]:
+    return [category["frequency"] for category in truth.categories]
 
 
-def _wins(gained: np.ndarray) -> float:
-    defined = gained[~np.isnan(gained)]
-    return float((defined > 0).mean()) if len(defined) else math.nan
+def add_intervals(
+    result: LVISResult,
+    samples: Mapping[str, np.ndarray],
+    shown: Mapping[str, int],
+    of_category: np.ndarray,
+) -> None:
+    result.intervals = intervals(samples, shown)
+    for row, values, images in zip(
+        result.per_category, samples["per_category"].T, of_category.tolist()
+    ):
+        row["interval"] = interval(values, images)
 
 
 def _official(

@@ -1,6 +1,8 @@
 """Intervals for LVIS metrics: images are drawn anew, with replacement, and matches are kept.
 
-Efron's bootstrap by image (1979) with percentile intervals. Detections are matched within their
+Efron's bootstrap by image (1979) with percentile intervals, which Hesterberg (The American
+Statistician, 2015) widens for small samples: plain percentiles of few images are too narrow, and
+the images that show a rare class are few. Detections are matched within their
 image, so an image that is drawn twice is one whose detections and ground truths weigh two: only
 precision and recall are computed again, by the arithmetic of
 :func:`~lvis_tde.evaluation.accumulate.accumulate`, for the area "all".
@@ -11,19 +13,20 @@ one of T = 10 IoU thresholds, C categories.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from statistics import NormalDist
 
 import numpy as np
 
 from .accumulate import thresholds_reached
 from .native import Matches
 from .result import FREQUENCIES, IOU_THRESHOLDS
+from .seeds import student
 
-__all__ = ["BOOTSTRAPPED", "Resampler", "draw", "interval", "intervals", "resampled"]
+__all__ = ["BOOTSTRAPPED", "Resampler", "images_shown", "interval", "intervals", "resampled"]
 
 BOOTSTRAPPED = ("AP", "AP50", "AP75", "APr", "APc", "APf")
-LEVEL = 95.0  # percent
 
 # Numbers in one array of a block of resamples: 32 MB.
 _BLOCK = 1 << 22
@@ -125,7 +128,7 @@ def _sums(values: np.ndarray) -> np.ndarray:
     return out
 
 
-def draw(num_images: int, resamples: int, seed: int, block: int) -> Iterator[np.ndarray]:
+def _draw(num_images: int, resamples: int, seed: int, block: int) -> Iterator[np.ndarray]:
     """Weights of the images: how often each was drawn, the same for any block.
 
     Yields:
@@ -160,7 +163,7 @@ def resampled(
     """
     block = min(one.block for one in resamplers)
     parts: list[list[np.ndarray]] = [[] for _ in resamplers]
-    for weights in draw(resamplers[0].num_images, resamples, seed, block):
+    for weights in _draw(resamplers[0].num_images, resamples, seed, block):
         if image_weights is not None:
             weights *= image_weights
         for part, one in zip(parts, resamplers):
@@ -186,15 +189,45 @@ def _mean(values: np.ndarray) -> np.ndarray:
         return np.where(shown, values, 0.0).sum(1) / shown.sum(1)
 
 
-def interval(values: np.ndarray) -> tuple[float, float]:
-    """The middle 95 % of (B,) values; NaN without any."""
+def interval(values: np.ndarray, num_images: int) -> tuple[float, float]:
+    """The 95 % interval.
+
+    Args:
+        values: (B,) of the resamples, NaN where undefined.
+        num_images: that show what it is about.
+
+    Returns:
+        Low and high; NaN without any value.
+    """
     values = values[~np.isnan(values)]
     if not len(values):
-        return float("nan"), float("nan")
-    low, high = np.percentile(values, [50 - LEVEL / 2, 50 + LEVEL / 2])
+        return math.nan, math.nan
+    tail = 0.0
+    if num_images > 1:
+        wide = math.sqrt(num_images / (num_images - 1)) * student(num_images - 1)
+        tail = 100 * NormalDist().cdf(-wide)
+    low, high = np.percentile(values, [tail, 100 - tail])
     return float(low), float(high)
 
 
-def intervals(samples: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
-    """:func:`interval` of each of :data:`BOOTSTRAPPED`."""
-    return {name: interval(samples[name]) for name in BOOTSTRAPPED}
+def intervals(
+    samples: Mapping[str, np.ndarray], shown: Mapping[str, int]
+) -> dict[str, tuple[float, float]]:
+    """:func:`interval` of each of :data:`BOOTSTRAPPED`; ``shown`` has the numbers of images."""
+    return {name: interval(samples[name], shown[name]) for name in BOOTSTRAPPED}
+
+
+def images_shown(matches: Matches, frequencies: Sequence[str]) -> tuple[dict[str, int], np.ndarray]:
+    """How many images show what a metric is about.
+
+    Returns:
+        For each of :data:`BOOTSTRAPPED`, and (C,) for each category.
+    """
+    counts = ~matches.ignore[:, 0]
+    images, labels = matches.truth_images[counts], matches.truth_labels[counts]
+    names = np.array(frequencies)[labels]
+    shown = dict.fromkeys(BOOTSTRAPPED, len(np.unique(images)))
+    for frequency in FREQUENCIES:
+        shown[f"AP{frequency}"] = len(np.unique(images[names == frequency]))
+    cells = np.unique(labels * matches.num_images + images) // max(1, matches.num_images)
+    return shown, np.bincount(cells, minlength=matches.num_categories)

@@ -1,12 +1,15 @@
 """Weights of images and bootstrap intervals, against ``lvis`` and against plain repetition."""
 
 import copy
+from statistics import NormalDist
 
 import numpy as np
 import pytest
 from lvis_cases import official_metrics, problem
 
-from lvis_tde.evaluation import compare_lvis, evaluate_lvis
+from lvis_tde.evaluation import Detections, GroundTruth, compare_lvis, evaluate_lvis
+from lvis_tde.evaluation.bootstrap import Resampler, images_shown, interval, resampled
+from lvis_tde.evaluation.native import Matches, match_all
 
 NAMES = ("AP", "AP50", "AP75", "APr", "APc", "APf")
 
@@ -106,13 +109,25 @@ def test_resamples_are_evaluations_of_the_images_drawn():
             found = evaluate_lvis(annotations, results, "bbox", image_weights=weights).metrics
             for name in NAMES:
                 values[name].append(found[name] if found[name] > -1 else np.nan)
-        got = evaluate_lvis(annotations, results, "bbox", bootstrap=40, seed=5)
+        truth, columns = GroundTruth.load(annotations), Detections.from_results(results)
+        frequencies = [category["frequency"] for category in truth.categories]
+        matches = match_all(truth, columns, "bbox", 300)
+        (got,) = resampled([Resampler(matches)], frequencies, 40, 5)
         for name in NAMES:
-            if np.isnan(values[name]).all():
-                assert np.isnan(got.intervals[name]).all()
-                continue
-            expected = np.nanpercentile(values[name], [2.5, 97.5])
-            assert got.intervals[name] == pytest.approx(expected, abs=1e-8)
+            np.testing.assert_allclose(got[name], values[name], atol=1e-8)
+
+
+@pytest.mark.parametrize("num_images, quantile", [(2, 12.706), (11, 2.228), (61, 2.000)])
+def test_few_images_widen_the_interval_as_student_says(num_images, quantile):
+    values = np.array([NormalDist(3.0, 2.0).inv_cdf(p) for p in np.linspace(0, 1, 100_001)[1:-1]])
+    low, high = interval(values, num_images)
+    expected = 2.0 * quantile * (num_images / (num_images - 1)) ** 0.5
+    assert (3 - low, high - 3) == pytest.approx((min(expected, 3 - values[0]),) * 2, rel=0.003)
+
+
+def test_a_class_on_one_image_has_the_whole_range():
+    assert interval(np.array([3.0, np.nan, 1.0, 2.0]), 1) == (1.0, 3.0)
+    assert np.isnan(interval(np.array([np.nan, np.nan]), 5)).all()
 
 
 def test_a_seed_repeats_and_another_does_not():
@@ -190,19 +205,64 @@ def simulated(rng, num_images, skills):
     return {"images": images, "categories": categories, "annotations": truths}, detections
 
 
+def simulated_matches(rng, num_images, skills, rates):
+    """For each skill the matches of a detector that finds that share of the objects, at one
+    threshold; ``rates`` are the shares of images that show each category."""
+    shape = num_images, len(rates)
+    shown, luck = rng.random(shape) < rates, rng.random(shape)
+    truth_labels, truth_images = np.nonzero(shown.T)
+    found = []
+    for skill in skills:
+        # The detectors share their luck, and true detections score higher, on the whole.
+        true = shown & (luck < skill)
+        scores = np.where(true, rng.beta(4, 2, shape), rng.beta(2, 4, shape))
+        labels, images = np.nonzero((true | (rng.random(shape) < 0.3)).T)
+        candidates = np.flatnonzero(true[images, labels])
+        matched = np.zeros((len(candidates), 10, 4), dtype=bool)
+        matched[:, 0] = True
+        found.append(
+            Matches(
+                images=images,
+                labels=labels,
+                scores=scores[images, labels],
+                exempt=np.zeros((len(images), 4), dtype=bool),
+                candidates=candidates,
+                matched=matched,
+                ignored=np.zeros_like(matched),
+                truth_images=truth_images,
+                truth_labels=truth_labels,
+                ignore=np.zeros((len(truth_images), 4), dtype=bool),
+                num_images=num_images,
+                num_categories=len(rates),
+                timings={},
+            )
+        )
+    return found
+
+
 def test_intervals_cover():
     """The difference of two detectors is known from very many images; the interval of 95 % holds
     it in 93 to 97 % of 400 sets."""
-    skills = (0.6, 0.7)
-    rng = np.random.default_rng(0)
-    annotations, (a, b) = simulated(rng, 40_000, skills)
-    one, other = (evaluate_lvis(annotations, side, "bbox").metrics for side in (a, b))
-    covered = {name: 0 for name in ("AP", "APr", "APf")}
+    # Not at one of the 101 recalls, where a single image decides over a hundredth.
+    skills, rates = (0.605, 0.705), np.repeat([0.05, 0.2, 0.6], 3)
+    frequencies, rng = list("rrrcccfff"), np.random.default_rng(0)
+
+    def resample(num_images, number, seed):
+        sides = simulated_matches(rng, num_images, skills, rates)
+        one, other = resampled([Resampler(m) for m in sides], frequencies, number, seed)
+        return {name: other[name] - one[name] for name in NAMES}, images_shown(
+            sides[0], frequencies
+        )
+
+    sides = simulated_matches(rng, 200_000, skills, rates)
+    one, other = (Resampler(m).average_precision(np.ones((1, 200_000)))[0].mean(0) for m in sides)
+    gain = 100 * (other - one)
+    truth = {"AP": gain.mean(), "APr": gain[:3].mean(), "APf": gain[6:].mean()}
+    covered = dict.fromkeys(truth, 0)
     for repetition in range(400):
-        annotations, (a, b) = simulated(rng, 120, skills)
-        found = compare_lvis(annotations, a, b, "bbox", bootstrap=200, seed=repetition)
-        for name in covered:
-            low, high = found.intervals[name]
-            covered[name] += low <= other[name] - one[name] <= high
+        values, (shown, _) = resample(400, 200, repetition)
+        for name in truth:
+            low, high = interval(values[name], shown[name])
+            covered[name] += low <= truth[name] <= high
     for name, count in covered.items():
         assert 0.93 <= count / 400 <= 0.97, (name, count)
