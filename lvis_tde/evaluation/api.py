@@ -194,11 +194,11 @@ def add_intervals(
     shown: Mapping[str, int],
     of_category: np.ndarray,
 ) -> None:
-    result.intervals = intervals(samples, shown)
+    result.intervals = intervals(samples, result.metrics, shown)
     for row, values, images in zip(
         result.per_category, samples["per_category"].T, of_category.tolist()
     ):
-        row["interval"] = interval(values, images)
+        row["interval"] = interval(values, row["AP"], images)
 
 
 def _official(

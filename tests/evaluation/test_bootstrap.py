@@ -120,14 +120,26 @@ def test_resamples_are_evaluations_of_the_images_drawn():
 @pytest.mark.parametrize("num_images, quantile", [(2, 12.706), (11, 2.228), (61, 2.000)])
 def test_few_images_widen_the_interval_as_student_says(num_images, quantile):
     values = np.array([NormalDist(3.0, 2.0).inv_cdf(p) for p in np.linspace(0, 1, 100_001)[1:-1]])
-    low, high = interval(values, num_images)
+    low, high = interval(values, 3.0, num_images)
     expected = 2.0 * quantile * (num_images / (num_images - 1)) ** 0.5
     assert (3 - low, high - 3) == pytest.approx((min(expected, 3 - values[0]),) * 2, rel=0.003)
 
 
+def test_the_offset_of_resamples_is_taken_off():
+    """Each class on few images: resamples have a higher AP, and the interval is about the metric."""
+    rng = np.random.default_rng(0)
+    (matches,) = simulated_matches(rng, 300, (0.605,), np.full(30, 0.01))
+    (values,) = resampled([Resampler(matches)], ["r"] * 30, 400, 0)
+    precision = Resampler(matches).average_precision(np.ones((1, 300)))
+    metric = 100 * float(np.nanmean(precision))
+    assert values["APr"].mean() > metric + 0.05
+    low, high = interval(values["APr"], metric, 90)
+    assert low < metric < high
+
+
 def test_a_class_on_one_image_has_the_whole_range():
-    assert interval(np.array([3.0, np.nan, 1.0, 2.0]), 1) == (1.0, 3.0)
-    assert np.isnan(interval(np.array([np.nan, np.nan]), 5)).all()
+    assert interval(np.array([3.0, np.nan, 1.0, 2.0]), 2.0, 1) == (1.0, 3.0)
+    assert np.isnan(interval(np.array([np.nan, np.nan]), np.nan, 5)).all()
 
 
 def test_a_seed_repeats_and_another_does_not():
@@ -247,22 +259,21 @@ def test_intervals_cover():
     skills, rates = (0.605, 0.705), np.repeat([0.05, 0.2, 0.6], 3)
     frequencies, rng = list("rrrcccfff"), np.random.default_rng(0)
 
-    def resample(num_images, number, seed):
-        sides = simulated_matches(rng, num_images, skills, rates)
-        one, other = resampled([Resampler(m) for m in sides], frequencies, number, seed)
-        return {name: other[name] - one[name] for name in NAMES}, images_shown(
-            sides[0], frequencies
-        )
+    def gain(sides):
+        ones = np.ones((1, sides[0].num_images))
+        one, other = (Resampler(m).average_precision(ones)[0].mean(0) for m in sides)
+        by = 100 * (other - one)
+        means = np.nanmean(by), np.nanmean(by[:3]), np.nanmean(by[6:])
+        return dict(zip(("AP", "APr", "APf"), means))
 
-    sides = simulated_matches(rng, 200_000, skills, rates)
-    one, other = (Resampler(m).average_precision(np.ones((1, 200_000)))[0].mean(0) for m in sides)
-    gain = 100 * (other - one)
-    truth = {"AP": gain.mean(), "APr": gain[:3].mean(), "APf": gain[6:].mean()}
+    truth = gain(simulated_matches(rng, 200_000, skills, rates))
     covered = dict.fromkeys(truth, 0)
     for repetition in range(400):
-        values, (shown, _) = resample(400, 200, repetition)
+        sides = simulated_matches(rng, 400, skills, rates)
+        found, (shown, _) = gain(sides), images_shown(sides[0], frequencies)
+        one, other = resampled([Resampler(m) for m in sides], frequencies, 200, repetition)
         for name in truth:
-            low, high = interval(values[name], shown[name])
+            low, high = interval(other[name] - one[name], found[name], shown[name])
             covered[name] += low <= truth[name] <= high
     for name, count in covered.items():
         assert 0.93 <= count / 400 <= 0.97, (name, count)
