@@ -174,7 +174,12 @@ def test_damaged_files_are_told(tmp_path):
         ("cifar100_lt_50_test", "cifar-100-python/train", "toronto.edu", "CIFAR100("),
         ("imagenet_lt_fit", "imagenet_lt/ImageNet_LT_train.txt", "classifier-balancing", "curl"),
         ("places_lt_calib", "places_lt/Places_LT_train.txt", "classifier-balancing", "curl"),
-        ("inat2018_val", "inat2018/train2018.json", "amazonaws.com/2018", "curl"),
+        (
+            "inat2018_val",
+            "inat2018/train2018.json",
+            "amazonaws.com/2018/train2018.json.tar.gz",
+            "curl",
+        ),
         ("emoji_lt_50_step_seed2_train", "emoji_lt/step50_seed2", "font", "--imbalance 50 --prof"),
     ],
 )
