@@ -170,7 +170,9 @@ def _load_inat(root: Path) -> Source:
             archive = f"{path.name}.tar.gz"
             get = f"mkdir -p {folder} && curl -L {_INAT}/{archive} | tar -xz -C {folder}"
             raise missing(path, f"{_INAT}/{archive}", f"get it with {get}")
-    train, test = (read_inat(path, folder) for path in paths[:2])
+    train, test = (read_inat(path, folder) for path in paths)
+    if test.classes != train.classes:
+        raise ValueError(f"{paths[1]} has other categories than {paths[0]}: download both again")
     return Source(train, test)
 
 
