@@ -63,13 +63,14 @@ def read_checkpoint(path: str | os.PathLike[str], *, lazily: bool = False) -> di
     except MemoryError:
         raise
     except Exception as error:  # damaged files raise anything
-        code = re.search(r"(?:GLOBAL|class|global)\W+([\w.]+\.\w+)", str(error))
+        code = re.search(r"GLOBAL ([\w.]+)", str(error))
         if isinstance(error, pickle.UnpicklingError) and code:
             raise ValueError(
                 f"{path} holds more than numbers and texts ({code[1]}), so that reading it runs "
                 f"code. Nothing was run. If you trust its origin, set {TRUST}=1."
             ) from error
-        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        _, _, reason = str(error).rpartition("WeightsUnpickler error: ")
+        reason = next(iter(reason.splitlines()), "") or type(error).__name__
         raise ValueError(
             f"{path} is truncated or damaged, or no checkpoint ({reason[:200]}). {_CURE}; if this "
             "is one, copy or download it again."
