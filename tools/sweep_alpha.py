@@ -32,7 +32,10 @@ def parse_args(argv):
     parser.add_argument(
         "--setting", choices=SETTINGS, default="alpha", help="what --alphas are strengths of"
     )
-    parser.add_argument("--metric", default="segm/AP", help="what the best alpha is the best in")
+    parser.add_argument(
+        "--metric",
+        help="what the best alpha is the best in (default: segm/AP, classification/balanced)",
+    )
     parser.add_argument(
         "--calibrate",
         type=float,
@@ -70,7 +73,7 @@ def work(args):
     if comm.is_main_process():
         print(f"\n{report['dataset']}, {report['seconds']:.0f} s\n\n{format_sweep(report)}\n")
         best = report[args.setting]
-        print(f"{args.setting} {best:g} has the best {args.metric}; see {recipe.output_dir}")
+        print(f"{args.setting} {best:g} has the best {report['metric']}; see {recipe.output_dir}")
 
 
 def main(argv=None):

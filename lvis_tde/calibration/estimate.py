@@ -18,7 +18,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from detectron2.modeling import GeneralizedRCNN
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch import Tensor, distributed, nn
@@ -129,8 +128,9 @@ class _LogitSums:
         self._count = self._sums.new_zeros(())
 
     def add(self, logits: Tensor) -> None:
-        """Adds (R, C + 1) logits; rows that are not finite are left out."""
-        logits = logits[torch.isfinite(logits).all(dim=1), :-1].double()
+        """Adds (R, C + 1) or (R, C) logits; rows that are not finite are left out."""
+        rows = torch.isfinite(logits).all(dim=1)
+        logits = logits[rows, : self._sums.shape[1]].double()  # without the background
         self._sums[0] += logits.sum(0)
         self._sums[1] += logits.square().sum(0)
         self._count += len(logits)
@@ -157,11 +157,15 @@ class _Halves:
     def next_batch(self) -> None:
         self._half, self._other = self._other, self._half
 
-    def losses(self, _, predictions, proposals) -> dict:
-        """In the place of the predictor's own: it is where features meet labels."""
-        labels = torch.cat([p.gt_classes for p in proposals])
+    def losses(self, _, predictions, truth, *__, **___) -> dict:
+        """In the place of the predictor's own: it is where features meet labels.
+
+        Of regions ``truth`` are proposals, of images their labels.
+        """
+        boxes = not isinstance(truth, Tensor)
+        labels = torch.cat([p.gt_classes for p in truth]) if boxes else truth
         self._logits.add(predictions[0])
-        self._half.add(predictions[2], (labels >= 0) & (labels < self.predictor.num_classes))
+        self._half.add(predictions[-1], (labels >= 0) & (labels < self.predictor.num_classes))
         return {}
 
     def logits(self) -> tuple[Tensor, Tensor]:
@@ -179,7 +183,7 @@ class _Halves:
 
 
 @contextlib.contextmanager
-def _labels_matched(model: GeneralizedRCNN):
+def _labels_matched(model: nn.Module):
     """Training mode where it matches labels: in the containers, and in none of their networks.
 
     So statistics are frozen, and neither dropout nor stochastic depth is active.
@@ -187,7 +191,9 @@ def _labels_matched(model: GeneralizedRCNN):
     before = [(module, module.training) for module in model.modules()]
     try:
         model.eval()
-        for module in (model, model.proposal_generator, model.roi_heads):
+        # A classifier of images is a container itself.
+        parts = (getattr(model, name, None) for name in ("proposal_generator", "roi_heads"))
+        for module in (model, *parts):
             if module is not None:
                 module.training = True
         yield

@@ -15,14 +15,18 @@ from detectron2.data import MetadataCatalog
 from detectron2.utils import comm
 from torch import nn
 
+from ..data.classification.names import register_by_name
 from ..data.files import write_text
 from ..evaluation.lvis_evaluator import REPORTED
+from ..modeling.image_classifier import ImageClassifier
 from ..posthoc import Settings
-from ..visualization.charts import plot_ap_over_alpha
+from ..visualization.charts import ACCURACY_LINES, plot_ap_over_alpha
 from ..visualization.palette import KINDS
 from .alpha import Strength, sweep_alpha
 from .checkpoint import load_trained, save_checkpoint
 from .hold_out import hold_out
+from .image_sweep import SHOWN as IMAGE_METRICS
+from .image_sweep import TASK, sweep_images
 from .settings import tde_predictors
 
 __all__ = ["DEFAULT_ALPHAS", "SETTINGS", "best_alpha", "check_metric", "format_sweep", "run_sweep"]
@@ -37,6 +41,7 @@ _SHOWN = ("AP", "APr", "APc", "APf")
 _METRICS = {
     "lvis": REPORTED,
     "coco": ("AP", "AP50", "AP75", "APs", "APm", "APl"),
+    "classification": IMAGE_METRICS,
 }
 
 
@@ -45,7 +50,7 @@ def run_sweep(
     alphas: Sequence[float] = DEFAULT_ALPHAS,
     *,
     setting: str = "alpha",
-    metric: str = "segm/AP",
+    metric: str | None = None,
     calibrate: float | None = None,
     seed: int = 0,
 ) -> dict:
@@ -64,8 +69,10 @@ def run_sweep(
         setting: what they are strengths of: "alpha", or a strength of
             :class:`~lvis_tde.posthoc.Settings`.
         metric: task and metric to maximize, such as "segm/APr"; of equals the smaller alpha.
-        calibrate: share of the training images to measure on; None for the test set, whose figures
-            are then those of the best of several models.
+            Default: "segm/AP", of a classifier of images "classification/balanced".
+        calibrate: share of the training images to measure on; None for the set that the recipe
+            has to choose on, or else the test set, whose figures are then those of the best of
+            several models.
         seed: of the choice of these images.
 
     Returns:
@@ -81,7 +88,9 @@ def run_sweep(
     alphas = sorted({float(alpha) for alpha in alphas})
     if setting not in SETTINGS:
         raise ValueError(f"setting={setting!r} must be one of {', '.join(SETTINGS)}.")
-    split = "test_sets" if calibrate is None else "train_sets"
+    split = "train_sets"
+    if calibrate is None:
+        split = "calibration_sets" if recipe.calibration_sets else "test_sets"
     sets, folder = getattr(recipe, split), Path(recipe.output_dir)
     if len(sets) != 1 or not alphas:
         raise ValueError(
@@ -89,12 +98,21 @@ def run_sweep(
             f"Set {recipe.keys[split]}."
         )
     (dataset,) = sets
+    register_by_name(dataset)
     model = load_trained(recipe, sets)
+    images = isinstance(model, ImageClassifier)
+    metric = metric or (f"{TASK}/balanced" if images else "segm/AP")
     strengths = _strengths(model, setting, alphas)
     check_metric(metric, model, dataset)
+    if calibrate is not None and images:
+        raise ValueError(
+            f"calibrate={calibrate} cuts an annotation file. What a classifier of images is "
+            "measured on is DATASETS.CALIB, images that it was not trained on, such as "
+            "cifar100_lt_100_calib for a model that was trained on cifar100_lt_100_fit."
+        )
     if calibrate is not None:
         dataset = hold_out(dataset, calibrate, folder, seed)
-    else:
+    elif split == "test_sets":
         logger.warning(
             "%s is chosen on %s. Do not report its figures there as those of a model that has "
             "not seen it: with --calibrate it is chosen on training images.",
@@ -110,7 +128,8 @@ def run_sweep(
         report.update({setting: best, "seconds": seconds, "results": _rounded(by_value)})
         write_text(folder / f"{setting}.json", json.dumps(report, indent=2) + "\n")
 
-    swept = sweep_alpha(
+    sweep: Any = sweep_images if images else sweep_alpha
+    swept = sweep(
         model,
         recipe.test_loader(dataset),
         list(strengths),
@@ -128,9 +147,12 @@ def run_sweep(
     write(swept, best)
     task, _ = metric.split("/")
     curve = {alpha: tasks[task] for alpha, tasks in found.items()}
-    kind = KINDS.get(task, task)
     on = "training images" if calibrate is not None else dataset
-    figure = plot_ap_over_alpha(curve, chosen=best, title=f"{kind} AP over {setting} on {on} (%)")
+    what, options = f"{KINDS.get(task, task)} AP", {}
+    if images:
+        what, options = "Accuracy", {"lines": ACCURACY_LINES}
+    title = f"{what} over {setting} on {on} (%)"
+    figure = plot_ap_over_alpha(curve, chosen=best, title=title, **options)
     figure.savefig(folder / f"{setting}.png", dpi=150)
     chosen, config = recipe.clone(), folder / f"config_{setting}.yaml"
     for predictor in tde_predictors(model):
@@ -183,7 +205,7 @@ def check_metric(metric: str, model: nn.Module, dataset: str) -> None:
     """
     kind = MetadataCatalog.get(dataset).get("evaluator_type")
     heads = getattr(model, "roi_heads", None)
-    tasks = ["bbox"]
+    tasks = ["bbox"] if kind != TASK else [TASK]
     if getattr(heads, "mask_on", False):
         tasks.append("segm")
     if getattr(heads, "keypoint_on", False) and kind != "lvis":
@@ -242,7 +264,7 @@ def format_sweep(report: dict) -> str:
     columns: list[tuple[str, str]] = [
         (task, name)
         for task in tasks
-        for name in _SHOWN
+        for name in (IMAGE_METRICS if task == TASK else _SHOWN)
         if name in next(iter(report["results"].values()))[task]
     ]
     setting = next(name for name in SETTINGS if name in report)

@@ -20,6 +20,8 @@ from detectron2.utils.logger import setup_logger
 from ..config import add_tde_config
 from ..data.long_tailed import register_long_tailed
 from .checks import check_inputs
+from .classification import is_classification
+from .image_recipe import ClassifierRecipe, add_folder_arguments, use_folders
 from .lazy import LazyRecipe
 from .recipes import Recipe, YacsRecipe
 
@@ -123,7 +125,8 @@ def load_recipe(config_file: str = "", opts: Sequence[str] = ()) -> Recipe:
         ValueError: if an override is of the wrong kind.
     """
     if not config_file or not _is_lazy(config_file):
-        return YacsRecipe(load_config(config_file, opts))
+        cfg = load_config(config_file, opts)
+        return ClassifierRecipe(cfg) if is_classification(cfg) else YacsRecipe(cfg)
     for override in opts:
         if "=" not in override:
             raise ValueError(
@@ -164,6 +167,7 @@ def argument_parser(**options) -> argparse.ArgumentParser:
     """Detectron2's command line, and that of :func:`use_data`; :func:`setup` takes its result."""
     parser = default_argument_parser(**options)
     add_data_arguments(parser)
+    add_folder_arguments(parser)
     return parser
 
 
@@ -209,6 +213,7 @@ def setup(args, *, testing: bool = True, output_dir: str | None = None) -> Recip
         recipe.output_dir = output_dir
     setup_logger(recipe.output_dir, distributed_rank=comm.get_rank(), name="lvis_tde")
     use_data(recipe, args.train_data, args.test_data, args.bounds)
+    use_folders(recipe, args.train_folder, args.test_folder, hold_out=args.hold_out)
     recipe.use_cpu_without_gpu()
     check_inputs(recipe, training=not args.eval_only, testing=testing, resume=args.resume)
     default_setup(recipe.cfg, args)

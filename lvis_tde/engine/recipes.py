@@ -22,7 +22,6 @@ from torch import nn
 from ..calibration.statistics import check_class_list
 from ..config import use_tde_on_softmax
 from ..data.files import write_text
-from ..evaluation.build import build_evaluator
 from ..modeling.strengths import posthoc_options
 from ..posthoc import Settings
 from .trainer import Trainer
@@ -68,11 +67,13 @@ class Recipe(abc.ABC):
         device: such as "cuda".
         num_classes: C, without background.
         train_sets, test_sets: registered names.
+        calibration_sets: likewise, of images to choose on.
     """
 
     keys: ClassVar[dict[str, str]]
     weights, output_dir, device, num_classes = (_Setting() for _ in range(4))
     train_sets, test_sets = _Sets(), _Sets()
+    calibration_sets: Any = ()
 
     def __init__(self, cfg):
         self.cfg = cfg
@@ -119,6 +120,13 @@ class Recipe(abc.ABC):
         for name in self.test_sets:
             check_class_list(model, name)
         return model
+
+    def check(self, *, training: bool) -> None:
+        """Fails if the settings do not go together.
+
+        Raises:
+            ValueError: naming the setting and the cure.
+        """
 
     @abc.abstractmethod
     def set_alpha(self, alpha: float) -> None:
@@ -186,6 +194,7 @@ class YacsRecipe(Recipe):
     """A yacs config, whose training and tests are those of :class:`Trainer`."""
 
     cfg: CfgNode
+    calibration_sets = _Sets()
     keys: ClassVar[dict[str, str]] = {
         "weights": "MODEL.WEIGHTS",
         "output_dir": "OUTPUT_DIR",
@@ -193,6 +202,7 @@ class YacsRecipe(Recipe):
         "num_classes": "MODEL.ROI_HEADS.NUM_CLASSES",
         "train_sets": "DATASETS.TRAIN",
         "test_sets": "DATASETS.TEST",
+        "calibration_sets": "DATASETS.CALIB",
     }
 
     def set_alpha(self, alpha):
@@ -222,7 +232,7 @@ class YacsRecipe(Recipe):
         return Trainer.build_test_loader(self.cfg, dataset)
 
     def evaluator(self, dataset, *, save=True):
-        return build_evaluator(self.cfg, dataset, save=save)
+        return Trainer.build_evaluator(self.cfg, dataset, save=save)
 
     def test_input(self):
         return self.cfg.INPUT.FORMAT, build_augmentation(self.cfg, is_train=False)

@@ -23,10 +23,18 @@ from .palette import (
     run_colors,
 )
 
-__all__ = ["plot_ap_over_alpha", "plot_explanation", "plot_group_ap"]
+__all__ = ["ACCURACY_LINES", "plot_ap_over_alpha", "plot_explanation", "plot_group_ap"]
 
 METRIC_GROUPS = {"APr": "r", "APc": "c", "APf": "f"}
 METRIC_NAMES = {"AP": "all classes", **{m: GROUPS[g] for m, g in METRIC_GROUPS.items()}}
+AP_LINES = {
+    metric: (f"{metric}  {name}", GROUP_COLORS.get(METRIC_GROUPS.get(metric, ""), INK))
+    for metric, name in METRIC_NAMES.items()
+}
+ACCURACY_LINES = {
+    "top1": ("all images", INK),
+    **{name: (name, GROUP_COLORS[g]) for name, g in {"many": "f", "medium": "c", "few": "r"}.items()},
+}
 
 
 def plot_group_ap(
@@ -99,6 +107,7 @@ def plot_ap_over_alpha(
     *,
     chosen: float | None = None,
     title: str = "Mask AP on the calibration split over alpha (%)",
+    lines: Mapping[str, tuple[str, str]] | None = None,
 ) -> Figure:
     """Lines of AP, APr, APc and APf over the strength of TDE, with the chosen alpha marked.
 
@@ -106,6 +115,7 @@ def plot_ap_over_alpha(
         curve: for each alpha (0: TDE off) its ``{"AP", "APr", "APc", "APf"}`` in percent.
         chosen: the alpha to mark.
         title: title of the chart.
+        lines: other metrics, each with its label and color; the first is drawn bold.
 
     Returns:
         The figure.
@@ -119,16 +129,16 @@ def plot_ap_over_alpha(
     figure = new_figure(7.6, 3.8)
     axes = figure.add_axes((0.07, 0.14, 0.76, 0.70))
     ends = []
-    for metric in ("AP", *METRIC_GROUPS):
+    lines = lines or AP_LINES
+    for metric, (label, color) in lines.items():
         values = np.array([curve[a].get(metric, math.nan) for a in alphas], dtype=float)
         values[values < 0] = math.nan  # no classes, as lvis says it
         known = np.flatnonzero(~np.isnan(values))
         if not len(known):
             continue
-        color = INK if metric == "AP" else GROUP_COLORS[METRIC_GROUPS[metric]]
-        width = 2.6 if metric == "AP" else 1.6
+        width = 2.6 if metric == next(iter(lines)) else 1.6
         axes.plot(alphas, values, "-o", color=color, lw=width, ms=4, clip_on=False, zorder=3)
-        ends.append((values[known[-1]], f"{metric}  {METRIC_NAMES[metric]}", color))
+        ends.append((values[known[-1]], label, color))
     bare(axes, "y")
     axes.tick_params(axis="y", labelcolor=MUTED)
     axes.set_xlabel("alpha (0: TDE off)", size=10, color=MUTED)
@@ -176,9 +186,11 @@ def plot_explanation(
     """
     if not 0 <= row < len(explanation):
         raise ValueError(f"row={row} is not one of the {len(explanation)} that are explained")
-    num_classes = explanation.total.shape[1] - 1
-    if len(class_names) != num_classes:
-        raise ValueError(f"{len(class_names)} class names for {num_classes} classes")
+    columns, num_classes = explanation.total.shape[1], len(class_names)
+    if num_classes not in (columns, columns - 1):
+        raise ValueError(f"{num_classes} class names for {columns - 1} classes")
+    # Neither images nor sigmoids have a background.
+    background = num_classes < columns and not getattr(explanation, "sigmoid", False)
     values = {
         name: getattr(explanation, name)[row].tolist()
         for name in ("total", "adjusted", "factual_probs", "probs")
@@ -186,7 +198,7 @@ def plot_explanation(
     before, after = values["factual_probs"], values["probs"]
     order = sorted(range(num_classes), key=lambda i: (-max(before[i], after[i]), i))[:top]
     order = sorted(order, key=lambda i: (-after[i], -before[i], i))
-    if not getattr(explanation, "sigmoid", False):  # which have no background
+    if background:
         order.append(num_classes)
     names = [*(name.replace("_", " ") for name in class_names), "background"]
     groups = list(class_frequency) if class_frequency else ["c"] * num_classes
@@ -215,7 +227,8 @@ def plot_explanation(
         axes.set_yticks([])
         axes.set_xlabel(label, size=10, color=MUTED)
         axes.tick_params(axis="x", labelcolor=MUTED, labelsize=8)
-        axes.axhline(len(order) - 1.5, color=GRID, lw=0.8)
+        if background:
+            axes.axhline(len(order) - 1.5, color=GRID, lw=0.8)
         if label == "logit":
             axes.set_yticks(range(len(order)), [names[i] for i in order], size=9.5)
             axes.tick_params(axis="y", length=0)
