@@ -13,7 +13,10 @@ from detectron2.utils.logger import setup_logger
 
 from lvis_tde import cli
 from lvis_tde.calibration.checkpoint import load_trained
+from lvis_tde.data.classification import register_by_name
 from lvis_tde.engine import add_data_arguments, load_recipe, use_data
+from lvis_tde.image_demo import ImageDemo
+from lvis_tde.modeling import ImageClassifier
 from lvis_tde.predictor import TDEDemo, class_info, find_inputs
 
 
@@ -47,9 +50,14 @@ def main(argv=None):
         recipe.set_alpha(args.alpha)
     recipe.use_cpu_without_gpu()
     dataset = next(iter((*recipe.test_sets, *recipe.train_sets)), "__unused")
+    register_by_name(dataset)
     classes = class_info(dataset, recipe.num_classes)
+    model = load_trained(recipe)
+    if isinstance(model, ImageClassifier):
+        ImageDemo(model, recipe.prepare, classes).run(inputs, args.output, explain=args.explain)
+        return
     demo = TDEDemo(
-        load_trained(recipe),
+        model,
         recipe.prepare,
         classes,
         score_threshold=args.score_threshold,

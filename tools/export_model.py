@@ -1,6 +1,8 @@
 #!/usr/bin/env python
 """Export a trained model for one alpha: TorchScript of the detector, ONNX of its box predictors.
 
+Of a classifier of images both are the whole model.
+
     tools/export_model.py --config-file C --image photo.jpg --output DIR MODEL.WEIGHTS W
 
 The exported files are run on three image sizes and compared with the model before the tool ends.
@@ -17,6 +19,8 @@ from lvis_tde import cli
 from lvis_tde.calibration.checkpoint import load_trained
 from lvis_tde.engine import load_recipe
 from lvis_tde.export import run_export
+from lvis_tde.export_images import run_image_export
+from lvis_tde.modeling import ImageClassifier
 
 
 def parse_args(argv):
@@ -37,9 +41,9 @@ def main(argv=None):
     recipe = load_recipe(args.config_file, args.opts)
     recipe.use_cpu_without_gpu()
     onnx = all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime"))
-    files = run_export(
-        load_trained(recipe), recipe.prepare, args.image, args.output, alpha=args.alpha, onnx=onnx
-    )
+    model = load_trained(recipe)
+    export = run_image_export if isinstance(model, ImageClassifier) else run_export
+    files = export(model, recipe.prepare, args.image, args.output, alpha=args.alpha, onnx=onnx)
     print("Wrote " + ", ".join(str(Path(file)) for file in files))
     if not onnx:
         print("ONNX was left out: pip install onnx onnxruntime.")
