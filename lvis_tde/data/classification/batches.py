@@ -96,8 +96,10 @@ def _in_memory(images: np.ndarray, size: int) -> np.ndarray:
     return v2.functional.resize(tensor, [size, size]).numpy()
 
 
-def _read(path: str) -> Image.Image:
-    with Image.open(path) as image:
+def _image(item: dict[str, Any]) -> Image.Image:
+    if "image" in item:
+        return Image.fromarray(item["image"])
+    with Image.open(item["file_name"]) as image:
         return image.convert("RGB")
 
 
@@ -217,19 +219,17 @@ class TrainBatches(Dataset):
     def _augmented(self, number: int, every: np.ndarray) -> torch.Tensor:
         random, chosen = _random(self.seed, 2, number), every[self._share]
         if self._pixels is None:
-            files, array = self.images.files, self.images.images
-            single = [
-                _read(files[i]) if files is not None else Image.fromarray(array[i]) for i in chosen
-            ]
+            single: list[Any] = [_image(self.images[i]) for i in chosen.tolist()]
         else:
             # Drawn for all processes, so that an image does not depend on their number.
             top, left = random.integers(2 * self._padding + 1, size=(2, len(every)))
             flip = random.random(len(every)) < self._flip
-            where = (draw[self._share] for draw in (every, top, left, flip))
-            image = torch.from_numpy(crop_and_flip(self._pixels, *where, self.size))
+            top, left, flip = top[self._share], left[self._share], flip[self._share]
+            window = crop_and_flip(self._pixels, chosen, top, left, flip, self.size)
+            image = torch.from_numpy(window)
             if self._one_by_one is None:
                 return image
-            single = list(image)
+            single = [*image]
         assert self._one_by_one is not None
         seeds = random.integers(_LARGEST_SEED, size=len(every))[self._share]
         done = []
@@ -281,8 +281,7 @@ class EvaluationBatches(Dataset):
         if self._pixels is not None:
             image = torch.from_numpy(self._pixels[part])
         else:
-            assert self.images.files is not None
-            single = [self._single(_read(self.images.files[i])) for i in chosen]
+            single = [self._single(_image(self.images[i])) for i in chosen.tolist()]
             image = torch.stack([one.as_subclass(torch.Tensor) for one in single])
         return {
             "image": image,

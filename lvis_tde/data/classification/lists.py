@@ -27,7 +27,7 @@ def read_list(
         The images in the order of the list.
 
     Raises:
-        ValueError: naming the line that is no path and label.
+        ValueError: if the list is empty, or naming the line that is no path and label.
     """
     files, labels, names = [], [], {}
     with open(path, encoding="utf-8") as lines:
@@ -40,8 +40,10 @@ def read_list(
             files.append(os.path.join(image_root, file))
             labels.append(int(label))
             names[int(label)] = "/".join(Path(file).parts[1:-1])
+    if not labels:
+        raise ValueError(f"{str(path)!r} lists no image: download it again")
     if classes is None:
-        classes = [names.get(label) or str(label) for label in range(max(labels, default=-1) + 1)]
+        classes = [names.get(label) or str(label) for label in range(max(labels) + 1)]
     return ClassificationSet(labels, classes, files=files)
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from detectron2.utils import comm
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from .batches import EvaluationBatches, TrainBatches
 from .names import register_by_name
@@ -20,41 +20,38 @@ __all__ = ["EvaluationLoader", "TrainLoader", "build_test_loader", "build_train_
 _SAMPLERS = ("TrainingSampler", "ClassBalancedSampler")
 
 
-class _Loader:
-    """Iterates over numbered batches, in this process or in workers; the order is the same."""
+def _iterate(
+    batches: Dataset, numbers: Iterable[int], num_workers: int, pin: bool
+) -> Iterator[dict[str, torch.Tensor]]:
+    """The batches of these numbers, in order, made in this process or in workers."""
+    if num_workers == 0:
+        return map(batches.__getitem__, numbers)
+    loader = DataLoader(
+        batches,
+        sampler=numbers,
+        batch_size=None,
+        num_workers=num_workers,
+        pin_memory=pin,
+        # Else it would take a number from everybody's generator.
+        generator=torch.Generator(),
+    )
+    return iter(loader)
 
-    def __init__(
-        self, batches: TrainBatches | EvaluationBatches, num_workers: int = 0, pin: bool = False
-    ):
+
+class TrainLoader:
+    """Endless batches, which :meth:`resume` lets begin later."""
+
+    def __init__(self, batches: TrainBatches, num_workers: int = 0, pin: bool = False):
         """
         Args:
             batches: by their numbers.
-            num_workers: processes that prepare them; 0: this one does.
-            pin: put them in pinned memory, if workers prepare them.
+            num_workers: processes that make them; 0: this one does.
+            pin: put what workers make in pinned memory.
         """
         self.batches = batches
         self._num_workers = num_workers
         self._pin = pin
-
-    def _iterate(self, numbers) -> Iterator[dict[str, torch.Tensor]]:
-        if self._num_workers == 0:
-            return map(self.batches.__getitem__, numbers)
-        loader = DataLoader(
-            self.batches,
-            sampler=numbers,
-            batch_size=None,
-            num_workers=self._num_workers,
-            pin_memory=self._pin,
-            # Else it would take a number from everybody's generator.
-            generator=torch.Generator(),
-        )
-        return iter(loader)
-
-
-class TrainLoader(_Loader):
-    """Endless batches, which :meth:`resume` lets begin later."""
-
-    _first = 0
+        self._first = 0
 
     @property
     def resumable_sampler(self) -> TrainLoader:
@@ -65,18 +62,25 @@ class TrainLoader(_Loader):
         """Leaves out the first ``num_batches`` batches, from the next pass on."""
         self._first = num_batches
 
-    def __iter__(self):
-        return self._iterate(itertools.count(self._first))
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        numbers = itertools.count(self._first)
+        return _iterate(self.batches, numbers, self._num_workers, self._pin)
 
 
-class EvaluationLoader(_Loader):
-    """Every image of this process's share once."""
+class EvaluationLoader:
+    """Every image of this process's share, once."""
+
+    def __init__(self, batches: EvaluationBatches, num_workers: int = 0, pin: bool = False):
+        """As :class:`TrainLoader`."""
+        self.batches = batches
+        self._num_workers = num_workers
+        self._pin = pin
 
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __iter__(self):
-        return self._iterate(range(len(self.batches)))
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        return _iterate(self.batches, range(len(self)), self._num_workers, self._pin)
 
 
 def _images(name: str) -> ClassificationSet:

@@ -170,7 +170,8 @@ def _load_inat(root: Path) -> Source:
             archive = f"{path.stem}.tar.gz" if path.suffix else "train_val2018.tar.gz"
             get = f"mkdir -p {folder} && curl -L {_INAT}/{archive} | tar -xz -C {folder}"
             raise missing(path, f"{_INAT}/{archive}", f"get it with {get}")
-    return Source(*(read_inat(path, folder) for path in paths))
+    train, test = (read_inat(path, folder) for path in paths[:2])
+    return Source(train, test)
 
 
 def load_source(kind: str, root: str | os.PathLike, variant: str = "") -> Source:
