@@ -184,7 +184,8 @@ def _strengths(model: nn.Module, setting: str, values: Sequence[float]) -> dict[
 def _rounded(found: dict[float, dict]) -> dict[str, dict]:
     return {
         f"{alpha:g}": {
-            task: {name: round(float(value), 4) for name, value in values.items()}
+            # Of a classifier NaN is a group without classes, which JSON has no number for.
+            task: {name: round(float(v), 4) for name, v in values.items() if not math.isnan(v)}
             for task, values in tasks.items()
         }
         for alpha, tasks in found.items()
