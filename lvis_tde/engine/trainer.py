@@ -8,6 +8,7 @@ import logging
 import os
 from collections.abc import Iterable, Mapping
 
+import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_train_loader, get_detection_dataset_dicts
@@ -165,6 +166,9 @@ class Trainer(DefaultTrainer):
     def build_model(cls, cfg):
         model = super().build_model(cfg)
         check_sigmoids(model, cfg.MODEL.ROI_BOX_HEAD.get("USE_SIGMOID_CE", False))
+        if cfg.MODEL.DEVICE == "cpu":
+            # Convolutions and batch norm are a tenth faster so, with other roundings.
+            model.to(memory_format=torch.channels_last)
         return model
 
     @classmethod
