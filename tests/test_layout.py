@@ -16,6 +16,7 @@ LATE = {
     ("evaluation", "evaluation.classification_evaluator"): "likewise",
     ("evaluation.lvis_evaluator", "evaluation.confusion"): "only for the report",
     ("evaluation.lvis_evaluator", "evaluation.report.writer"): "only a report needs Matplotlib",
+    ("evaluation.classification_evaluator", "evaluation.report.top1"): "likewise",
 }
 
 

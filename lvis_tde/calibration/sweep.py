@@ -20,7 +20,7 @@ from ..data.files import write_text
 from ..evaluation.lvis_evaluator import REPORTED
 from ..modeling.image_classifier import ImageClassifier
 from ..posthoc import Settings
-from ..visualization.charts import ACCURACY_LINES, plot_ap_over_alpha
+from ..visualization.charts import TOP1_BARS, plot_ap_over_alpha
 from ..visualization.palette import KINDS
 from .alpha import Strength, sweep_alpha
 from .checkpoint import load_trained, save_checkpoint
@@ -150,7 +150,7 @@ def run_sweep(
     on = "training images" if calibrate is not None else dataset
     what, options = f"{KINDS.get(task, task)} AP", {}
     if images:
-        what, options = "Accuracy", {"lines": ACCURACY_LINES}
+        what, options = "Accuracy", {"lines": TOP1_BARS}
     title = f"{what} over {setting} on {on} (%)"
     figure = plot_ap_over_alpha(curve, chosen=best, title=title, **options)
     figure.savefig(folder / f"{setting}.png", dpi=150)

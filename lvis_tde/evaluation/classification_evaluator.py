@@ -6,6 +6,7 @@ import copy
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,14 +16,16 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from detectron2.utils.logger import create_small_table
 
+from ..data.frequency import CLASSIFICATION_BOUNDS
 from .predictions import Predictions
-from .top1 import BOUNDS, Top1Result
+from .top1 import Top1Result
 
 logger = logging.getLogger(__name__)
 
 __all__ = ["RESULT_FILE", "ClassificationEvaluator"]
 
 RESULT_FILE = "predictions.npz"
+_RESAMPLES = 1000  # of the report
 
 
 class ClassificationEvaluator(DatasetEvaluator):
@@ -65,7 +68,7 @@ class ClassificationEvaluator(DatasetEvaluator):
         self._classes = list(metadata.thing_classes)
         counts = {entry["id"]: entry["image_count"] for entry in metadata.class_image_count}
         self._counts = np.array([counts.get(i, 0) for i in range(len(self._classes))])
-        self._bounds = tuple(metadata.get("bounds", BOUNDS))
+        self._bounds = tuple(metadata.get("bounds", CLASSIFICATION_BOUNDS))
         self._output_dir, self._shifted = output_dir, shifted
         self._bootstrap, self._distributed = bootstrap, distributed
         self.reset()
@@ -135,6 +138,23 @@ class ClassificationEvaluator(DatasetEvaluator):
         if shifted:
             logger.info("Shifted test sets, top-1:\n%s", create_small_table(shifted))
         return {"classification": {**self.result.metrics, **shifted}}
+
+    def write_report(self, output_dir: str) -> list[Path]:
+        """Write a page and pictures about what ``evaluate`` evaluated, on the main process.
+
+        Args:
+            output_dir: folder.
+
+        Returns:
+            The page, or none where there is nothing to tell.
+        """
+        # Matplotlib is needed here only.
+        from .report.top1 import write_top1_report
+
+        if self.predictions is None:
+            return []
+        result = self.predictions.evaluate(bootstrap=self._bootstrap or _RESAMPLES)
+        return [write_top1_report(output_dir, {self._dataset_name: result})]
 
 
 def _column(batch: Mapping[str, Any] | Sequence[Mapping[str, Any]], key: str) -> np.ndarray:

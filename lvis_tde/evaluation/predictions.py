@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from ..data.files import atomic_path
+from ..data.frequency import CLASSIFICATION_BOUNDS
 from .errors import complain
-from .top1 import BOUNDS, Top1Result, check_probabilities, top1_of_predictions
+from .top1 import Top1Result, check_probabilities, top1_of_predictions
 
 __all__ = ["Predictions"]
 
@@ -41,7 +42,7 @@ class Predictions:
     probabilities: np.ndarray
     counts: np.ndarray
     classes: Sequence[str]
-    bounds: tuple[int, int] = BOUNDS
+    bounds: tuple[int, int] = CLASSIFICATION_BOUNDS
     predictions: np.ndarray | None = None
     confidence: np.ndarray | None = None
 
@@ -110,7 +111,7 @@ class Predictions:
             path: ends with ``.npz``.
         """
         single = self.probabilities.size <= _MOST_SINGLE
-        content = {field.name: np.asarray(getattr(self, field.name)) for field in fields(self)}
+        content: dict[str, Any] = {f.name: np.asarray(getattr(self, f.name)) for f in fields(self)}
         content["probabilities"] = self.probabilities.astype(np.float32 if single else np.float16)
         with atomic_path(path) as partial, open(partial, "wb") as file:
             np.savez(file, **content)

@@ -13,20 +13,17 @@ from typing import Any
 
 import numpy as np
 
-from ..data.frequency import frequency_group
+from ..data.frequency import CLASSIFICATION_BOUNDS, frequency_group
 from .bootstrap import percentiles, resamples
 from .errors import complain
 from .shifts import SHIFTS, class_shares, shifted_prior
 
 __all__ = [
-    "BOUNDS",
     "Top1Result",
     "evaluate_top1",
     "top1_of_predictions",
 ]
 
-BOUNDS = (20, 100)
-"""Fewest training images of a medium class, and most (Liu et al., CVPR 2019)."""
 BINS = 15
 GROUP_METRICS = {"many": "f", "medium": "c", "few": "r"}
 METRICS = ("top1", *GROUP_METRICS, "balanced", "ece")
@@ -76,7 +73,7 @@ def evaluate_top1(
     labels: np.ndarray,
     counts: Sequence[int] | np.ndarray,
     *,
-    bounds: tuple[int, int] = BOUNDS,
+    bounds: tuple[int, int] = CLASSIFICATION_BOUNDS,
     bootstrap: int = 0,
     seed: int = 0,
     image_ids: np.ndarray | None = None,
@@ -155,7 +152,7 @@ def top1_of_predictions(
     labels: np.ndarray,
     counts: Sequence[int] | np.ndarray,
     *,
-    bounds: tuple[int, int] = BOUNDS,
+    bounds: tuple[int, int] = CLASSIFICATION_BOUNDS,
     bootstrap: int = 0,
     seed: int = 0,
     image_ids: np.ndarray | None = None,

@@ -20,21 +20,20 @@ from .palette import (
     PALE,
     PAPER,
     RUN_NAMES,
+    TOP1_GROUPS,
     run_colors,
 )
 
-__all__ = ["ACCURACY_LINES", "plot_ap_over_alpha", "plot_explanation", "plot_group_ap"]
+__all__ = ["TOP1_BARS", "plot_ap_over_alpha", "plot_explanation", "plot_group_ap"]
 
 METRIC_GROUPS = {"APr": "r", "APc": "c", "APf": "f"}
 METRIC_NAMES = {"AP": "all classes", **{m: GROUPS[g] for m, g in METRIC_GROUPS.items()}}
-AP_LINES = {
-    metric: (f"{metric}  {name}", GROUP_COLORS.get(METRIC_GROUPS.get(metric, ""), INK))
-    for metric, name in METRIC_NAMES.items()
-}
-ACCURACY_LINES = {
+_AP_BARS = {m: (f"{m}\n{n}", GROUP_COLORS.get(m[2:], INK)) for m, n in METRIC_NAMES.items()}
+TOP1_BARS = {
     "top1": ("all images", INK),
-    **{name: (name, GROUP_COLORS[g]) for name, g in {"many": "f", "medium": "c", "few": "r"}.items()},
+    **{name: (name, GROUP_COLORS[group]) for group, name in TOP1_GROUPS.items()},
 }
+"""Accuracies to draw as bars: for each its label and its color in a chart of one run."""
 
 
 def plot_group_ap(
@@ -43,6 +42,8 @@ def plot_group_ap(
     task: str = "segm",
     names: Mapping[str, str] | None = None,
     title: str | None = None,
+    metrics: Mapping[str, tuple[str, str]] = _AP_BARS,
+    intervals: Mapping[str, Mapping[str, tuple[float, float]]] | None = None,
 ) -> Figure:
     """Bars of AP, APr, APc and APf, one per run; the bars of a single run have its groups' colors.
 
@@ -54,6 +55,8 @@ def plot_group_ap(
         task: "segm", "bbox" or "boundary".
         names: what to call the runs; default :data:`~lvis_tde.visualization.palette.RUN_NAMES`.
         title: default: names the task.
+        metrics: other metrics to draw, as :data:`TOP1_BARS`: label and color of each.
+        intervals: run to the ends of a line over the bar of each metric that has one.
 
     Returns:
         The figure.
@@ -64,8 +67,8 @@ def plot_group_ap(
     if not results:
         raise ValueError("results is empty: pass at least one run")
     names = {**RUN_NAMES, **(names or {})}
-    metrics, colors = list(METRIC_NAMES), run_colors(results)
-    single = [INK, *GROUP_COLORS.values()] if len(results) == 1 else None
+    colors = run_colors(results)
+    single = [color for _, color in metrics.values()] if len(results) == 1 else None
     figure = new_figure(width_for(results), 3.8)
     axes = figure.add_axes((0.03, 0.13, 0.95, 0.66))
     width, highest, most = 0.8 / len(results), 1.0, 1
@@ -86,13 +89,18 @@ def plot_group_ap(
                 most = max(most, len(values))
                 offsets = np.linspace(-0.25, 0.25, len(values)) * width
                 axes.plot(x + offsets, values, "o", ms=3, color=PAPER, mec=INK, mew=0.8)
+            ends = (intervals or {}).get(run, {}).get(metric)
+            if ends and np.isfinite(ends).all():
+                for shade, thickness in ((PAPER, 3.2), (INK, 1.3)):  # to be seen on any color
+                    axes.plot([x, x], ends, color=shade, lw=thickness, solid_capstyle="butt")
+                top = max(top, ends[1])
             _label(axes, f"{mean:.1f}", (x, top), (0, 3), ha="center", va="bottom", size=9)
             highest = max(highest, top)
     bare(axes)
     axes.set_yticks([])
     axes.set_ylim(0, highest * 1.1)
     axes.set_xlim(-0.5, len(metrics) - 0.5)
-    labels = [f"{metric}\n{METRIC_NAMES[metric]}" for metric in metrics]
+    labels = [label for label, _ in metrics.values()]
     axes.set_xticks(range(len(metrics)), labels, size=10, color=INK)
     legend = [(names.get(run, run), color) for run, color in colors.items()]
     of_seeds = f", mean and each of {most} seeds" if most > 1 else ""
@@ -115,7 +123,7 @@ def plot_ap_over_alpha(
         curve: for each alpha (0: TDE off) its ``{"AP", "APr", "APc", "APf"}`` in percent.
         chosen: the alpha to mark.
         title: title of the chart.
-        lines: other metrics, each with its label and color; the first is drawn bold.
+        lines: other metrics, as :data:`TOP1_BARS`; the first is drawn bold.
 
     Returns:
         The figure.
@@ -129,7 +137,7 @@ def plot_ap_over_alpha(
     figure = new_figure(7.6, 3.8)
     axes = figure.add_axes((0.07, 0.14, 0.76, 0.70))
     ends = []
-    lines = lines or AP_LINES
+    lines = lines or _AP_BARS
     for metric, (label, color) in lines.items():
         values = np.array([curve[a].get(metric, math.nan) for a in alphas], dtype=float)
         values[values < 0] = math.nan  # no classes, as lvis says it
@@ -138,7 +146,7 @@ def plot_ap_over_alpha(
             continue
         width = 2.6 if metric == next(iter(lines)) else 1.6
         axes.plot(alphas, values, "-o", color=color, lw=width, ms=4, clip_on=False, zorder=3)
-        ends.append((values[known[-1]], label, color))
+        ends.append((values[known[-1]], label.replace("\n", "  "), color))
     bare(axes, "y")
     axes.tick_params(axis="y", labelcolor=MUTED)
     axes.set_xlabel("alpha (0: TDE off)", size=10, color=MUTED)

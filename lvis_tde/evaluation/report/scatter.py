@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -13,11 +13,10 @@ __all__ = ["scatter"]
 
 
 def _tip(row: Mapping[str, Any]) -> str:
-    text = (
+    return (
         f"{row['name']} ({GROUPS[row['frequency']]}): AP {row['AP']:.1f}, "
         f"{row['image_count']} training images, {row['num_gt']} objects here"
     )
-    return escape(text, quote=True)
 
 
 def scatter(
@@ -27,6 +26,8 @@ def scatter(
     highest: int,
     width: int = 640,
     height: int = 400,
+    *,
+    tip: Callable[[Mapping[str, Any]], str] = _tip,
 ) -> str:
     """A dot per class, AP against training images, which shows the class when pointed at.
 
@@ -37,6 +38,7 @@ def scatter(
         highest: upper end of the axis of AP, a multiple of 20.
         width: in SVG units.
         height: in SVG units.
+        tip: what is said of a class.
 
     Returns:
         An ``svg`` element.
@@ -64,7 +66,7 @@ def scatter(
     for row in rows:
         parts.append(
             f'<circle cx="{x(row["image_count"]):.1f}" cy="{y(row["AP"]):.1f}" r="3.6" '
-            f'fill="{GROUP_COLORS[row["frequency"]]}" data-tip="{_tip(row)}"/>'
+            f'fill="{GROUP_COLORS[row["frequency"]]}" data-tip="{escape(tip(row), quote=True)}"/>'
         )
     points = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in zip(*line))
     parts.append(f'<polyline points="{points}"/>')
