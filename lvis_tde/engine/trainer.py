@@ -26,7 +26,7 @@ from ..data.classification.loader import build_test_loader as build_image_test_l
 from ..data.classification.loader import build_train_loader as build_image_train_loader
 from ..data.classification.names import register_by_name
 from ..data.resume import ResumableSampler, is_wide
-from ..evaluation import LVISEvaluator
+from ..evaluation import ClassificationEvaluator, LVISEvaluator
 from ..evaluation.build import build_evaluator
 from ..modeling.mask_postprocess import masks_as_rle
 from ..modeling.sigmoid import check_sigmoids
@@ -45,14 +45,15 @@ def predicting_for(model: nn.Module, evaluators: Iterable[DatasetEvaluator]):
 
 
 def write_reports(evaluators: Mapping[str, DatasetEvaluator], folder: str) -> None:
-    """Writes a page and pictures for every LVIS set.
+    """Writes a page and pictures for every set of LVIS's kind or of classification.
 
     Args:
         evaluators: by name of the dataset, after ``evaluate``.
         folder: gets a folder for every dataset.
     """
     for name, evaluator in evaluators.items():
-        if comm.is_main_process() and isinstance(evaluator, LVISEvaluator):
+        ours = isinstance(evaluator, (LVISEvaluator, ClassificationEvaluator))
+        if comm.is_main_process() and ours:
             evaluator.write_report(os.path.join(folder, name))
 
 
@@ -240,7 +241,7 @@ class Trainer(DefaultTrainer):
         """All that a run of evaluation gives.
 
         Args:
-            cfg: reports of LVIS sets go to ``OUTPUT_DIR/report``.
+            cfg: reports go to ``OUTPUT_DIR/report``.
             model: with its weights.
 
         Returns:
