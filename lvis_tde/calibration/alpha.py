@@ -210,7 +210,9 @@ def _predict(
     per_image = list(zip(*(r for without, r in zip(plain, per_alpha) if not without)))
     by_class = not _one_mask_for_all_classes(model)
     distinct = [_distinct(results, by_class) for results in per_image]
-    unions = _with_other_branches(model.roi_heads, branch.features, [union for union, _ in distinct])
+    unions = _with_other_branches(
+        model.roi_heads, branch.features, [union for union, _ in distinct]
+    )
     for results, union, (_, where), size in zip(per_image, unions, distinct, sizes):
         for output, instances in zip(full, _postprocessed(results, union, where, size, rle)):
             output.append({"instances": instances})

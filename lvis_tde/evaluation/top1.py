@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from ..data.frequency import CLASSIFICATION_BOUNDS, frequency_group
-from .bootstrap import percentiles, resamples
 from .errors import complain
+from .resampling import percentiles, resamples
 from .shifts import SHIFTS, class_shares, shifted_prior
 
 __all__ = [

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .bootstrap import percentiles, resamples
 from .errors import complain
+from .resampling import percentiles, resamples
 from .shifts import SHIFTS
 from .top1 import METRICS, Top1Result, class_weights
 

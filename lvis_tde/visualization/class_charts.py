@@ -28,6 +28,7 @@ from .palette import (
 )
 
 __all__ = [
+    "FEW_DOTS",
     "ap_against_images",
     "change_bars",
     "confusion_bars",
@@ -36,6 +37,8 @@ __all__ = [
 ]
 
 Rows = Sequence[Mapping[str, Any]]
+FEW_DOTS = 60
+"""With fewer classes their dots are larger."""
 
 
 def highest_ap(rows: Rows) -> int:
@@ -78,7 +81,9 @@ def ap_against_images(
         for f, color in GROUP_COLORS.items():
             some = [row for row in rows if row["frequency"] == f]
             x, y = [row["image_count"] for row in some], [row["AP"] for row in some]
-            axes.scatter(x, y, s=14, color=color, alpha=0.55, linewidths=0)
+            # A few dots would vanish under the line.
+            look = {"s": 42, "zorder": 3} if len(rows) < FEW_DOTS else {"s": 14, "alpha": 0.55}
+            axes.scatter(x, y, color=color, linewidths=0, **look)
         axes.plot(*line, color=INK, lw=1.8)
         axes.set_xscale("log")
         axes.set_xlim(0.8, 1.3 * max((row["image_count"] for row in rows), default=10))

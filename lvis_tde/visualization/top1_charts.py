@@ -135,7 +135,7 @@ def plot_shifts(
     """
     if not runs:
         raise ValueError("runs is empty: pass at least one run")
-    colors, names = run_colors(runs), {**RUN_NAMES, **(names or {})}
+    colors, names = _colors(runs), {**RUN_NAMES, **(names or {})}
     seeds = {run: [v] if isinstance(v, Mapping) else list(v) for run, v in runs.items()}
     shifts = list(next(iter(seeds.values()))[0])
     # Room for the names at the ends of the lines.
@@ -195,7 +195,7 @@ def plot_reliability(
     """
     if not runs:
         raise ValueError("runs is empty: pass at least one run")
-    colors, names = run_colors(runs), {**RUN_NAMES, **(names or {})}
+    colors, names = _colors(runs), {**RUN_NAMES, **(names or {})}
     width = 3.6 * len(runs) + 0.5
     figure = new_figure(max(width, 4.6), 4.2)
     width = figure.get_figwidth()
@@ -225,3 +225,7 @@ def plot_reliability(
         axes.tick_params(labelcolor=MUTED)
     headline(figure, title, [])
     return figure
+
+
+def _colors(runs) -> dict[str, str]:
+    return run_colors(runs) if len(runs) > 1 else dict.fromkeys(runs, INK)

@@ -18,6 +18,7 @@ import numpy as np
 from torchvision import datasets
 
 from ..emoji_lt import load_emoji_lt
+from ..frequency import CLASSIFICATION_BOUNDS as BOUNDS
 from .lists import read_inat, read_list
 from .sets import ClassificationSet
 
@@ -25,8 +26,6 @@ __all__ = ["BOUNDS", "KINDS", "Source", "load_source"]
 
 logger = logging.getLogger(__name__)
 
-# Few has fewer images than the first, many has more than the second (Liu et al., CVPR 2019).
-BOUNDS = (20, 100)
 # A head of 100 images has no class beyond BOUNDS.
 _DIGITS_BOUNDS = (5, 30)
 # Images of each class; the rarest has 174.

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from ...visualization.class_charts import FEW_DOTS
 from ...visualization.palette import GROUP_COLORS, GROUPS
 
 __all__ = ["scatter"]
@@ -63,9 +64,10 @@ def scatter(
         parts.append(f'<text x="{at:.1f}" y="{height - 22}" class=mid>{10**power:,}</text>')
     label = "training images of the class"
     parts.append(f'<text x="{width / 2}" y="{height - 5}" class=mid>{label}</text>')
+    radius = 5.5 if len(rows) < FEW_DOTS else 3.6
     for row in rows:
         parts.append(
-            f'<circle cx="{x(row["image_count"]):.1f}" cy="{y(row["AP"]):.1f}" r="3.6" '
+            f'<circle cx="{x(row["image_count"]):.1f}" cy="{y(row["AP"]):.1f}" r="{radius}" '
             f'fill="{GROUP_COLORS[row["frequency"]]}" data-tip="{escape(tip(row), quote=True)}"/>'
         )
     points = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in zip(*line))
