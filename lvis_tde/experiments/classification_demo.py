@@ -42,8 +42,8 @@ __all__ = ["PARTS", "SETS", "format_classification", "run_classification_demo"]
 SETS = {"digits_lt": "digits_lt, 10 classes", "emoji_lt": "emoji_lt, 100 classes"}
 # What is trained: its config's ending, and its name.
 PARTS = {"softmax": "softmax", "tde": "de-confound"}
-# A tenth of the sizes of CIFAR-100-LT, for a demo of minutes.
-EMOJI_SIZES = {"train_per_class": 100, "calib_per_class": 10, "test_per_class": 30}
+# Less than half of CIFAR-100-LT, for a demo of minutes.
+EMOJI_SIZES = {"train_per_class": 200, "calib_per_class": 10, "test_per_class": 30}
 _SHOWN = ("top1", "many", "medium", "few", "ece")
 _SHIFTED = ("factual", "tde", "logit_adjustment")
 
