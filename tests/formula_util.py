@@ -23,7 +23,7 @@ def labels(number, num_classes, seed):
 
 @torch.no_grad()
 def fill(parameters):
-    """Sets parameters in their order: spread as Kaiming's, biases and scales of norms around theirs."""
+    """Sets parameters in their order: weights spread as Kaiming's, those of norms around theirs."""
     for seed, parameter in enumerate(parameters):
         centered = 2 * uniform(tuple(parameter.shape), seed) - 1
         if parameter.dim() > 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
@@ -65,7 +66,7 @@ def _strip_classifier(network: nn.Module) -> int:
         found = [name for name, module in network.named_modules() if isinstance(module, kind)]
         if found:
             parent, _, child = found[-1].rpartition(".")
-            channels = getattr(network.get_submodule(found[-1]), size)
+            channels = int(getattr(network.get_submodule(found[-1]), size))
             setattr(network.get_submodule(parent), child, nn.Identity())
             return channels
     raise ValueError(f"{type(network).__name__} has no linear layer and no convolution.")
@@ -85,7 +86,7 @@ def _from_timm(name: str, pretrained: bool) -> tuple[nn.Module, int]:
             f"timm has no model {name!r} (MODEL.IMAGE_CLASSIFIER.NETWORK); it has {near} and "
             "others."
         )
-    network = timm.create_model(name, pretrained=pretrained, num_classes=0)
+    network: Any = timm.create_model(name, pretrained=pretrained, num_classes=0)
     # Some have a layer between the pooling and the classifier.
     return network, getattr(network, "head_hidden_size", None) or network.num_features
 

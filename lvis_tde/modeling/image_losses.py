@@ -141,14 +141,19 @@ class ImageLoss:
     def needs_counts(self, iteration: int) -> bool:
         return self.name in ("ldam", "balanced_softmax") or self.weighs(iteration)
 
+    def _known(self, counts: Tensor | None) -> Tensor:
+        if counts is None:
+            raise ValueError(f"{self} needs counts, the training images of each class.")
+        return counts
+
     def per_image(self, logits: Tensor, labels: Tensor, counts: Tensor | None) -> Tensor:
         """The loss of each image, (N,), unweighted."""
         if self.name == "focal":
             return focal(logits, labels, self.focal_gamma)
         if self.name == "ldam":
-            return ldam(logits, labels, counts, self.ldam_margin, self.ldam_scale)
+            return ldam(logits, labels, self._known(counts), self.ldam_margin, self.ldam_scale)
         if self.name == "balanced_softmax":
-            return balanced_softmax(logits, labels, counts)
+            return balanced_softmax(logits, labels, self._known(counts))
         return cross_entropy(logits, labels)
 
     def __call__(
@@ -169,11 +174,16 @@ class ImageLoss:
 
         Returns:
             Tensor: scalar, the mean over images, weighted by their classes; 0 without images.
+
+        Raises:
+            ValueError: if counts are needed and not given, or are of another number of classes.
         """
         classes = None
         if self.weighs(iteration):
-            classes = effective_weights(counts, self.defer_beta).to(at_least_fp32(logits).dtype)
-        parts = [(labels, None)]
+            classes = effective_weights(self._known(counts), self.defer_beta).to(
+                at_least_fp32(logits).dtype
+            )
+        parts: list[tuple[Tensor, Tensor | None]] = [(labels, None)]
         if labels_b is not None and weight is not None:
             parts = [(labels, weight), (labels_b, 1 - weight)]
         total = mass = logits.new_zeros((), dtype=at_least_fp32(logits).dtype)

@@ -89,4 +89,4 @@ class WithFeatureMean(Strengths):
                 "Estimate it with tools/estimate_feature_mean.py, or train.",
                 mean,
             )
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)  # type: ignore[misc]

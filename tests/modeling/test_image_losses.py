@@ -93,11 +93,19 @@ def test_what_needs_counts():
     torch.testing.assert_close(late(X, LABELS, None, 2), F.cross_entropy(X, LABELS))
     with pytest.raises(ValueError, match="3 counts for logits of 10 classes"):
         ImageLoss("balanced_softmax")(X, LABELS, torch.ones(3))
+    with pytest.raises(ValueError, match="name='ldam'.*needs counts"):
+        ImageLoss("ldam")(X, LABELS)
 
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"name": "mse"}, {"focal_gamma": -1}, {"ldam_margin": 0}, {"ldam_scale": 0}, {"defer_beta": 1}],
+    [
+        {"name": "mse"},
+        {"focal_gamma": -1},
+        {"ldam_margin": 0},
+        {"ldam_scale": 0},
+        {"defer_beta": 1},
+    ],
 )
 def test_values_out_of_range_are_quoted(wrong):
     with pytest.raises(ValueError, match=str(*wrong.values())):
