@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 class ImageDemo:
-    """Draws the classes that a model gives to pictures; used as :class:`~lvis_tde.predictor.TDEDemo`."""
+    """Draws the classes that a model gives to pictures, as :class:`TDEDemo` does detections."""
 
     def __init__(
         self,
@@ -83,7 +83,9 @@ class ImageDemo:
                 "class_names": self.classes.names,
                 "class_frequency": self.classes.frequency,
             }
-            figures = {f"{stem}.png": draw_classified(image, parts, side=self.panel_size, **options)}
+            figures = {
+                f"{stem}.png": draw_classified(image, parts, side=self.panel_size, **options)
+            }
             if explain:
                 figures[f"{stem}_why.png"] = plot_explanation(parts, 0, **options)
             for name, figure in figures.items():

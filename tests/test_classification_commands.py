@@ -75,8 +75,8 @@ def test_eval_only_repeats_the_test_and_writes_the_page(folder, best, tmp_path):
 
 
 def test_from_estimate_to_a_chosen_strength(best, tmp_path, capsys):
-    args = util.arguments("softmax", "unused", "MODEL.WEIGHTS", best, "MODEL.TDE.NORM", "deconfound",
-                          "MODEL.TDE.NUM_HEADS", 2)  # fmt: skip
+    norm = ["MODEL.TDE.NORM", "deconfound", "MODEL.TDE.NUM_HEADS", 2]
+    args = util.arguments("softmax", "unused", "MODEL.WEIGHTS", best, *norm)
     options = ["--output", str(tmp_path), "--max-batches", "4", "--tolerance", "0"]
     estimate_feature_mean.main([*options, *args])
     config = str(tmp_path / "config_tde.yaml")
@@ -161,4 +161,6 @@ def test_the_lists_of_imagenet_lt(tmp_path, monkeypatch):
     args = ["--config-file", config, *options, "MODEL.WEIGHTS", best]
     assert METRICS <= set(train_net.main(["--eval-only", *args])["classification"])
     sweep_alpha.main(["--alphas", "0,3", *args])
-    assert json.loads((tmp_path / "out" / "alpha.json").read_text())["dataset"] == "imagenet_lt_calib"
+    assert (
+        json.loads((tmp_path / "out" / "alpha.json").read_text())["dataset"] == "imagenet_lt_calib"
+    )

@@ -20,7 +20,17 @@ SETS = {
     "imagenet_lt_r50": (1000, 2048, 3.0),
     "places_lt_r152": (365, 2048, 3.0),
 }
-METHODS = ("softmax", "focal", "balanced_softmax", "ldam_drw", "cosine", "capsule", "tde", "crt", "lws")
+METHODS = (
+    "softmax",
+    "focal",
+    "balanced_softmax",
+    "ldam_drw",
+    "cosine",
+    "capsule",
+    "tde",
+    "crt",
+    "lws",
+)
 # What a method may change of the softmax baseline.
 CHANGES = {
     "focal": {"MODEL.IMAGE_CLASSIFIER.LOSS"},
@@ -64,7 +74,9 @@ def test_every_set_has_the_methods_of_the_paper():
     for stem in SETS:
         found = {split(name)[1] for name in RUNS if split(name)[0] == stem}
         whole = not stem.startswith(("imagenet_lt_r50", "places"))
-        assert found == set(METHODS if whole else ("softmax", "balanced_softmax", "tde", "crt", "lws"))
+        assert found == set(
+            METHODS if whole else ("softmax", "balanced_softmax", "tde", "crt", "lws")
+        )
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -104,7 +116,12 @@ def test_imagenet_is_the_protocol_of_the_paper():
     solver, images = cfg.SOLVER, cfg.INPUT.CLASSIFICATION
     assert (solver.BASE_LR, solver.WEIGHT_DECAY, solver.IMS_PER_BATCH) == (0.2, 5e-4, 512)
     assert (solver.EPOCHS.TOTAL, solver.LR_SCHEDULER_NAME) == (90, "WarmupCosineLR")
-    assert (images.SIZE, images.RESIZED_CROP, images.FLIP, images.COLOR_JITTER) == (224, True, 0.5, 0.4)
+    assert (images.SIZE, images.RESIZED_CROP, images.FLIP, images.COLOR_JITTER) == (
+        224,
+        True,
+        0.5,
+        0.4,
+    )
     assert cfg.MODEL.IMAGE_CLASSIFIER.NETWORK == "resnext50_32x4d"
 
 

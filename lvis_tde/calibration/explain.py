@@ -103,7 +103,9 @@ _TENSORS = (
 
 @torch.no_grad()
 def explain(
-    predictor: TDEFastRCNNOutputLayers | TDEImagePredictor, features: Tensor, alpha: float | None = None
+    predictor: TDEFastRCNNOutputLayers | TDEImagePredictor,
+    features: Tensor,
+    alpha: float | None = None,
 ) -> Explanation:
     """Takes the predictions for some regions apart.
 
@@ -219,9 +221,7 @@ def explain_detections(
 
 
 @torch.no_grad()
-def explain_images(
-    model: ImageClassifier, inputs: Any, alpha: float | None = None
-) -> Explanation:
+def explain_images(model: ImageClassifier, inputs: Any, alpha: float | None = None) -> Explanation:
     """Classifies images and takes every prediction apart.
 
     Args:

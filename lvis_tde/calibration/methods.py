@@ -1,4 +1,4 @@
-"""The methods of :mod:`lvis_tde.posthoc` and what to try of each, for softmax, sigmoids and images."""
+"""The methods of :mod:`lvis_tde.posthoc` and what to try of each: softmax, sigmoids, images."""
 
 from __future__ import annotations
 

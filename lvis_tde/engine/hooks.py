@@ -142,9 +142,7 @@ class KeepBest(HookBase):
 
     def _record(self, found: dict[str, float]) -> None:
         if self._metric not in found:
-            raise ValueError(
-                f"TEST.CALIB_METRIC is {self._metric!r}; there is {', '.join(found)}."
-            )
+            raise ValueError(f"TEST.CALIB_METRIC is {self._metric!r}; there is {', '.join(found)}.")
         values: dict[str, Any] = {f"calib/{name}": float(v) for name, v in found.items()}
         self.trainer.storage.put_scalars(**values, smoothing_hint=False)
         value = float(found[self._metric])

@@ -54,7 +54,11 @@ class ClassifierRecipe(YacsRecipe):
     def prepare(self, image):
         options = self.cfg.INPUT.CLASSIFICATION
         steps = v2.Compose(
-            [v2.Resize(options.RESIZE_TEST or options.SIZE), v2.CenterCrop(options.SIZE), v2.ToImage()]
+            [
+                v2.Resize(options.RESIZE_TEST or options.SIZE),
+                v2.CenterCrop(options.SIZE),
+                v2.ToImage(),
+            ]
         )
         return {"image": steps(Image.fromarray(image)).as_subclass(torch.Tensor)}
 

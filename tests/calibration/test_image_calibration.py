@@ -63,7 +63,12 @@ def test_the_predictor_is_found_and_has_the_methods_of_images(model):
 
 
 def test_one_pass_gives_what_a_pass_for_each_setting_gives(recipe, model):
-    tried = [0.0, 2.0, Settings(logit_adjustment=1.0), Settings(region=1.0, class_=1.0, tau_norm=1.0)]
+    tried = [
+        0.0,
+        2.0,
+        Settings(logit_adjustment=1.0),
+        Settings(region=1.0, class_=1.0, tau_norm=1.0),
+    ]
     tried.append(Settings(logn=1.0))
     calls = []
 

@@ -1,4 +1,4 @@
-"""Classifiers through the trainer of detectors: schedule, resumption, the best checkpoint, stages."""
+"""Classifiers through the trainer of detectors: schedule, resume, best checkpoint, stages."""
 
 import json
 import math
@@ -207,9 +207,9 @@ def test_mistakes_are_named_before_anything_is_built(tmp_path, monkeypatch):
 
 def test_boxes_and_whole_images_are_not_mixed_up(tmp_path, tiny_set, tiny_cfg):
     with pytest.raises(ValueError, match="--train-folder"):
-        check("tde", tmp_path, "DATASETS.TEST", f"('{tiny_set['val']}',)",
-              "MODEL.IMAGE_CLASSIFIER.NUM_CLASSES", 7, "DATASETS.TRAIN", f"('{tiny_set['train']}',)",
-              "DATASETS.CALIB", "()")  # fmt: skip
+        boxes = ["DATASETS.TRAIN", f"('{tiny_set['train']}',)", "DATASETS.CALIB", "()"]
+        boxes += ["DATASETS.TEST", "()", "MODEL.IMAGE_CLASSIFIER.NUM_CLASSES", 7]
+        check("tde", tmp_path, *boxes)
     folder = str(write_image_folder(tmp_path / "pets"))
     config = str(Path(util.CONFIGS).parent / "demo_softmax.yaml")
     args = argument_parser().parse_args(["--config-file", config, "--train-folder", folder])
