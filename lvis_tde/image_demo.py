@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -79,7 +80,7 @@ class ImageDemo:
                 raise ValueError(f"{path} is a video, and the model classifies pictures.")
             image, stem = read_image(path, "RGB"), unused_name(path, written)
             parts = self.explain(image)
-            options = {
+            options: dict[str, Any] = {
                 "class_names": self.classes.names,
                 "class_frequency": self.classes.frequency,
             }

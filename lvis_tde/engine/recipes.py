@@ -121,7 +121,7 @@ class Recipe(abc.ABC):
             check_class_list(model, name)
         return model
 
-    def check(self, *, training: bool) -> None:  # noqa: B027: nothing to check by default
+    def check(self, *, training: bool) -> None:  # noqa: B027
         """Fails if the settings do not go together.
 
         Raises:

@@ -32,6 +32,7 @@ from ..data.processes import end_with_parent
 from ..engine import Trainer, load_recipe
 from ..evaluation.classification_evaluator import ClassificationEvaluator
 from ..evaluation.seeds import seed_intervals, seed_rows
+from ..modeling.image_classifier import ImageClassifier
 from ..posthoc import Settings
 from ..visualization.palette import METHOD_NAMES
 from ..visualization.top1_charts import plot_shifts, plot_top1_runs
@@ -43,7 +44,7 @@ SETS = {"digits_lt": "digits_lt, 10 classes", "emoji_lt": "emoji_lt, 100 classes
 # What is trained: its config's ending, and its name.
 PARTS = {"softmax": "softmax", "tde": "de-confound"}
 # Less than half of CIFAR-100-LT, for a demo of minutes.
-EMOJI_SIZES = {"train_per_class": 200, "calib_per_class": 10, "test_per_class": 30}
+EMOJI_SIZES: dict[str, Any] = {"train_per_class": 200, "calib_per_class": 10, "test_per_class": 30}
 _SHOWN = ("top1", "many", "medium", "few", "ece")
 _SHIFTED = ("factual", "tde", "logit_adjustment")
 
@@ -125,7 +126,7 @@ def run_task(task: Task) -> dict[str, Any]:
     return found
 
 
-def _trained(recipe, seed: int) -> torch.nn.Module:
+def _trained(recipe, seed: int) -> ImageClassifier:
     """The trained model with the statistics of its logits and the mean that training tracked."""
     seed_all_rng(seed)
     trainer = Trainer(recipe.cfg)
@@ -143,7 +144,7 @@ def _warnings(record: logging.LogRecord) -> bool:
     return record.levelno >= logging.WARNING
 
 
-def _rows(recipe, model: torch.nn.Module) -> dict[str, Any]:
+def _rows(recipe, model: ImageClassifier) -> dict[str, Any]:
     def measured(name: str) -> tuple[ImagePass, ClassificationEvaluator]:
         return ImagePass(model, recipe.test_loader(name)), recipe.evaluator(name, save=False)
 
@@ -168,7 +169,7 @@ def _rows(recipe, model: torch.nn.Module) -> dict[str, Any]:
     }
 
 
-def _make_emoji(output: Path, seed: int, sizes: Mapping[str, int]) -> None:
+def _make_emoji(output: Path, seed: int, sizes: Mapping[str, Any]) -> None:
     make_emoji_lt(output / "datasets", seed=seed, **{**EMOJI_SIZES, **sizes})
 
 
@@ -179,7 +180,7 @@ def run_classification_demo(
     sets: Sequence[str] = tuple(SETS),
     configs: str | os.PathLike = "configs/classification",
     jobs: int = 2,
-    emoji: Mapping[str, int] | None = None,
+    emoji: Mapping[str, Any] | None = None,
     overrides: Sequence[str] = (),
 ) -> dict[str, dict[str, list]]:
     """Trains every part on every set for every seed, and draws what came of it.
