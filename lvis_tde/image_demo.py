@@ -18,6 +18,7 @@ from .modeling.image_classifier import ImageClassifier
 from .predictor import ClassInfo, is_video, unused_name
 from .visualization.charts import plot_explanation
 from .visualization.classified import draw_classified
+from .visualization.palette import TOP1_GROUPS
 
 __all__ = ["ImageDemo"]
 
@@ -88,7 +89,9 @@ class ImageDemo:
                 f"{stem}.png": draw_classified(image, parts, side=self.panel_size, **options)
             }
             if explain:
-                figures[f"{stem}_why.png"] = plot_explanation(parts, 0, **options)
+                figures[f"{stem}_why.png"] = plot_explanation(
+                    parts, 0, group_names=TOP1_GROUPS, **options
+                )
             for name, figure in figures.items():
                 written.append(folder / name)
                 figure.savefig(written[-1], dpi=100)

@@ -82,7 +82,7 @@ def test_from_estimate_to_a_chosen_strength(best, tmp_path, capsys):
     config = str(tmp_path / "config_tde.yaml")
     sweep_alpha.main(["--config-file", config, "--alphas", "0,1,2"])
     text = capsys.readouterr().out
-    assert "classification top1" in text and "has the best classification/balanced" in text
+    assert "| top1 |" in text and "has the best classification/balanced" in text
     config = str(tmp_path / "config_alpha.yaml")
     chosen = json.loads((tmp_path / "alpha.json").read_text())
     assert chosen["dataset"] == f"{util.STEM}_calib"

@@ -269,7 +269,7 @@ def format_sweep(report: dict) -> str:
         if name in next(iter(report["results"].values()))[task]
     ]
     setting = next(name for name in SETTINGS if name in report)
-    heads = [f"{setting} ", *(f"{task} {name}" for task, name in columns)]
+    heads = [f"{setting} ", *(name if task == TASK else f"{task} {name}" for task, name in columns)]
     rows = [heads, ["-" * (len(head) - 1) + ":" for head in heads]]
     for alpha, results in report["results"].items():
         mark = "*" if float(alpha) == report[setting] else " "

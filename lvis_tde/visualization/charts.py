@@ -175,6 +175,7 @@ def plot_explanation(
     class_frequency: Sequence[str] | None = None,
     top: int = 8,
     title: str | None = None,
+    group_names: Mapping[str, str] = GROUPS,
 ) -> Figure:
     """Bars of the effects on a detection's top classes, and of their scores without and with TDE.
 
@@ -185,6 +186,7 @@ def plot_explanation(
         class_frequency: "r", "c" or "f" of each class; None draws all in one color.
         top: number of classes: those with the highest scores without or with TDE.
         title: default: names the class that TDE makes of it.
+        group_names: of "r", "c" and "f".
 
     Returns:
         The figure.
@@ -252,7 +254,7 @@ def plot_explanation(
         ),
     ]
     if class_frequency:
-        legend += [(GROUPS[group], GROUP_COLORS[group]) for group in GROUPS]
+        legend += [(name, GROUP_COLORS[group]) for group, name in group_names.items()]
     steps = explanation.steps or "alpha 0"
     words = f"{names[best]}: {steps}, cosine to the mean {cosines}"
     headline(figure, title or words, legend)
