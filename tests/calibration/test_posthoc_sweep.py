@@ -1,13 +1,18 @@
 """The sweep over post-hoc methods: choice, files, ended runs; evaluations are the oracle."""
 
+import datetime
 import json
+import logging
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import inference_on_dataset
+from detectron2.utils import comm
 from heads_util import predictors
+from torch import distributed
 
 from lvis_tde.calibration.checkpoint import load_trained, run_estimate
 from lvis_tde.calibration.family import METRICS, search
@@ -15,6 +20,7 @@ from lvis_tde.calibration.methods import Method
 from lvis_tde.calibration.posthoc_checks import pick_methods
 from lvis_tde.calibration.posthoc_sweep import FILES, run_posthoc_sweep
 from lvis_tde.calibration.posthoc_table import format_posthoc
+from lvis_tde.data.synthetic import register_synthetic_lvis
 from lvis_tde.engine import Trainer, YacsRecipe, load_config, load_recipe
 from lvis_tde.evaluation import LVISEvaluator, evaluate_lvis
 from lvis_tde.modeling.intercept import intercepted
@@ -237,9 +243,10 @@ def test_methods_by_name_and_by_what_is_known(recipe, caplog):
     with pytest.raises(ValueError, match="none above 0"):
         pick_methods(model, grid={"tde": [0.0]})
     predictors(model)[0].feature_mean.mean.zero_()
-    predictors(model)[0].statistics.num_images.zero_()
+    for buffer in predictors(model)[0].statistics.buffers():
+        buffer.zero_()
     left = pick_methods(model)
-    assert {m.name for m in left} == {"tau_norm", "logn"}
+    assert {m.name for m in left} == {"tau_norm"}
     assert "tde is left out: tde needs the mean" in caplog.text
     with pytest.raises(ValueError, match="logit_adjustment=0.5 .*counts"):
         pick_methods(model, ["logit_adjustment"])
@@ -259,3 +266,38 @@ def test_mistakes(recipe, tiny_set):
     fails("to choose on and to report on")
     recipe.calibration_sets = ()
     fails("--calibrate")
+
+
+def sweep_in_two(rank, folder, sets, config):
+    torch.set_num_threads(1)
+    logging.disable(logging.WARNING)
+    names = register_synthetic_lvis(sets, seed=0, prefix="tiny")
+    distributed.init_process_group(
+        "gloo",
+        init_method=f"file://{folder}/store",
+        rank=rank,
+        world_size=2,
+        timeout=datetime.timedelta(seconds=120),
+    )
+    assert comm.get_world_size() == 2
+    recipe = YacsRecipe(load_config(config, ["OUTPUT_DIR", f"{folder}/both"]))
+    recipe.calibration_sets = (names["calib"],)
+    # What is tried first is then read by the main process alone.
+    run_posthoc_sweep(recipe, metric="AP50", bootstrap=5, methods=["tde"], rounds=0)
+    report = run_posthoc_sweep(recipe, metric="AP50", bootstrap=5, **FEW)
+    Path(folder, f"{rank}.json").write_text(json.dumps(report))
+
+
+def test_two_processes_are_as_one(recipe, with_mean, tiny_set, tmp_path):
+    file = Path(MetadataCatalog.get(tiny_set["train"]).json_file)
+    sets = next(parent for parent in file.parents if parent.name.startswith("datasets"))
+    torch.multiprocessing.spawn(sweep_in_two, args=(str(tmp_path), str(sets), with_mean), nprocs=2)
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
+    expected = run_posthoc_sweep(recipe, metric="AP50", bootstrap=5, **FEW)
+    assert second == {} and first["tried"] == expected["tried"] > 8
+    assert first["chosen"] == expected["chosen"]
+    assert len({row["calibration"]["AP50"] for row in expected["rows"]}) > 1
+    for ours, theirs in zip(first["rows"], expected["rows"]):
+        assert ours["calibration"] == pytest.approx(theirs["calibration"], abs=1e-6)
+        for task in theirs["metrics"]:
+            assert ours["metrics"][task] == pytest.approx(theirs["metrics"][task], abs=1e-6)

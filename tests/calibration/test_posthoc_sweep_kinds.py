@@ -1,24 +1,18 @@
-"""The sweep over post-hoc methods for LazyConfigs, classifiers and two processes, and its words."""
+"""The sweep over post-hoc methods for LazyConfigs and classifiers, and its words."""
 
-import datetime
 import json
-import logging
-from pathlib import Path
 
 import classification_util
 import heads_util as util
 import pytest
 import torch
-from detectron2.utils import comm
 from PIL import Image
-from torch import distributed
 
 from lvis_tde import cli
 from lvis_tde.calibration.checkpoint import load_trained, run_estimate, save_checkpoint
 from lvis_tde.calibration.posthoc_sweep import run_posthoc_sweep
 from lvis_tde.calibration.settings import settings
-from lvis_tde.data.synthetic import register_synthetic_lvis
-from lvis_tde.engine import LazyRecipe, YacsRecipe, load_config, load_recipe
+from lvis_tde.engine import LazyRecipe, load_recipe
 from lvis_tde.evaluation import Predictions
 from lvis_tde.posthoc import Settings
 from lvis_tde.visualization.figure import figure_to_array
@@ -26,11 +20,6 @@ from lvis_tde.visualization.method_curves import plot_method_curves
 from tools import sweep_posthoc
 
 FEW = {"methods": ["tde", "logit_adjustment"], "rounds": 1}
-WORLD = 2
-
-
-def timeless(report):
-    return {key: value for key, value in report.items() if key != "seconds"}
 
 
 def settings_of(row):
@@ -102,66 +91,6 @@ def test_classifier(classifier, tmp_path, capsys):
         assert row["metrics"]["classification"]["top1"] == pytest.approx(result.metrics["top1"])
         ends = row["intervals"]["classification"]["balanced"]
         assert ends == pytest.approx(result.intervals["balanced"])
-
-
-def detector(folder, tiny_set, root):
-    """A recipe with random weights, a mean and counts."""
-    overrides = [*root["options"], "OUTPUT_DIR", folder, "MODEL.WEIGHTS", root["weights"]]
-    recipe = YacsRecipe(load_config(root["config"], overrides))
-    recipe.calibration_sets, recipe.test_sets = (tiny_set["calib"],), (tiny_set["val"],)
-    return recipe
-
-
-def sweep_in_two(rank, folder, sets, root):
-    torch.set_num_threads(1)
-    logging.disable(logging.WARNING)
-    register_synthetic_lvis(sets, seed=0, prefix="tiny")
-    distributed.init_process_group(
-        "gloo",
-        init_method=f"file://{folder}/store",
-        rank=rank,
-        world_size=WORLD,
-        timeout=datetime.timedelta(seconds=120),
-    )
-    assert comm.get_world_size() == WORLD
-    names = {part: f"tiny_seed0_{part}" for part in ("train", "calib", "val")}
-    recipe = detector(f"{folder}/both", names, root)
-    # What is tried first is then read by the main process alone.
-    run_posthoc_sweep(recipe, metric="AP50", bootstrap=5, methods=["tde"], rounds=0)
-    report = run_posthoc_sweep(recipe, metric="AP50", bootstrap=5, **FEW)
-    Path(folder, f"{rank}.json").write_text(json.dumps(report))
-
-
-def test_two_processes_are_as_one(tiny_model, tiny_set, tmp_path):
-    from conftest import ROOT, TINY
-    from detectron2.data import MetadataCatalog
-
-    from lvis_tde.calibration.statistics import gather_class_statistics
-
-    model = tiny_model()
-    gather_class_statistics(model, tiny_set["train"])
-    model.roi_heads.box_predictor.feature_mean.mean.uniform_()
-    # Random scores are all alike: larger weights tell the settings apart.
-    model.roi_heads.box_predictor.cls_score.weight.data *= 3
-    save_checkpoint(model, tmp_path / "model.pth")
-    root = {
-        "config": str(ROOT / "configs" / "demo_deconfound.yaml"),
-        "options": [*TINY, "INPUT.MIN_SIZE_TEST", 64, "DATASETS.TRAIN", (tiny_set["train"],)],
-        "weights": str(tmp_path / "model.pth"),
-    }
-    sets = Path(MetadataCatalog.get(tiny_set["train"]).json_file)
-    sets = next(parent for parent in sets.parents if parent.name.startswith("datasets"))
-    torch.multiprocessing.spawn(sweep_in_two, args=(str(tmp_path), str(sets), root), nprocs=WORLD)
-    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(WORLD))
-    one = detector(str(tmp_path / "one"), tiny_set, root)
-    expected = run_posthoc_sweep(one, metric="AP50", bootstrap=5, **FEW)
-    assert second == {} and first["tried"] == expected["tried"] > 8
-    assert first["chosen"] == expected["chosen"]
-    assert len({row["calibration"]["AP50"] for row in expected["rows"]}) > 1
-    for ours, theirs in zip(first["rows"], expected["rows"]):
-        for task in theirs["metrics"]:
-            assert ours["metrics"][task] == pytest.approx(theirs["metrics"][task], abs=1e-6)
-        assert ours["calibration"] == pytest.approx(theirs["calibration"], abs=1e-6)
 
 
 def test_help_is_one_screen(capsys, monkeypatch):
