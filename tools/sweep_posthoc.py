@@ -66,6 +66,7 @@ def parse_args(argv):
     for name, values in args.max_loss:
         if len(values) != 1:
             parser.error(f"--max-loss {name} takes one number, got {values}")
+    args.grid = dict(args.grid)
     args.max_loss = {name: values[0] for name, values in args.max_loss}
     return args
 
@@ -87,7 +88,8 @@ def work(args):
 
     args.eval_only = args.calibrate is None
     sets = {"choose_on": args.choose_on, "report_on": args.report_on}
-    choice = {"metric": args.metric, "max_loss": args.max_loss, "calibrate": args.calibrate}
+    same = ("metric", "max_loss", "calibrate", "methods", "grid", "bootstrap", "rounds", "memory")
+    choice = {name: getattr(args, name) for name in same}
     choice["report"] = not args.no_report
     options = {
         "testing": args.calibrate is None or not args.no_report,
@@ -99,16 +101,7 @@ def work(args):
         return cli.tell(check(args, **options))
     recipe = setup(args, **options)
     use_sets(recipe, **sets)
-    report = run_posthoc_sweep(
-        recipe,
-        **choice,
-        methods=args.methods,
-        grid=dict(args.grid),
-        seed=args.split_seed,
-        bootstrap=args.bootstrap,
-        rounds=args.rounds,
-        memory=args.memory,
-    )
+    report = run_posthoc_sweep(recipe, **choice, seed=args.split_seed)
     if comm.is_main_process():
         folder = Path(recipe.output_dir)
         print(f"\n{(folder / 'posthoc.md').read_text('utf-8')}\n{report['seconds']:.0f} s")

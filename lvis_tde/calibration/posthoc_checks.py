@@ -18,7 +18,7 @@ from .methods import Method, methods_of
 from .settings import settings, tde_predictors
 from .sweep_checks import check_calibrate, check_defined, check_metric
 
-__all__ = ["chosen_metric", "pick_methods", "posthoc_checks", "task_of", "two_sets"]
+__all__ = ["check_sizes", "chosen_metric", "pick_methods", "posthoc_checks", "task_of", "two_sets"]
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +48,18 @@ def chosen_metric(
         if not 0 <= most < math.inf:
             raise ValueError(f"max_loss has {name}={most}: a loss is at least 0, in points.")
     return metric
+
+
+def check_sizes(memory: float, bootstrap: int, rounds: int) -> None:
+    """
+    Raises:
+        ValueError: one of them is negative, or no memory.
+    """
+    if not memory > 0 or bootstrap < 0 or rounds < 0:
+        raise ValueError(
+            f"memory={memory} must be above 0, bootstrap={bootstrap} and rounds={rounds} not "
+            "negative."
+        )
 
 
 def two_sets(recipe, calibrate: float | None, report: bool = True) -> tuple[str, str | None]:
@@ -92,11 +104,7 @@ def pick_methods(
         ValueError: an unknown name, a strength out of its range, or a named method lacks what it
             needs.
     """
-    known = {method.name: method for method in methods_of(model)}
-    for name in (*(names or ()), *(grid or {})):
-        if name not in known:
-            raise ValueError(f"{name!r} is no method for this model: {', '.join(known)}.")
-    found = []
+    known, found = _known(model, names, grid), []
     for name in names or known:
         method = known[name]
         if grid and name in grid:
@@ -113,6 +121,14 @@ def pick_methods(
             continue
         found.append(method)
     return tuple(found)
+
+
+def _known(model: nn.Module, names, grid) -> dict[str, Method]:
+    known = {method.name: method for method in methods_of(model)}
+    for name in (*(names or ()), *(grid or {})):
+        if name not in known:
+            raise ValueError(f"{name!r} is no method for this model: {', '.join(known)}.")
+    return known
 
 
 def _check_usable(model: nn.Module, method: Method) -> None:
@@ -132,16 +148,22 @@ def posthoc_checks(
     max_loss: Mapping[str, float],
     calibrate: float | None,
     report: bool,
+    methods: Sequence[str] | None,
+    grid: Mapping[str, Sequence[float]] | None,
+    memory: float,
+    bootstrap: int,
+    rounds: int,
 ) -> Iterator[tuple[str, Callable[[], str]]]:
     """The checks of :func:`~lvis_tde.calibration.posthoc_sweep.run_posthoc_sweep`, for a start.
 
     Args:
         recipe: a :class:`~lvis_tde.engine.Recipe`.
         model: gives its model, perhaps without numbers.
-        metric, max_loss, calibrate, report: as ``run_posthoc_sweep`` takes them.
+        others: as ``run_posthoc_sweep`` takes them.
     """
 
     def sets() -> str:
+        check_sizes(memory, bootstrap, rounds)
         chosen_on, reported_on = two_sets(recipe, calibrate, report)
         tde_predictors(model())
         check_calibrate(model(), calibrate)
@@ -150,6 +172,7 @@ def posthoc_checks(
     def measured() -> str:
         chosen_on, reported_on = two_sets(recipe, calibrate, report)
         name = chosen_metric(model(), chosen_on, metric, max_loss)
+        _known(model(), methods, grid)
         for one in (name, *max_loss):
             check_defined(one, chosen_on, least_images=1 if calibrate is None else 2)
         return name

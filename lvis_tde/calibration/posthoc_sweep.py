@@ -30,7 +30,7 @@ from .checkpoint import load_trained, save_checkpoint
 from .family import COMPOSITION, Choice, search
 from .hold_out import hold_out
 from .image_sweep import TASK, ImagePass
-from .posthoc_checks import chosen_metric, pick_methods, task_of, two_sets
+from .posthoc_checks import check_sizes, chosen_metric, pick_methods, task_of, two_sets
 from .posthoc_table import axes_of, format_posthoc
 from .replay import KeptBranches
 from .settings import describe, tde_predictors
@@ -92,11 +92,7 @@ def run_posthoc_sweep(
     Raises:
         ValueError: see :mod:`~lvis_tde.calibration.posthoc_checks`; or the metric is undefined.
     """
-    if not memory > 0 or bootstrap < 0 or rounds < 0:
-        raise ValueError(
-            f"memory={memory} must be above 0, bootstrap={bootstrap} and rounds={rounds} not "
-            "negative."
-        )
+    check_sizes(memory, bootstrap, rounds)
     chosen_on, reported_on = two_sets(recipe, calibrate, report)
     folder, max_loss = Path(recipe.output_dir), dict(max_loss or {})
     model = load_trained(recipe, [name for name in (chosen_on, reported_on) if name])
