@@ -3,22 +3,32 @@
 
 python tools/report.py lvis_v1_val.json results.json --output report
 python tools/report.py lvis_v1_val.json --compare softmax.json tde.json --output report
+python tools/report.py --compare softmax.npz tde.npz --output report     # of classifiers
 """
 
 from pathlib import Path
 
 from lvis_tde import cli
 from lvis_tde.arguments import Parser
-from lvis_tde.evaluation import Detections, GroundTruth, evaluate_lvis
+from lvis_tde.evaluation import Detections, GroundTruth, Predictions, evaluate_lvis
 from lvis_tde.evaluation.confusion import rare_confusions
+from lvis_tde.evaluation.report.top1 import write_top1_report
 from lvis_tde.evaluation.report.writer import write_report
 
 
 def main(argv=None):
     """Parse the command line, evaluate, write the report."""
     parser = Parser(description=__doc__)
-    parser.add_argument("annotations", help="file in LVIS v0.5 or v1 format, or a registered set")
-    parser.add_argument("results", nargs="?", help="result file: JSON list of detections")
+    parser.add_argument(
+        "annotations",
+        nargs="?",
+        help="file in LVIS v0.5 or v1 format, or a registered set; none for classifiers",
+    )
+    parser.add_argument(
+        "results",
+        nargs="?",
+        help="result file: JSON list of detections, or predictions.npz of a classifier",
+    )
     parser.add_argument("--compare", nargs=2, metavar=("A", "B"), help="two result files")
     parser.add_argument("--names", nargs="+", help="what the runs are called (default: file names)")
     parser.add_argument("--iou-type", choices=["bbox", "segm", "boundary"], default="segm")
@@ -31,6 +41,8 @@ def main(argv=None):
     )
     parser.add_argument("--output", default="report", help="folder (default: report)")
     args = parser.parse_args(argv)
+    if args.annotations and args.annotations.endswith(".npz"):
+        args.annotations, args.results = None, args.annotations
     if bool(args.results) == bool(args.compare):
         parser.error("give either one result file or --compare A B")
     paths = [Path(path) for path in args.compare or [args.results]]
@@ -38,6 +50,13 @@ def main(argv=None):
     if len(set(names)) != len(paths):
         parser.error(f"--names must give {len(paths)} different names, got {names}")
 
+    classifiers = all(path.suffix == ".npz" for path in paths)
+    if classifiers == bool(args.annotations):
+        parser.error("detections need their annotations, predictions.npz of classifiers need none")
+    if classifiers:
+        results = {n: Predictions.load(p).evaluate(bootstrap=1000) for n, p in zip(names, paths)}
+        print(write_top1_report(args.output, results))
+        return
     truth = GroundTruth.load(args.annotations)
     results, confusions = {}, {}
     for name, path in zip(names, paths):

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import base64
 import os
 from collections.abc import Mapping
-from html import escape
 from pathlib import Path
-from string import Template
 
-from matplotlib.figure import Figure
-
-from ...data.files import atomic_path, write_text
 from ...visualization import palette
 from ...visualization.charts import plot_group_ap
 from ...visualization.class_charts import (
@@ -23,14 +17,11 @@ from ...visualization.class_charts import (
 from ..confusion import OUTCOMES, Confusions
 from ..result import LVISResult
 from .classes import changes, dots, trend
+from .page import picture, write_page
 from .scatter import scatter
 from .tables import change_tables, class_table, mark, metrics_table
 
 __all__ = ["write_report"]
-
-_PAGE = Path(__file__).with_name("page.html")
-_COLORS = {name.lower(): getattr(palette, name) for name in ("INK", "MUTED", "GRID")}
-_COLORS |= {"paper": palette.PAPER, "page": palette.PAGE}
 
 
 def write_report(
@@ -67,25 +58,19 @@ def write_report(
     if confusions:
         sections.append(("What rare classes are taken for", _confusions(folder, confusions)))
     sections.append(("All classes", class_table(results)))
-    page = Template(_PAGE.read_text("utf-8")).substitute(
-        _COLORS,
-        title=escape(f"LVIS {iou_type}: {' / '.join(names)}"),
-        body="\n".join(f"<section><h2>{escape(t)}</h2>{part}</section>" for t, part in sections),
-    )
-    write_text(folder / "report.html", page)
-    return folder / "report.html"
+    return write_page(folder, f"LVIS {iou_type}: {' / '.join(names)}", sections)
 
 
 def _groups(folder: Path, results: Mapping[str, LVISResult], iou_type: str) -> str:
     runs = {name: {iou_type: result.metrics} for name, result in results.items()}
     figure = plot_group_ap(runs, task=iou_type, names={name: name for name in runs})
-    return _picture(figure, folder / "group_ap.png", 680) + metrics_table(results)
+    return picture(figure, folder / "group_ap.png", 680) + metrics_table(results)
 
 
 def _images(folder: Path, results: Mapping[str, LVISResult], iou_type: str) -> str:
     runs = {name: dots(result) for name, result in results.items()}
     panels = {name: (rows, trend(rows)) for name, rows in runs.items()}
-    _picture(ap_against_images(panels, task=iou_type), folder / "ap_against_images.png")
+    picture(ap_against_images(panels, task=iou_type), folder / "ap_against_images.png")
     highest = highest_ap([row for rows in runs.values() for row in rows])
     charts = "".join(scatter(name, *panel, highest) for name, panel in panels.items())
     return (
@@ -98,7 +83,7 @@ def _images(folder: Path, results: Mapping[str, LVISResult], iou_type: str) -> s
 def _changes(folder: Path, before: LVISResult, after: LVISResult) -> str:
     better, worse = changes(before, after)
     figure = change_bars(better + worse[::-1])
-    return _picture(figure, folder / "changes.png", 760) + change_tables(better, worse)
+    return picture(figure, folder / "changes.png", 760) + change_tables(better, worse)
 
 
 def _confusions(folder: Path, confusions: Mapping[str, Confusions]) -> str:
@@ -112,12 +97,4 @@ def _confusions(folder: Path, confusions: Mapping[str, Confusions]) -> str:
     return (
         "<p class=note>For each object of a rare class: the highest-scoring detection whose box "
         "has an IoU of at least 0.5 with it.</p>"
-    ) + _picture(figure, folder / "rare_confusions.png", width)
-
-
-def _picture(figure: Figure, path: Path, width: int = 0) -> str:
-    """Saves a figure; an image of it for the page."""
-    with atomic_path(path) as partial:
-        figure.savefig(partial, dpi=150)
-        data = base64.b64encode(partial.read_bytes()).decode()
-    return f'<img alt="" style="width:{width}px" src="data:image/png;base64,{data}">'
+    ) + picture(figure, folder / "rare_confusions.png", width)
