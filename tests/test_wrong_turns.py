@@ -55,7 +55,7 @@ ARGUMENTS = [
     (["demo"], "inputs, --config-file"),
     (["demo", "photo.png"], "--config-file"),
     (["export", "--config-file", "x"], "--image"),
-    (["evaluate"], "annotations, results"),
+    (["evaluate"], "required: annotations"),
     (["evaluate", "a", "b", "--engine", "none"], "'none'"),
     (["report", "val.json"], "--compare"),
     (["report", "val.json", "x.json", "--compare", "a", "b"], "--compare"),
