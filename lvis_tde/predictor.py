@@ -24,12 +24,12 @@ from .calibration.alpha import predict_for_alphas
 from .calibration.explain import explain_detections
 from .calibration.settings import describe, tde_predictors
 from .data.files import write_with
-from .data.frequency import frequency_group
+from .data.frequency import LVIS_BOUNDS, frequency_group
 from .posthoc import Settings
 from .visualization.charts import plot_explanation
 from .visualization.detections import draw_comparison
 
-__all__ = ["ClassInfo", "TDEDemo", "class_info", "find_inputs", "is_video"]
+__all__ = ["ClassInfo", "TDEDemo", "class_info", "find_inputs", "is_video", "unused_name"]
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +75,9 @@ def class_info(dataset: str, num_classes: int) -> ClassInfo:
         counts = metadata.get("class_image_count") or _lvis_counts(names)
         if counts is not None:
             counts = sorted(counts, key=lambda record: record["id"])
-            frequency = [frequency_group(record["image_count"]) for record in counts]
+            fewest, most = metadata.get("bounds", (LVIS_BOUNDS[0] + 1, LVIS_BOUNDS[1]))
+            bounds = fewest - 1, most
+            frequency = [frequency_group(record["image_count"], bounds) for record in counts]
     return ClassInfo(names, frequency)
 
 
@@ -210,7 +212,7 @@ class TDEDemo:
         kept = _stems_of_inputs(paths, folder)
         folder.mkdir(parents=True, exist_ok=True)
         for path in paths:
-            stem = _unused(Path(path).stem, kept | {one.stem for one in written})
+            stem = unused_name(path, kept | {one.stem for one in written})
             if is_video(path):
                 written.append(self._video(path, folder / f"{stem}.mp4"))
                 continue
@@ -254,7 +256,9 @@ def _stems_of_inputs(paths: Sequence[str], folder: Path) -> set[str]:
     return stems | {re.sub(r"_why_\d+$", "", stem) for stem in stems}
 
 
-def _unused(stem: str, taken: set) -> str:
+def unused_name(path: str, taken: set[str]) -> str:
+    """The stem of a path, with a number where it is taken."""
+    stem = Path(path).stem
     names = (f"{stem}_{number}" if number else stem for number in range(len(taken) + 1))
     return next(name for name in names if name not in taken)
 

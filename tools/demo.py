@@ -35,7 +35,10 @@ def parse_args(argv):
 def main(argv=None):
     args = parse_args(argv)
     from lvis_tde.calibration.checkpoint import load_trained
+    from lvis_tde.data.classification import register_by_name
     from lvis_tde.engine import check_run, load_recipe, setup_console, use_data
+    from lvis_tde.image_demo import ImageDemo
+    from lvis_tde.modeling import ImageClassifier
     from lvis_tde.predictor import TDEDemo, class_info, find_inputs
 
     setup_console()
@@ -49,9 +52,14 @@ def main(argv=None):
     recipe.use_cpu_without_gpu()
     check_run(recipe)
     dataset = next(iter((*recipe.test_sets, *recipe.train_sets)), "__unused")
+    register_by_name(dataset)
     classes = class_info(dataset, recipe.num_classes)
+    model = load_trained(recipe)
+    if isinstance(model, ImageClassifier):
+        images = ImageDemo(model, recipe.prepare, classes)
+        return cli.wrote(images.run(inputs, args.output, explain=args.explain))
     demo = TDEDemo(
-        load_trained(recipe),
+        model,
         recipe.prepare,
         classes,
         score_threshold=args.score_threshold,

@@ -73,10 +73,10 @@ def preflight(
     """
     model = TrialModel(recipe)
     yield Check("device", functools.partial(_device, recipe))
-    yield Check("input", functools.partial(_input, recipe))
-    for name in dict.fromkeys(
-        (*(recipe.train_sets if training else ()), *(recipe.test_sets if testing else ()))
-    ):
+    yield Check("input", functools.partial(_input, recipe, training))
+    read = recipe.train_sets if training else ()
+    read += (*recipe.calibration_sets, *recipe.test_sets) if testing else ()
+    for name in dict.fromkeys(read):
         yield Check(f"data {name}", functools.partial(_data, recipe, name, thorough))
     yield Check("model", functools.partial(_builds, model))
     yield Check("weights", functools.partial(_weights, recipe, model, trained, resume))
@@ -115,7 +115,8 @@ def _device(recipe: Recipe) -> str:
     return recipe.device
 
 
-def _input(recipe: Recipe) -> str:
+def _input(recipe: Recipe, training: bool) -> str:
+    recipe.check(training=training)
     with building("image"):
         image = recipe.prepare(np.zeros((48, 64, 3), np.uint8))["image"]
     return f"a picture of 64 x 48 pixels becomes one of {image.shape[2]} x {image.shape[1]}"
