@@ -15,7 +15,7 @@ from detectron2.data.detection_utils import read_image
 from detectron2.structures import Boxes, BoxMode, Instances
 from PIL import Image
 
-from ..data.long_tailed import LVIS_BOUNDS
+from ..data.frequency import LVIS_BOUNDS
 from ..evaluation import Detections
 from ..evaluation.report.classes import trend
 from ..visualization.charts import RUN_NAMES, plot_ap_over_alpha, plot_group_ap
