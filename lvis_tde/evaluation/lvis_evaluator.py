@@ -22,7 +22,7 @@ from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import create_small_table
 
-from .api import evaluate_lvis
+from .api import check_max_dets, evaluate_lvis
 from .detections import Detections, id_column
 from .errors import complain
 from .ground_truth import GroundTruth
@@ -78,6 +78,7 @@ class LVISEvaluator(_UpstreamEvaluator):
             "max_dets": 300 if max_dets_per_image is None else max_dets_per_image,
             "per_category": per_category,
         }
+        check_max_dets(self._limits["max_dets"])
         self._engine = engine
         self._cpu_device = torch.device("cpu")
         self._metadata = MetadataCatalog.get(dataset_name)

@@ -9,6 +9,7 @@ Names: D detections that count, G ground truths, I images, C categories, A = 4 a
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -202,9 +203,9 @@ def _shapes(
         [
             truth.annotation_ids[i]
             for i, b in zip(truths.tolist(), given)
-            if b is None or len(b) != 4
+            if b is None or len(b) != 4 or not all(map(math.isfinite, b))
         ],
-        "annotations without a box of four numbers",
+        "annotations without a box of four finite numbers",
         "'bbox' is [x, y, width, height]",
     )
     return boxes, np.array(given, dtype=np.float64)
