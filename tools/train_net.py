@@ -4,23 +4,40 @@
     tools/train_net.py --config-file C.yaml --num-gpus 8 SOLVER.IMS_PER_BATCH 16
     tools/train_net.py --config-file C.py --num-gpus 8 dataloader.train.total_batch_size=16
 
+With --eval-only and --beside off (or --beside alpha=1,logit_adjustment=0.5) the report has these
+settings beside the model's own, from one pass over the images.
+
 Overrides are "KEY VALUE" for a yacs config and "key=value" for a LazyConfig. Without a GPU it runs
 on the CPU and says so.
 """
 
 from lvis_tde import cli
+from lvis_tde.calibration.beside import evaluate_beside, parse_settings
 from lvis_tde.engine import argument_parser, launch, setup
+from lvis_tde.engine.trainer import model_name
 
 
 def work(args):
+    beside = None if args.beside is None else parse_settings(args.beside)
     recipe = setup(args)
     if args.eval_only:
-        return recipe.evaluate(recipe.load_model(resume=args.resume))
+        model = recipe.load_model(resume=args.resume)
+        if beside is None:
+            return recipe.evaluate(model)
+        name = model_name(recipe.weights, recipe.output_dir)
+        return evaluate_beside(recipe, model.eval(), beside, name)
     return recipe.train(resume=args.resume)
 
 
 def main(argv=None):
-    return launch(work, argument_parser(epilog=__doc__).parse_args(argv))
+    parser = argument_parser(epilog=__doc__)
+    parser.add_argument(
+        "--beside", metavar="SETTINGS", help="with --eval-only: settings to compare the model's own"
+    )
+    args = parser.parse_args(argv)
+    if args.beside is not None and not args.eval_only:
+        parser.error("--beside needs --eval-only")
+    return launch(work, args)
 
 
 if __name__ == "__main__":

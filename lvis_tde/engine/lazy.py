@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import os
 from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar
 
@@ -184,7 +183,7 @@ def evaluate(cfg: DictConfig, model: nn.Module, *, report: bool = False):
         if comm.is_main_process():
             print_csv_format(results[name])
     if report:
-        write_reports(evaluators, os.path.join(recipe.output_dir, "report"))
+        write_reports(evaluators, recipe.output_dir, recipe.weights)
     return next(iter(results.values())) if len(results) == 1 else results
 
 

@@ -7,6 +7,7 @@ import functools
 import logging
 import os
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_train_loader, get_detection_dataset_dicts
@@ -27,7 +28,7 @@ from ..modeling.mask_postprocess import masks_as_rle
 from ..modeling.sigmoid import check_sigmoids
 from .hooks import PreciseMean, SeedEveryIteration
 
-__all__ = ["Trainer", "predicting_for", "write_reports"]
+__all__ = ["Trainer", "model_name", "predicting_for", "write_reports"]
 
 logger = logging.getLogger(__name__)
 
@@ -38,16 +39,23 @@ def predicting_for(model: nn.Module, evaluators: Iterable[DatasetEvaluator]):
     return masks_as_rle(model) if compact else contextlib.nullcontext()
 
 
-def write_reports(evaluators: Mapping[str, DatasetEvaluator], folder: str) -> None:
+def write_reports(evaluators: Mapping[str, DatasetEvaluator], folder: str, weights: str) -> None:
     """Writes a page and pictures for every LVIS set.
 
     Args:
         evaluators: by name of the dataset, after ``evaluate``.
-        folder: gets a folder for every dataset.
+        folder: of the run; its ``report`` gets a folder for every dataset.
+        weights: of the model, for the titles.
     """
     for name, evaluator in evaluators.items():
         if comm.is_main_process() and isinstance(evaluator, LVISEvaluator):
-            evaluator.write_report(os.path.join(folder, name))
+            place = os.path.join(folder, "report", name)
+            evaluator.write_report(place, model_name(weights, folder))
+
+
+def model_name(weights: str, folder: str) -> str:
+    """What a model is called in a report: its checkpoint and the folder of that, or of the run."""
+    return "/".join(Path(weights or os.path.join(folder, "model")).parts[-2:])
 
 
 def _training_sampler(cfg: CfgNode, dataset: list) -> Sampler:
@@ -208,9 +216,8 @@ class Trainer(DefaultTrainer):
         """
         evaluators = [cls.build_evaluator(cfg, name) for name in cfg.DATASETS.TEST]
         results = cls.test(cfg, model, evaluators)
-        write_reports(
-            dict(zip(cfg.DATASETS.TEST, evaluators)), os.path.join(cfg.OUTPUT_DIR, "report")
-        )
+        named = dict(zip(cfg.DATASETS.TEST, evaluators))
+        write_reports(named, cfg.OUTPUT_DIR, cfg.MODEL.WEIGHTS)
         if cfg.TEST.AUG.ENABLED:
             results.update(cls.test_with_TTA(cfg, model))
         if comm.is_main_process():

@@ -8,7 +8,7 @@ import json
 import logging
 import os
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,11 +96,14 @@ class LVISEvaluator(_UpstreamEvaluator):
         # Upstream's proposal recall asks for it; nothing else does.
         return load_official().LVIS(self._json_file)
 
-    def fresh_copy(self) -> LVISEvaluator:
+    def fresh_copy(self, **changed: Any) -> LVISEvaluator:
         """An evaluator with the same options and no predictions, which shares the annotations only.
 
         For evaluating several settings in one pass: the annotations are in memory once, and what
         one evaluator processes no other one sees, whatever a subclass keeps or its ``reset`` does.
+
+        Args:
+            **changed: ``output_dir``, if the copy has another.
 
         Returns:
             As if made and reset anew; independent of this one, which stays as it is.
@@ -109,6 +112,8 @@ class LVISEvaluator(_UpstreamEvaluator):
         memo = {id(vars(self)[name]): vars(self)[name] for name in shared if name in vars(self)}
         other = copy.deepcopy(self, memo)
         other.lvis_results = {}
+        other._output_dir = changed.pop("output_dir", self._output_dir)
+        assert not changed, changed
         # Replaces the predictions, which are the only shared columns that ever change.
         other.reset()
         return other
@@ -193,11 +198,19 @@ class LVISEvaluator(_UpstreamEvaluator):
             self._results[task] = {name: result.metrics[name] for name in REPORTED}
             logger.info("LVIS %s:\n%s", task, create_small_table(self._results[task]))
 
-    def write_report(self, output_dir: str) -> list[Path]:
+    def write_report(
+        self,
+        output_dir: str,
+        model: str = "model",
+        beside: Mapping[str, LVISEvaluator] | None = None,
+    ) -> list[Path]:
         """Write a page and pictures about each task that ``evaluate`` evaluated, on rank 0.
 
         Args:
             output_dir: folder; each task has one of its own in it.
+            model: what is evaluated, for titles.
+            beside: runs of the model on the same data set with other settings, evaluated too, by
+                name, in the order of the report; this one among them.
 
         Returns:
             The pages.
@@ -208,11 +221,20 @@ class LVISEvaluator(_UpstreamEvaluator):
 
         if self._truth is None or not self.lvis_results:
             return []
-        limit = self._limits["max_dets"]
-        confusions = rare_confusions(self._truth, self.detections(), limit)
+        limit, runs = self._limits["max_dets"], beside or {model: self}
+        confusions = {
+            name: rare_confusions(self._truth, run.detections(), limit)
+            for name, run in runs.items()
+        }
         return [
-            write_report(os.path.join(output_dir, task), {task: result}, {task: confusions})
-            for task, result in self.lvis_results.items()
+            write_report(
+                os.path.join(output_dir, task),
+                {name: run.lvis_results[task] for name, run in runs.items()},
+                confusions,
+                dataset=self._metadata.name,
+                model=model if beside else "",
+            )
+            for task in self.lvis_results
         ]
 
     def detections(self) -> Detections:
