@@ -4,17 +4,15 @@
 Exit code 0: everything is there. 1: something is missing or wrong.
 """
 
-import argparse
 import os
 
 from lvis_tde import cli
+from lvis_tde.arguments import Parser
 from lvis_tde.data.check import DATASETS, check_dataset
 
 
 def main(argv=None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__)
     parser.add_argument(
         "--root",
         default=os.environ.get("DETECTRON2_DATASETS", "datasets"),

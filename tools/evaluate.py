@@ -9,11 +9,11 @@ The numbers are those of the official lvis package, which --engine lvis runs its
 COCO's format count as exhaustive; --train-annotations makes their groups.
 """
 
-import argparse
 import json
 import time
 
 from lvis_tde import cli
+from lvis_tde.arguments import Parser
 from lvis_tde.data.files import write_text
 from lvis_tde.evaluation import Detections, GroundTruth, evaluate_lvis
 from lvis_tde.evaluation.truth_file import load_truth
@@ -21,9 +21,7 @@ from lvis_tde.evaluation.truth_file import load_truth
 
 def main(argv=None):
     """Parse the command line, evaluate, print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__)
     parser.add_argument("annotations", help="file in LVIS or COCO format, or a registered set")
     parser.add_argument("results", help="result file: JSON list of detections")
     parser.add_argument(

@@ -10,6 +10,7 @@ import logging
 import os
 
 from lvis_tde import cli
+from lvis_tde.arguments import Parser
 from lvis_tde.data.emoji_lt import PROFILES, make_emoji_lt
 from lvis_tde.data.generated import KINDS
 from lvis_tde.data.glyphs import SIZES
@@ -35,7 +36,7 @@ def main(argv=None) -> None:
         help="what is drawn; --help of each kind lists its arguments",
     )
     kind = choice.parse_known_args(argv)[0].kind
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         parents=[choice],
         description=__doc__,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,

@@ -5,10 +5,10 @@ python tools/report.py lvis_v1_val.json results.json --output report
 python tools/report.py lvis_v1_val.json --compare softmax.json tde.json --output report
 """
 
-import argparse
 from pathlib import Path
 
 from lvis_tde import cli
+from lvis_tde.arguments import Parser
 from lvis_tde.evaluation import Detections, GroundTruth, evaluate_lvis
 from lvis_tde.evaluation.confusion import rare_confusions
 from lvis_tde.evaluation.report.writer import write_report
@@ -17,9 +17,7 @@ from lvis_tde.evaluation.truth_file import load_truth
 
 def main(argv=None):
     """Parse the command line, evaluate, write the report."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__)
     parser.add_argument("annotations", help="file in LVIS or COCO format, or a registered set")
     parser.add_argument("results", nargs="?", help="result file: JSON list of detections")
     parser.add_argument(

@@ -3,6 +3,7 @@
 
     tools/train_net.py --config-file C.yaml --num-gpus 8 SOLVER.IMS_PER_BATCH 16
     tools/train_net.py --config-file C.py --num-gpus 8 dataloader.train.total_batch_size=16
+    tools/train_net.py --config-file C.yaml --check          # what is missing or wrong, in seconds
 
 With --eval-only and --beside off (or --beside alpha=1,logit_adjustment=0.5) the report has these
 settings beside the model's own, from one pass over the images.
@@ -11,22 +12,35 @@ Overrides are "KEY VALUE" for a yacs config and "key=value" for a LazyConfig. Wi
 on the CPU and says so.
 """
 
+from pathlib import Path
+
 from lvis_tde import cli
-from lvis_tde.calibration.beside import evaluate_beside, parse_settings
-from lvis_tde.engine import argument_parser, launch, setup
-from lvis_tde.engine.trainer import model_name
+from lvis_tde.arguments import argument_parser
 
 
 def work(args):
+    from lvis_tde.calibration.beside import evaluate_beside, parse_settings
+    from lvis_tde.engine import check, setup
+    from lvis_tde.engine.trainer import model_name
+
     beside = None if args.beside is None else parse_settings(args.beside)
+    if args.check:
+        return cli.tell(check(args))
     recipe = setup(args)
+    folder = Path(recipe.output_dir)
     if args.eval_only:
         model = recipe.load_model(resume=args.resume)
         if beside is None:
-            return recipe.evaluate(model)
-        name = model_name(recipe.weights, recipe.output_dir)
-        return evaluate_beside(recipe, model.eval(), beside, name)
-    return recipe.train(resume=args.resume)
+            result = recipe.evaluate(model)
+        else:
+            name = model_name(recipe.weights, recipe.output_dir)
+            result = evaluate_beside(recipe, model.eval(), beside, name)
+        files = [*sorted(folder.glob("report/**/report.html")), *sorted(folder.glob("inference/*"))]
+    else:
+        result = recipe.train(resume=args.resume)
+        files = [folder / "model_final.pth", folder / "metrics.json"]
+    cli.wrote([*files, folder / "log.txt"])
+    return result
 
 
 def main(argv=None):
@@ -37,6 +51,8 @@ def main(argv=None):
     args = parser.parse_args(argv)
     if args.beside is not None and not args.eval_only:
         parser.error("--beside needs --eval-only")
+    from lvis_tde.engine import launch
+
     return launch(work, args)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Container, Iterable, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Sequence
 from typing import Any, TypeVar, Union
 
 import torch
@@ -25,7 +25,7 @@ from ..evaluation import LVISEvaluator
 from ..layers.functional import check_alpha
 from ..modeling.mask_postprocess import postprocess_to_rle
 from ..posthoc import Settings
-from .replay import BoxBranch
+from .replay import BoxBranch, KeptBranches
 from .settings import settings, tde_predictors
 
 __all__ = ["predict_for_alphas", "sweep_alpha"]
@@ -138,17 +138,14 @@ def _with_other_branches(heads, features, unions: list[Instances]) -> list[Insta
     return [Instances.cat(image) for image in zip(*parts)]
 
 
-def _detect(model: nn.Module, inputs: list[dict], alphas: Sequence[Strength]):
-    """Input images, features, and for each alpha N images' boxes.
-
-    What else the box branch recorded is as large as the features of all regions, and is freed.
-    """
-    branch, predictors = BoxBranch(model, inputs), tde_predictors(model)
+def _detect(model: nn.Module, branch: BoxBranch, alphas: Sequence[Strength]):
+    """For each alpha N images' boxes."""
+    predictors = tde_predictors(model)
     found = []
     for alpha in alphas:
         with settings(predictors, **_options(alpha)):
             found.append(branch.detect())
-    return branch.images, branch.features, found
+    return found
 
 
 def predict_for_alphas(
@@ -173,13 +170,14 @@ def predict_for_alphas(
             networks on something that alpha changes.
     """
     _check(model, alphas)
-    return _predict(model, inputs, alphas, rle)
+    with torch.no_grad():
+        return _predict(model, inputs, BoxBranch(model, inputs), alphas, rle)
 
 
-@torch.no_grad()
 def _predict(
     model: nn.Module,
     inputs: list[dict],
+    branch: BoxBranch,
     alphas: Sequence[Strength],
     rle: bool,
     boxes_only: Container[Strength] = (),
@@ -188,12 +186,13 @@ def _predict(
 
     Args:
         model, inputs, alphas, rle: see there.
+        branch: of ``inputs``.
         boxes_only: the alphas whose results need no masks or keypoints.
     """
-    images, features, per_alpha = _detect(model, inputs, alphas)
+    per_alpha = _detect(model, branch, alphas)
     sizes = [
         (one.get("height", size[0]), one.get("width", size[1]))
-        for one, size in zip(inputs, images.image_sizes)
+        for one, size in zip(inputs, branch.images.image_sizes)
     ]
     plain = [alpha in boxes_only for alpha in alphas]
     outputs: list[list[dict]] = [
@@ -211,7 +210,9 @@ def _predict(
     per_image = list(zip(*(r for without, r in zip(plain, per_alpha) if not without)))
     by_class = not _one_mask_for_all_classes(model)
     distinct = [_distinct(results, by_class) for results in per_image]
-    unions = _with_other_branches(model.roi_heads, features, [union for union, _ in distinct])
+    unions = _with_other_branches(
+        model.roi_heads, branch.features, [union for union, _ in distinct]
+    )
     for results, union, (_, where), size in zip(per_image, unions, distinct, sizes):
         for output, instances in zip(full, _postprocessed(results, union, where, size, rle)):
             output.append({"instances": instances})
@@ -220,7 +221,7 @@ def _predict(
 
 def sweep_alpha(
     model: nn.Module,
-    loader: Iterable[list[dict]],
+    loader: Iterable[list[dict]] | KeptBranches,
     alphas: Sequence[Strength],
     make_evaluator: Callable[[], DatasetEvaluator],
     *,
@@ -231,7 +232,8 @@ def sweep_alpha(
 
     Args:
         model: with a TDE predictor; its mode and alpha are restored at the end.
-        loader: batches of images, such as Detectron2's test loader.
+        loader: batches of images, such as Detectron2's test loader; or the kept branches of an
+            earlier pass, for boxes alone.
         alphas: values, pairs or settings, see :func:`predict_for_alphas`.
         make_evaluator: called once for each alpha; once for all if it makes an
             :class:`~lvis_tde.evaluation.LVISEvaluator`, whose annotations are then in memory once.
@@ -252,9 +254,9 @@ def sweep_alpha(
         evaluator.reset()
     total = len(loader)  # type: ignore[arg-type]
     start = logged = time.monotonic()
-    with inference_context(model):
-        for i, inputs in enumerate(loader, 1):
-            outputs = _predict(model, inputs, list(evaluators), rle, boxes_only)
+    with inference_context(model), torch.no_grad():
+        for i, (inputs, branch) in enumerate(_branches(model, loader), 1):
+            outputs = _predict(model, inputs, branch, list(evaluators), rle, boxes_only)
             for evaluator, output in zip(evaluators.values(), outputs):
                 evaluator.process(inputs, output)
             now = time.monotonic()
@@ -274,6 +276,12 @@ def sweep_alpha(
         if on_result is not None and comm.is_main_process():
             on_result(results)
     return results
+
+
+def _branches(model, loader) -> Iterator[tuple[list[dict], BoxBranch]]:
+    if isinstance(loader, KeptBranches):
+        return iter(loader)
+    return ((inputs, BoxBranch(model, inputs)) for inputs in loader)
 
 
 def _independent(

@@ -29,7 +29,7 @@ from ..modeling.intercept import intercepted
 from .replay import box_branch_only
 from .settings import tde_predictors
 
-__all__ = ["MeanEstimate", "angle_between", "estimate_feature_mean"]
+__all__ = ["MeanEstimate", "angle_between", "check_stopping", "estimate_feature_mean"]
 
 logger = logging.getLogger(__name__)
 
@@ -151,7 +151,6 @@ class _Halves:
         self.predictor = predictor
         mean = predictor.feature_mean.mean
         self._half, self._other = _Sums.zeros_like(mean), _Sums.zeros_like(mean)
-
         self._logits = _LogitSums(predictor)
 
     def next_batch(self) -> None:
@@ -196,6 +195,14 @@ def _labels_matched(model: GeneralizedRCNN):
             module.training = training
 
 
+def check_stopping(max_batches: int, tolerance: float) -> None:
+    """Raises a ValueError if :func:`estimate_feature_mean` would not take one of them."""
+    if max_batches < 2:
+        raise ValueError(f"max_batches={max_batches} must be at least 2, one for each half.")
+    if not tolerance >= 0:
+        raise ValueError(f"tolerance={tolerance} must not be negative (degrees).")
+
+
 @torch.no_grad()
 def estimate_feature_mean(
     model: nn.Module,
@@ -229,10 +236,7 @@ def estimate_feature_mean(
         ValueError: if the model has no TDE predictor, an argument is out of its range, or no batch
             had a foreground region.
     """
-    if max_batches < 2:
-        raise ValueError(f"max_batches={max_batches} must be at least 2, one for each half.")
-    if not tolerance >= 0:
-        raise ValueError(f"tolerance={tolerance} must not be negative (degrees).")
+    check_stopping(max_batches, tolerance)
     if isinstance(model, DistributedDataParallel):
         model = model.module
     halves = [_Halves(predictor) for predictor in tde_predictors(model)]

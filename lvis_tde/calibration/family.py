@@ -2,7 +2,7 @@
 together, on held-out images.
 
 One pass over the images serves all methods and strengths, since all of them enter after the box
-head; another pass or two look at compositions around the best method. Which images these are is
+head; what the box head gave is kept for the search for compositions around the best method. Which images these are is
 the caller's business: not those whose figures are to be reported.
 """
 
@@ -20,6 +20,7 @@ from torch import nn
 from ..posthoc import Settings
 from .alpha import sweep_alpha
 from .methods import FACTUAL, Method, methods_of
+from .replay import KeptBranches
 from .settings import describe, tde_predictors
 
 __all__ = ["COMPOSITION", "METRICS", "Choice", "Row", "choose", "search"]
@@ -209,7 +210,7 @@ def choose(
     Args:
         model: a ``GeneralizedRCNN`` with a TDE predictor, its mean and the statistics of its
             classes. Its settings are the same afterwards.
-        loader: held-out images; gone through once for all methods and once a round.
+        loader: held-out images; gone through once, if what is kept of them fits into 2 GiB.
         make_evaluator: see :func:`~lvis_tde.calibration.alpha.sweep_alpha`; it must report
             ``{"bbox": {metric: percent}}`` with :data:`METRICS`.
         methods: default: :func:`methods_of`.
@@ -223,8 +224,10 @@ def choose(
         ValueError: see :func:`search`; also if a setting needs what the model does not have.
     """
 
+    branches = KeptBranches(model, loader)
+
     def evaluate(settings: Sequence[Settings]) -> dict[Settings, dict[str, float]]:
-        found = sweep_alpha(model, loader, settings, make_evaluator, boxes_only=settings)
+        found = sweep_alpha(model, branches, settings, make_evaluator, boxes_only=settings)
         return {one: results["bbox"] for one, results in found.items()}
 
     sigmoid = any(predictor.use_sigmoid_ce for predictor in tde_predictors(model))

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from detectron2.data import MetadataCatalog
 from detectron2.utils import comm
 from torch import nn
 
-from ..data.files import write_text
-from ..evaluation.lvis_evaluator import REPORTED
+from ..arguments import DEFAULT_ALPHAS, SETTINGS
+from ..data.files import atomic_path, write_text
+from ..evaluation.result import percent
 from ..posthoc import Settings
 from ..visualization.charts import plot_ap_over_alpha
 from ..visualization.palette import KINDS
@@ -24,20 +24,13 @@ from .alpha import Strength, sweep_alpha
 from .checkpoint import load_trained, save_checkpoint
 from .hold_out import hold_out
 from .settings import tde_predictors
+from .sweep_checks import check_metric, check_strengths
 
 __all__ = ["DEFAULT_ALPHAS", "SETTINGS", "best_alpha", "check_metric", "format_sweep", "run_sweep"]
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0)
-SETTINGS = ("alpha", "tau_norm", "logn", "logit_adjustment", "norcal", "fracal")
 _SHOWN = ("AP", "APr", "APc", "APf")
-
-# What the evaluators report for each kind of data set.
-_METRICS = {
-    "lvis": REPORTED,
-    "coco": ("AP", "AP50", "AP75", "APs", "APm", "APl"),
-}
 
 
 def run_sweep(
@@ -79,17 +72,9 @@ def run_sweep(
             range.
     """
     alphas = sorted({float(alpha) for alpha in alphas})
-    if setting not in SETTINGS:
-        raise ValueError(f"setting={setting!r} must be one of {', '.join(SETTINGS)}.")
-    split = "test_sets" if calibrate is None else "train_sets"
-    sets, folder = getattr(recipe, split), Path(recipe.output_dir)
-    if len(sets) != 1 or not alphas:
-        raise ValueError(
-            f"A sweep needs one dataset and at least one alpha, got {sets} and {alphas}. "
-            f"Set {recipe.keys[split]}."
-        )
-    (dataset,) = sets
-    model = load_trained(recipe, sets)
+    dataset = check_strengths(recipe, alphas, setting, calibrate)
+    folder = Path(recipe.output_dir)
+    model = load_trained(recipe, (dataset,))
     strengths = _strengths(model, setting, alphas)
     check_metric(metric, model, dataset)
     if calibrate is not None:
@@ -102,7 +87,12 @@ def run_sweep(
             dataset,
         )
     start = time.monotonic()
-    report = {"dataset": dataset, "calibrate": calibrate, "metric": metric, setting: None}
+    report: dict[str, Any] = {
+        "dataset": dataset,
+        "calibrate": calibrate,
+        "metric": metric,
+        setting: None,
+    }
 
     def write(found: dict[Any, dict], best: float | None = None) -> None:
         by_value = {strengths[strength]: results for strength, results in found.items()}
@@ -131,7 +121,8 @@ def run_sweep(
     kind = KINDS.get(task, task)
     on = "training images" if calibrate is not None else dataset
     figure = plot_ap_over_alpha(curve, chosen=best, title=f"{kind} AP over {setting} on {on} (%)")
-    figure.savefig(folder / f"{setting}.png", dpi=150)
+    with atomic_path(folder / f"{setting}.png") as partial:
+        figure.savefig(partial, dpi=150)
     chosen, config = recipe.clone(), folder / f"config_{setting}.yaml"
     for predictor in tde_predictors(model):
         if setting == "alpha":
@@ -167,39 +158,6 @@ def _rounded(found: dict[float, dict]) -> dict[str, dict]:
         }
         for alpha, tasks in found.items()
     }
-
-
-def check_metric(metric: str, model: nn.Module, dataset: str) -> None:
-    """Refuses a metric that an evaluation would not give, before it runs.
-
-    Args:
-        metric: task and name, such as "segm/APr".
-        model: with the branches that decide which tasks there are.
-        dataset: registered name. Of one whose ``evaluator_type`` is neither "lvis" nor "coco" only
-            the tasks are known.
-
-    Raises:
-        ValueError: for a metric that will not be among the results.
-    """
-    kind = MetadataCatalog.get(dataset).get("evaluator_type")
-    heads = getattr(model, "roi_heads", None)
-    tasks = ["bbox"]
-    if getattr(heads, "mask_on", False):
-        tasks.append("segm")
-    if getattr(heads, "keypoint_on", False) and kind != "lvis":
-        tasks.append("keypoints")
-    names = list(_METRICS.get(kind, ()))
-    task, _, name = metric.partition("/")
-    # COCO's evaluator also reports each class.
-    classes = MetadataCatalog.get(dataset).get("thing_classes") or ()
-    known = name in names or (kind == "coco" and name.removeprefix("AP-") in classes)
-    if (task, name) == ("keypoints", "APs"):
-        known = False
-    if task not in tasks or not name or (names and not known):
-        raise ValueError(
-            f"metric={metric!r} will not be in the results on {dataset}: choose TASK/NAME with "
-            f"TASK one of {', '.join(tasks)} and NAME one of {', '.join(names) or 'its metrics'}."
-        )
 
 
 def best_alpha(found: dict[Strength, dict], metric: str) -> Strength:
@@ -250,7 +208,7 @@ def format_sweep(report: dict) -> str:
     rows = [heads, ["-" * (len(head) - 1) + ":" for head in heads]]
     for alpha, results in report["results"].items():
         mark = "*" if float(alpha) == report[setting] else " "
-        cells = [f"{results[task][name]:.1f}" for task, name in columns]
+        cells = [percent(results[task][name]) for task, name in columns]
         rows.append([f"{alpha}{mark}", *cells])
     return "\n".join(
         "| " + " | ".join(cell.rjust(len(head)) for cell, head in zip(row, heads)) + " |"

@@ -39,7 +39,7 @@ _MAX_SHIFTED_OTHER = 25_000
 
 # Candidates in the first attempt, per requested detection, and the growth of each further one.
 _CANDIDATES_PER_DETECTION = 4
-_MIN_CANDIDATES = 1024
+_MIN_CANDIDATES = 512
 _GROWTH = 4
 
 # One joint NMS over all classes is quadratic in the candidates: worth it for this many only.
