@@ -7,7 +7,7 @@ import os
 from typing import Any
 
 import torch
-from detectron2.evaluation import DatasetEvaluator, inference_on_dataset, print_csv_format
+from detectron2.evaluation import DatasetEvaluator, inference_on_dataset
 from detectron2.utils import comm
 from torch import nn
 
@@ -121,7 +121,6 @@ def evaluate_beside(recipe, model: nn.Module, beside: Settings, model_name: str)
         found = inference_on_dataset(both, recipe.test_loader(name), _Evaluators(other, evaluator))
         if comm.is_main_process():
             results[name] = found
-            print_csv_format(found)
             runs = dict(
                 zip((describe(one) or "TDE off" for one in (beside, own)), (other, evaluator))
             )

@@ -68,6 +68,8 @@ class LazyRecipe(Recipe):
         "num_classes": "model.roi_heads.num_classes",
         "train_sets": "dataloader.train.dataset.names",
         "test_sets": "dataloader.test.dataset.names",
+        "masks": "model.roi_heads.mask_head",
+        "mask_format": "dataloader.train.mapper.instance_mask_format",
     }
 
     @property

@@ -24,6 +24,7 @@ from torch import nn
 from ..calibration.checkpoint import check_named, load_all
 from ..data.files import existing_parent, free_space
 from .checks import check_dataset, check_images, check_weights
+from .data_checks import check_annotations, check_sets
 from .lock import check_unlocked
 from .recipes import Recipe
 
@@ -129,10 +130,12 @@ def preflight(
     """
     model = _Model(recipe)
     yield Check("device", functools.partial(_device, recipe))
+    yield Check("data", functools.partial(_sets, recipe, training, testing))
     for name in dict.fromkeys(
         (*(recipe.train_sets if training else ()), *(recipe.test_sets if testing else ()))
     ):
-        yield Check(f"data {name}", functools.partial(_data, recipe, name, thorough))
+        trains = training and name in recipe.train_sets
+        yield Check(f"data {name}", functools.partial(_data, recipe, name, trains, thorough))
     yield Check("model", functools.partial(_builds, model))
     yield Check("weights", functools.partial(_weights, recipe, model, trained, resume))
     if also is not None:
@@ -168,8 +171,14 @@ def _device(recipe: Recipe) -> str:
     return recipe.device
 
 
-def _data(recipe: Recipe, name: str, thorough: bool) -> str:
+def _sets(recipe: Recipe, training: bool, testing: bool) -> str:
+    check_sets(recipe, training=training, testing=testing)
+    return f"{len(recipe.train_sets)} to train on, {len(recipe.test_sets)} to test on"
+
+
+def _data(recipe: Recipe, name: str, trains: bool, thorough: bool) -> str:
     check_dataset(name, recipe.num_classes, recipe.keys["num_classes"])
+    check_annotations(recipe, name, training=trains)
     path = MetadataCatalog.get(name).get("json_file")
     if path is not None and os.path.isfile(path) and os.path.getsize(path) > _MOST_BYTES:
         if not thorough:

@@ -209,6 +209,8 @@ class YacsRecipe(Recipe):
         "num_classes": "MODEL.ROI_HEADS.NUM_CLASSES",
         "train_sets": "DATASETS.TRAIN",
         "test_sets": "DATASETS.TEST",
+        "masks": "MODEL.MASK_ON",
+        "mask_format": "INPUT.MASK_FORMAT",
     }
 
     @property
