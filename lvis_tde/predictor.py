@@ -8,14 +8,12 @@ import logging
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 from detectron2.data import MetadataCatalog
-from detectron2.data.datasets import lvis_v0_5_categories, lvis_v1_categories
 from detectron2.data.detection_utils import read_image
 from PIL import Image
 from torch import nn
@@ -23,70 +21,36 @@ from torch import nn
 from .calibration.alpha import predict_for_alphas
 from .calibration.explain import explain_detections
 from .calibration.settings import describe, tde_predictors
+from .data.classes import ClassInfo, class_info
 from .data.files import write_with
-from .data.frequency import frequency_group
 from .posthoc import Settings
 from .visualization.charts import plot_explanation
 from .visualization.detections import draw_comparison
 
-__all__ = ["ClassInfo", "TDEDemo", "class_info", "find_inputs", "is_video"]
+__all__ = ["ClassInfo", "TDEDemo", "class_info", "classes_of", "find_inputs", "is_video"]
 
 logger = logging.getLogger(__name__)
 
 _VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
 
 
-@dataclass(frozen=True)
-class ClassInfo:
-    """Names of the classes, and "r", "c" or "f" of each where it is known."""
-
-    names: Sequence[str]
-    frequency: Sequence[str] | None
-
-
-def class_info(dataset: str, num_classes: int) -> ClassInfo:
-    """Names and frequency groups from a dataset's metadata.
+def classes_of(model: nn.Module, dataset: str) -> ClassInfo:
+    """Names and frequency groups of a model's classes: the data set's, or those in its checkpoint.
 
     Args:
-        dataset: registered name.
-        num_classes: C of the model.
+        model: with TDE predictors and its weights.
+        dataset: registered name, or one that is not registered here.
 
     Returns:
-        ClassInfo: without groups where neither the metadata nor Detectron2's LVIS tables know them.
+        ClassInfo: without groups where neither knows them.
 
     Raises:
-        ValueError: if the metadata has no class names, or not as many as the model has classes.
+        ValueError: if neither has names, or the data set has another number of classes.
     """
-    metadata = MetadataCatalog.get(dataset)
-    names = metadata.get("thing_classes")
-    if names is None:
-        raise ValueError(
-            f"The metadata of {dataset!r} has no class names (thing_classes), so detections cannot "
-            "be named. Use a registered dataset in the config, such as lvis_v1_val, or "
-            "give your annotation file with --test-data JSON IMAGES."
-        )
-    if len(names) != num_classes:
-        raise ValueError(
-            f"Dataset {dataset!r} has {len(names)} class names, but the model has {num_classes} "
-            "classes: name the dataset that it was trained on."
-        )
-    frequency = metadata.get("class_frequency")
-    if frequency is None:
-        counts = metadata.get("class_image_count") or _lvis_counts(names)
-        if counts is not None:
-            counts = sorted(counts, key=lambda record: record["id"])
-            frequency = [frequency_group(record["image_count"]) for record in counts]
-    return ClassInfo(names, frequency)
-
-
-def _lvis_counts(names: Sequence[str]) -> list[dict] | None:
-    # Detectron2 0.6 has the groups of LVIS, but no counts and nothing of both in its metadata.
-    for module in (lvis_v1_categories, lvis_v0_5_categories):
-        records = sorted(module.LVIS_CATEGORIES, key=lambda record: record["id"])
-        if [record["synonyms"][0] for record in records] == list(names):
-            most = {"r": 10, "c": 100, "f": 101}
-            return [{"id": r["id"], "image_count": most[r["frequency"]]} for r in records]
-    return None
+    statistics = tde_predictors(model)[0].statistics
+    if MetadataCatalog.get(dataset).get("thing_classes") is None and statistics.class_names:
+        return ClassInfo(statistics.class_names, statistics.class_groups)
+    return class_info(dataset, statistics.num_classes)
 
 
 def is_video(path: str | os.PathLike) -> bool:

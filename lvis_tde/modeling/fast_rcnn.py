@@ -30,9 +30,10 @@ from ..layers.functional import (
     exempt_background,
 )
 from .postprocess import LargeVocabularyInference
+from .remembered import NOT_CALIBRATED, STRENGTHS
 from .sigmoid import BoxPredictor
 from .statistics import ClassStatistics
-from .strengths import DEFAULT_ALPHA, NOT_CALIBRATED, Strengths
+from .strengths import DEFAULT_ALPHA, Strengths
 
 __all__ = ["TDEFastRCNNOutputLayers"]
 
@@ -269,4 +270,6 @@ class TDEFastRCNNOutputLayers(Strengths, LargeVocabularyInference, BoxPredictor)
                 "Estimate it with tools/estimate_feature_mean.py, or train.",
                 mean,
             )
+        strengths = state_dict.pop(f"{prefix}{STRENGTHS}", None)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        self._recall(strengths)
