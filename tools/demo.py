@@ -4,10 +4,14 @@
     tools/demo.py 'photos/*.jpg' clip.mp4 --config-file C --output DIR --explain \
         --opts MODEL.WEIGHTS W
 
-Class names and frequency groups are those of the config's dataset, or of --test-data.
+A folder stands for the pictures and videos in it. Class names and frequency groups are those of
+the config's dataset, of --test-data, or of the checkpoint. Without TDE detections from
+--score-threshold on are shown, with TDE as many, the best first. Inputs that cannot be read are
+skipped; the exit code is then 1.
 """
 
 import argparse
+import sys
 
 from lvis_tde import cli
 from lvis_tde.arguments import Parser, add_data_arguments, add_weight_arguments
@@ -15,11 +19,19 @@ from lvis_tde.arguments import Parser, add_data_arguments, add_weight_arguments
 
 def parse_args(argv):
     parser = Parser(description=__doc__)
-    parser.add_argument("inputs", nargs="+", help="images, globs (quoted) and videos")
+    parser.add_argument("inputs", nargs="+", help="images, videos, folders, globs (quoted)")
     parser.add_argument("--config-file", required=True, help="of a model with TDE heads")
     parser.add_argument("--output", default="output/pictures", help="folder for the pictures")
     parser.add_argument("--alpha", type=float, help="strength of TDE, default: the config's")
-    parser.add_argument("--score-threshold", type=float, default=0.3, help="least score shown")
+    parser.add_argument(
+        "--score-threshold",
+        type=float,
+        default=0.3,
+        help="least score shown without TDE (default: 0.3); with TDE as many objects are shown",
+    )
+    parser.add_argument(
+        "--top", type=int, default=20, help="most objects on each side (default: 20)"
+    )
     parser.add_argument("--panel-size", type=int, default=640, help="pixels of the longer side")
     parser.add_argument(
         "--explain", action="store_true", help="charts of the detections that TDE changed most"
@@ -36,28 +48,32 @@ def main(argv=None):
     args = parse_args(argv)
     from lvis_tde.calibration.checkpoint import load_trained
     from lvis_tde.engine import check_run, load_recipe, setup_console, use_data
-    from lvis_tde.predictor import TDEDemo, class_info, find_inputs
+    from lvis_tde.predictor import TDEDemo, classes_of, find_inputs
 
     setup_console()
     inputs = find_inputs(args.inputs)
     recipe = load_recipe(args.config_file, args.opts)
     recipe.partial_weights = args.allow_partial_weights
     recipe.output_dir = args.output
-    use_data(recipe, test=args.test_data)
+    use_data(recipe, test=args.test_data, images=False)
     if args.alpha is not None:
         recipe.set_alpha(args.alpha)
     recipe.use_cpu_without_gpu()
     check_run(recipe)
     dataset = next(iter((*recipe.test_sets, *recipe.train_sets)), "__unused")
-    classes = class_info(dataset, recipe.num_classes)
+    model = load_trained(recipe)
     demo = TDEDemo(
-        load_trained(recipe),
+        model,
         recipe.prepare,
-        classes,
+        classes_of(model, dataset),
         score_threshold=args.score_threshold,
         panel_size=args.panel_size,
+        top=args.top,
     )
     cli.wrote(demo.run(inputs, args.output, explain=args.explain))
+    for path, reason in demo.skipped:
+        print(f"skipped: {path}: {reason}", file=sys.stderr)
+    return 1 if demo.skipped else 0
 
 
 if __name__ == "__main__":

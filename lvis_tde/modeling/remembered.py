@@ -1,4 +1,4 @@
-"""What a checkpoint remembers of a predictor's strengths, and what is told where a model has others."""
+"""What a checkpoint remembers of a predictor's strengths; what is told where a model has others."""
 
 from __future__ import annotations
 

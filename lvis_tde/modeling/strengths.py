@@ -53,6 +53,7 @@ class Strengths(Remembered):
     use_sigmoid_ce: bool
     cls_score: CosineMultiHeadClassifier
     statistics: ClassStatistics
+
     def _start(
         self,
         alpha: float,

@@ -1,5 +1,7 @@
-"""Words in checkpoints, as tensors of a fixed size: checkpointers take every entry for a tensor, and
-drop one whose shape is not the model's."""
+"""Words in checkpoints, as tensors of a fixed size.
+
+Checkpointers take every entry for a tensor, and drop one whose shape is not the model's.
+"""
 
 from __future__ import annotations
 
