@@ -31,7 +31,7 @@ COMMANDS = {
     "sweep": ("sweep_alpha", "choose the strength of TDE"),
     "demo": ("demo", "draw detections without and with TDE"),
     "export": ("export_model", "write TorchScript and ONNX"),
-    "evaluate": ("evaluate", "evaluate a result file by the rules of LVIS"),
+    "evaluate": ("evaluate", "evaluate a result file: LVIS, or top-1 accuracy"),
     "report": ("report", "write a page and pictures about result files"),
     "check-data": ("check_datasets", "say what is there and what is missing of LVIS"),
     "make-data": ("make_synthetic_lvis", "generate a small long-tailed set"),

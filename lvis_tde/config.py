@@ -1,10 +1,14 @@
-"""Configuration keys of this package: ``MODEL.TDE``, ``MODEL.POSTHOC`` and ``MODEL.TDE_MASK``."""
+"""Configuration keys of this package: ``MODEL.TDE``, ``MODEL.POSTHOC``, ``MODEL.TDE_MASK``.
+
+For classification beside them: ``MODEL.IMAGE_CLASSIFIER``, ``INPUT.CLASSIFICATION`` and
+``SOLVER.EPOCHS``.
+"""
 
 from __future__ import annotations
 
 from detectron2.config import CfgNode
 
-__all__ = ["add_tde_config", "use_tde_on_softmax"]
+__all__ = ["add_classification_config", "add_tde_config", "use_tde_on_softmax"]
 
 _TDE_HEADS = {
     "StandardROIHeads": "TDEROIHeads",
@@ -81,6 +85,64 @@ def add_tde_config(cfg: CfgNode) -> None:
     node.TEMPERATURE = 20.0
     # Added to both norms before the division.
     node.EPSILON = 1e-6
+
+    add_classification_config(cfg)
+
+
+def add_classification_config(cfg: CfgNode) -> None:
+    """Adds the keys of ``ImageClassifier``, of its images and of training by epochs."""
+    cfg.MODEL.IMAGE_CLASSIFIER = node = CfgNode()
+    # C; there is no background class.
+    node.NUM_CLASSES = 100
+    # With MODEL.BACKBONE.NAME "build_image_backbone": a classification model of torchvision, or
+    # "timm/NAME".
+    node.NETWORK = "resnet50"
+    # Start it from the weights that torchvision or timm publishes.
+    node.PRETRAINED = False
+    # "cross_entropy", "focal", "ldam" or "balanced_softmax".
+    node.LOSS = "cross_entropy"
+    # gamma of the focal loss.
+    node.FOCAL_GAMMA = 2.0
+    # LDAM: the largest margin, that of the smallest class, and the factor on the cosines.
+    node.LDAM_MARGIN = 0.5
+    node.LDAM_SCALE = 30.0
+    # Weigh the classes in the loss from this iteration on (DRW); -1 never does.
+    node.DEFER_ITER = -1
+    # beta of those weights, the inverse of a class's effective number of images.
+    node.DEFER_BETA = 0.9999
+    # Second stage of training: "classifier" alone, anew (cRT), or a "scales" of each of its
+    # classes (LWS), on frozen features; "" trains all.
+    node.TRAIN_ONLY = ""
+    # Training images of each class, for the losses that need them; the trainer fills an empty one.
+    node.CLASS_COUNTS = ()
+
+    cfg.INPUT.CLASSIFICATION = node = CfgNode()
+    # Side of the square images that the network sees.
+    node.SIZE = 32
+    # Training: crop from the image with this many zeros around it.
+    node.CROP_PADDING = 0
+    # Training: crop a random area and shape, resized to SIZE.
+    node.RESIZED_CROP = False
+    # Training: chance of a horizontal flip.
+    node.FLIP = 0.0
+    # Training: strength of the jitter of brightness, contrast and saturation.
+    node.COLOR_JITTER = 0.0
+    # Training: policy of AutoAugment, such as "cifar10" or "imagenet"; "" for none.
+    node.AUTO_AUGMENT = ""
+    # Training: magnitude of RandAugment; 0 for none.
+    node.RAND_AUGMENT = 0
+    # Training: alpha of mixup; 0 for none.
+    node.MIXUP = 0.0
+    # Test: the shorter side before the central crop of SIZE; 0 leaves it.
+    node.RESIZE_TEST = 0
+
+    cfg.SOLVER.EPOCHS = node = CfgNode()
+    # Length of training in passes over the training set, and in it the ends of the steps and of
+    # the warm-up and MODEL.IMAGE_CLASSIFIER.DEFER_ITER; TOTAL 0 leaves all of it to iterations.
+    node.TOTAL = 0
+    node.STEPS = ()
+    node.WARMUP = 0
+    node.DEFER = -1
 
 
 def tde_options(cfg: CfgNode) -> dict:

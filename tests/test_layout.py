@@ -13,8 +13,10 @@ MAX_LINES = 300
 LATE = {
     ("data.generation.target", "data.long_tailed"): "generation needs no Detectron2",
     ("evaluation", "evaluation.lvis_evaluator"): "metrics of a result file need no Detectron2",
+    ("evaluation", "evaluation.classification_evaluator"): "likewise",
     ("evaluation.lvis_evaluator", "evaluation.confusion"): "only for the report",
     ("evaluation.lvis_evaluator", "evaluation.report.writer"): "only a report needs Matplotlib",
+    ("evaluation.classification_evaluator", "evaluation.report.top1"): "likewise",
 }
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Say what is there and what is missing of LVIS, see datasets/README.md.
+"""Say what is there and what is missing of a data set, see datasets/README.md.
 
 Exit code 0: everything is there. 1: something is missing or wrong.
 """
@@ -9,6 +9,7 @@ import os
 from lvis_tde import cli
 from lvis_tde.arguments import Parser
 from lvis_tde.data.check import DATASETS, check_dataset
+from lvis_tde.data.classification.check import CLASSIFICATION_SETS, check_classification
 
 
 def main(argv=None) -> int:
@@ -19,13 +20,26 @@ def main(argv=None) -> int:
         help="default: $DETECTRON2_DATASETS, or datasets",
     )
     parser.add_argument(
-        "--sets", nargs="+", choices=list(DATASETS), default=["lvis_v1"], help="default: lvis_v1"
+        "--sets",
+        nargs="+",
+        choices=[*DATASETS, *CLASSIFICATION_SETS],
+        default=["lvis_v1"],
+        help="default: lvis_v1",
     )
-    parser.add_argument("--quick", action="store_true", help="do not read the annotation files")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="do not read the annotation files of LVIS, nor look for each image of the others",
+    )
     args = parser.parse_args(argv)
     complete = True
     for name in args.sets:
-        findings = check_dataset(args.root, DATASETS[name], read_json=not args.quick)
+        if name in DATASETS:
+            findings = check_dataset(args.root, DATASETS[name], read_json=not args.quick)
+        else:
+            findings = check_classification(
+                args.root, CLASSIFICATION_SETS[name], look_for_images=not args.quick
+            )
         complete = complete and all(finding.ok for finding in findings)
         print(name)
         for finding in findings:

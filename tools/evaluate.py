@@ -1,9 +1,11 @@
 #!/usr/bin/env python
-"""Evaluate a result file by the rules of LVIS.
+"""Evaluate a result file by the rules of LVIS, or a classifier's by top-1 accuracy.
 
     python tools/evaluate.py lvis_v1_val.json lvis_instances_results.json --iou-type bbox segm
     python tools/evaluate.py lvis_v1_val.json results.json --fixed        # AP_fixed (Dave et al.
     2021)
+    python tools/evaluate.py predictions.npz [OTHER.npz]    # classification; the second minus the
+    first
 
 The numbers are those of the official lvis package, which --engine lvis runs itself. Annotations in
 COCO's format count as exhaustive; --train-annotations makes their groups.
@@ -15,15 +17,28 @@ import time
 from lvis_tde import cli
 from lvis_tde.arguments import Parser
 from lvis_tde.data.files import write_text
-from lvis_tde.evaluation import Detections, GroundTruth, evaluate_lvis
+from lvis_tde.evaluation import (
+    Detections,
+    GroundTruth,
+    Predictions,
+    compare_top1,
+    evaluate_lvis,
+)
 from lvis_tde.evaluation.truth_file import load_truth
 
 
 def main(argv=None):
     """Parse the command line, evaluate, print."""
     parser = Parser(description=__doc__)
-    parser.add_argument("annotations", help="file in LVIS or COCO format, or a registered set")
-    parser.add_argument("results", help="result file: JSON list of detections")
+    parser.add_argument(
+        "annotations",
+        help="file in LVIS or COCO format, or a registered set; or predictions.npz of a classifier",
+    )
+    parser.add_argument(
+        "results",
+        nargs="?",
+        help="result file: JSON list of detections; or predictions.npz of another classifier",
+    )
     parser.add_argument(
         "--train-annotations",
         metavar="JSON",
@@ -59,8 +74,18 @@ def main(argv=None):
         "where the results have any",
     )
     parser.add_argument("--engine", choices=["native", "lvis"], default="native")
+    parser.add_argument(
+        "--bootstrap",
+        type=int,
+        default=1000,
+        help="resamples for the 95%% intervals of classifiers (default: 1000)",
+    )
     parser.add_argument("--output", help="JSON file for metrics and the table by category")
     args = parser.parse_args(argv)
+    if args.annotations.endswith(".npz"):
+        return classification(args)
+    if not args.results:
+        parser.error("give the annotations and a result file")
     if args.fixed:
         args.max_dets, args.per_category = -1, 10000
 
@@ -94,16 +119,46 @@ def main(argv=None):
     print(f"{len(detections):,} detections in {time.perf_counter() - start:.1f} s")
     if args.output:
         content = {
-            iou_type: {
-                "metrics": result.metrics,
-                "per_category": [
-                    {k: None if v != v else v for k, v in row.items()}
-                    for row in result.per_category
-                ],
-            }
+            iou_type: {"metrics": result.metrics, "per_category": known(result.per_category)}
             for iou_type, result in results.items()
         }
         write_text(args.output, json.dumps(content, indent=1))
+
+
+def classification(args):
+    """Evaluate one or two classifiers, print, write."""
+    paths = [path for path in (args.annotations, args.results) if path]
+    results = [Predictions.load(path).evaluate(bootstrap=args.bootstrap) for path in paths]
+    parts = [({**r.metrics, **r.shifted}, r.intervals) for r in results]
+    names = [f"{i}: {path}" for i, path in enumerate(paths, 1)]
+    if len(results) == 2:
+        change = compare_top1(*results, bootstrap=max(args.bootstrap, 1))
+        parts.append((change.difference, change.intervals if args.bootstrap else {}))
+        names.append(f"2 - 1, the same images: {change.gained} gained, {change.lost} lost")
+    print("\n".join(names))
+    for metric in parts[0][0]:
+        cells = []
+        for values, intervals in parts:
+            low, high = intervals.get(metric, (None, None))
+            value = f"{values[metric]:.2f}" if metric in values else ""
+            cells.append(value if low is None else f"{value} [{low:.2f}, {high:.2f}]")
+        print(f"{metric:<11}" + "".join(f"{cell:>24}" for cell in cells))
+    if args.output:
+        content = [
+            {
+                "metrics": known([values])[0],
+                "intervals": {k: v for k, v in intervals.items() if v[0] == v[0]},
+            }
+            for values, intervals in parts
+        ]
+        for entry, result in zip(content, results):
+            entry["per_class"] = known(result.per_class)
+        write_text(args.output, json.dumps(content, indent=1))
+
+
+def known(rows):
+    """Rows as JSON has them: None for NaN."""
+    return [{k: None if v != v else v for k, v in row.items()} for row in rows]
 
 
 if __name__ == "__main__":

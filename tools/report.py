@@ -3,14 +3,16 @@
 
 python tools/report.py lvis_v1_val.json results.json --output report
 python tools/report.py lvis_v1_val.json --compare softmax.json tde.json --output report
+python tools/report.py --compare softmax.npz tde.npz --output report     # of classifiers
 """
 
 from pathlib import Path
 
 from lvis_tde import cli
 from lvis_tde.arguments import Parser
-from lvis_tde.evaluation import Detections, GroundTruth, evaluate_lvis
+from lvis_tde.evaluation import Detections, GroundTruth, Predictions, evaluate_lvis
 from lvis_tde.evaluation.confusion import rare_confusions
+from lvis_tde.evaluation.report.top1 import write_top1_report
 from lvis_tde.evaluation.report.writer import write_report
 from lvis_tde.evaluation.truth_file import load_truth
 
@@ -18,8 +20,16 @@ from lvis_tde.evaluation.truth_file import load_truth
 def main(argv=None):
     """Parse the command line, evaluate, write the report."""
     parser = Parser(description=__doc__)
-    parser.add_argument("annotations", help="file in LVIS or COCO format, or a registered set")
-    parser.add_argument("results", nargs="?", help="result file: JSON list of detections")
+    parser.add_argument(
+        "annotations",
+        nargs="?",
+        help="file in LVIS or COCO format, or a registered set; none for classifiers",
+    )
+    parser.add_argument(
+        "results",
+        nargs="?",
+        help="result file: JSON list of detections, or predictions.npz of a classifier",
+    )
     parser.add_argument(
         "--train-annotations",
         metavar="JSON",
@@ -50,6 +60,8 @@ def main(argv=None):
     )
     parser.add_argument("--output", default="report", help="folder (default: report)")
     args = parser.parse_args(argv)
+    if args.annotations and args.annotations.endswith(".npz"):
+        args.annotations, args.results = None, args.annotations
     if bool(args.results) == bool(args.compare):
         parser.error("give either one result file or --compare A B")
     paths = [Path(path) for path in args.compare or [args.results]]
@@ -57,6 +69,13 @@ def main(argv=None):
     if len(set(names)) != len(paths):
         parser.error(f"--names must give {len(paths)} different names, got {names}")
 
+    classifiers = all(path.suffix == ".npz" for path in paths)
+    if classifiers == bool(args.annotations):
+        parser.error("detections need their annotations, predictions.npz of classifiers need none")
+    if classifiers:
+        results = {n: Predictions.load(p).evaluate(bootstrap=1000) for n, p in zip(names, paths)}
+        print(write_top1_report(args.output, results))
+        return
     content, remark = load_truth(args.annotations, args.train_annotations, args.bounds)
     truth = GroundTruth.load(content)
     runs = {name: Detections.from_file(path) for name, path in zip(names, paths)}

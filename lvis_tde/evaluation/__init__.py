@@ -1,11 +1,26 @@
-"""LVIS metrics, exact and fast, and the evaluator that feeds them in Detectron2."""
+"""LVIS metrics, exact and fast, top-1 accuracy, and the evaluators that feed them in Detectron2."""
 
 from .api import evaluate_lvis
 from .detections import Detections
 from .ground_truth import GroundTruth
+from .predictions import Predictions
 from .result import LVISResult
+from .top1 import Top1Result, evaluate_top1
+from .top1_comparison import Top1Comparison, compare_top1
 
-__all__ = ["Detections", "GroundTruth", "LVISEvaluator", "LVISResult", "evaluate_lvis"]
+__all__ = [
+    "ClassificationEvaluator",
+    "Detections",
+    "GroundTruth",
+    "LVISEvaluator",
+    "LVISResult",
+    "Predictions",
+    "Top1Comparison",
+    "Top1Result",
+    "compare_top1",
+    "evaluate_lvis",
+    "evaluate_top1",
+]
 
 
 def __getattr__(name):
@@ -14,4 +29,8 @@ def __getattr__(name):
         from .lvis_evaluator import LVISEvaluator
 
         return LVISEvaluator
+    if name == "ClassificationEvaluator":
+        from .classification_evaluator import ClassificationEvaluator
+
+        return ClassificationEvaluator
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,18 +6,19 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluator
 
+from .classification_evaluator import ClassificationEvaluator
 from .lvis_evaluator import LVISEvaluator
 
 __all__ = ["build_evaluator"]
 
 
 def build_evaluator(cfg: CfgNode, dataset_name: str, *, save: bool = True) -> DatasetEvaluator:
-    """LVIS metrics for a dataset with ``evaluator_type`` "lvis", COCO's for "coco".
+    """What a dataset's ``evaluator_type`` asks for: "lvis", "coco" or "classification".
 
     Args:
         cfg: for ``OUTPUT_DIR`` and the number of detections per image.
         dataset_name: registered dataset.
-        save: write the detections to a file, too.
+        save: write the predictions to a file, too.
 
     Raises:
         ValueError: for any other type.
@@ -31,7 +32,10 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, *, save: bool = True) -> Da
     if kind == "coco":
         # The fast implementation is a compiled operator, which not every installation has.
         return COCOEvaluator(dataset_name, output_dir=folder, use_fast_impl=False)
+    if kind == "classification":
+        return ClassificationEvaluator(dataset_name, output_dir=folder)
     raise ValueError(
-        f"Dataset {dataset_name!r} has evaluator_type {kind!r}; this tool evaluates 'lvis' and "
-        "'coco'. Set it in the dataset's metadata, or override Trainer.build_evaluator."
+        f"Dataset {dataset_name!r} has evaluator_type {kind!r}; this tool evaluates 'lvis', "
+        "'coco' and 'classification'. Set it in the dataset's metadata, or override "
+        "Trainer.build_evaluator."
     )

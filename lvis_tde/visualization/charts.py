@@ -21,13 +21,20 @@ from .palette import (
     PALE,
     PAPER,
     RUN_NAMES,
+    TOP1_GROUPS,
     run_colors,
 )
 
-__all__ = ["plot_ap_over_alpha", "plot_explanation", "plot_group_ap"]
+__all__ = ["TOP1_BARS", "plot_ap_over_alpha", "plot_explanation", "plot_group_ap"]
 
 METRIC_GROUPS = {"APr": "r", "APc": "c", "APf": "f"}
 METRIC_NAMES = {"AP": "all classes", **{m: GROUPS[g] for m, g in METRIC_GROUPS.items()}}
+_AP_BARS = {m: (f"{m}\n{n}", GROUP_COLORS.get(m[2:], INK)) for m, n in METRIC_NAMES.items()}
+TOP1_BARS = {
+    "top1": ("all images", INK),
+    **{name: (name, GROUP_COLORS[group]) for group, name in TOP1_GROUPS.items()},
+}
+"""Accuracies to draw as bars: for each its label and its color in a chart of one run."""
 
 
 def plot_group_ap(
@@ -36,6 +43,8 @@ def plot_group_ap(
     task: str = "segm",
     names: Mapping[str, str] | None = None,
     title: str | None = None,
+    metrics: Mapping[str, tuple[str, str]] = _AP_BARS,
+    intervals: Mapping[str, Mapping[str, tuple[float, float]]] | None = None,
 ) -> Figure:
     """Bars of AP, APr, APc and APf, one per run; the bars of a single run have its groups' colors.
 
@@ -47,6 +56,8 @@ def plot_group_ap(
         task: "segm", "bbox" or "boundary".
         names: what to call the runs; default :data:`~lvis_tde.visualization.palette.RUN_NAMES`.
         title: default: names the task.
+        metrics: other metrics to draw, as :data:`TOP1_BARS`: label and color of each.
+        intervals: run to the ends of a line over the bar of each metric that has one.
 
     Returns:
         The figure.
@@ -57,8 +68,8 @@ def plot_group_ap(
     if not results:
         raise ValueError("results is empty: pass at least one run")
     names = {**RUN_NAMES, **(names or {})}
-    metrics, colors = list(METRIC_NAMES), run_colors(results)
-    single = [INK, *GROUP_COLORS.values()] if len(results) == 1 else None
+    colors = run_colors(results)
+    single = [color for _, color in metrics.values()] if len(results) == 1 else None
     figure = new_figure(width_for(results), 3.8)
     axes = figure.add_axes((0.03, 0.13, 0.95, 0.66))
     width, highest, most = 0.8 / len(results), 1.0, 1
@@ -79,13 +90,18 @@ def plot_group_ap(
                 most = max(most, len(values))
                 offsets = np.linspace(-0.25, 0.25, len(values)) * width
                 axes.plot(x + offsets, values, "o", ms=3, color=PAPER, mec=INK, mew=0.8)
+            ends = (intervals or {}).get(run, {}).get(metric)
+            if ends and np.isfinite(ends).all():
+                for shade, thickness in ((PAPER, 3.2), (INK, 1.3)):  # to be seen on any color
+                    axes.plot([x, x], ends, color=shade, lw=thickness, solid_capstyle="butt")
+                top = max(top, ends[1])
             _label(axes, f"{mean:.1f}", (x, top), (0, 3), ha="center", va="bottom", size=9)
             highest = max(highest, top)
     bare(axes)
     axes.set_yticks([])
     axes.set_ylim(0, highest * 1.1)
     axes.set_xlim(-0.5, len(metrics) - 0.5)
-    labels = [f"{metric}\n{METRIC_NAMES[metric]}" for metric in metrics]
+    labels = [label for label, _ in metrics.values()]
     axes.set_xticks(range(len(metrics)), labels, size=10, color=INK)
     legend = [(names.get(run, run), color) for run, color in colors.items()]
     of_seeds = f", mean and each of {most} seeds" if most > 1 else ""

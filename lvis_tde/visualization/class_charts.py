@@ -28,6 +28,7 @@ from .palette import (
 )
 
 __all__ = [
+    "FEW_DOTS",
     "ap_against_images",
     "change_bars",
     "confusion_bars",
@@ -37,7 +38,8 @@ __all__ = [
 ]
 
 Rows = Sequence[Mapping[str, Any]]
-_GROUP_LEGEND = [(GROUPS[f], GROUP_COLORS[f]) for f in GROUPS]
+FEW_DOTS = 60
+"""With fewer classes their dots are larger."""
 
 
 def highest_ap(rows: Rows) -> int:
@@ -57,6 +59,7 @@ def ap_against_images(
     *,
     task: str = "segm",
     title: str | None = None,
+    groups: Mapping[str, str] = GROUPS,
 ) -> Figure:
     """A dot per class and a line through means, one panel per run.
 
@@ -65,6 +68,7 @@ def ap_against_images(
             training images and AP of the line.
         task: "segm", "bbox" or "boundary".
         title: default: names the task.
+        groups: names of the groups.
 
     Returns:
         The figure.
@@ -78,8 +82,10 @@ def ap_against_images(
         for f, color in GROUP_COLORS.items():
             some = [row for row in rows if row["frequency"] == f]
             x, y = [row["image_count"] for row in some], [row["AP"] for row in some]
-            axes.scatter(x, y, s=14, color=color, alpha=0.55, lw=0, clip_on=False, zorder=3)
-        axes.plot(*line, color=INK, lw=1.8, clip_on=False, zorder=4)
+            # A few dots would vanish under the line.
+            look = {"s": 42, "zorder": 3} if len(rows) < FEW_DOTS else {"s": 14, "alpha": 0.55}
+            axes.scatter(x, y, color=color, linewidths=0, clip_on=False, **look)
+        axes.plot(*line, color=INK, lw=1.8, clip_on=False)
         axes.set_xscale("log")
         axes.set_xlim(0.8, 1.3 * max((row["image_count"] for row in rows), default=10))
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
@@ -89,7 +95,7 @@ def ap_against_images(
         axes.set_title(name, size=10, color=INK)
         bare(axes, "both")
     title = title or f"{KINDS.get(task, task)} AP of each class against its training images (%)"
-    headline(figure, title, [*_GROUP_LEGEND, ("mean of each tenth of the classes", INK)])
+    headline(figure, title, [*_legend(groups), ("mean of each tenth of the classes", INK)])
     return figure
 
 
@@ -150,13 +156,19 @@ def plot_ap_over_images(
 
 
 def change_bars(
-    rows: Rows, *, title: str = "Change of AP, most improved and most damaged classes (points)"
+    rows: Rows,
+    *,
+    title: str = "Change of AP, most improved and most damaged classes (points)",
+    groups: Mapping[str, str] = GROUPS,
+    counted: str = "objects",
 ) -> Figure:
     """A bar per class.
 
     Args:
         rows: with ``before`` and ``change`` of AP, too; from top to bottom.
         title: of the figure.
+        groups: names of the groups.
+        counted: what ``num_gt`` counts.
 
     Returns:
         The figure.
@@ -175,28 +187,33 @@ def change_bars(
     words = [f"{r['change']:+.1f}  ({r['before']:.0f} → {r['AP']:.0f})" for r in rows]
     axes.bar_label(bars, [w.replace("-", "−") for w in words], padding=3, fontsize=7.5, color=INK)
     axes.axvline(0, color=INK, lw=0.8)
-    axes.set_xlabel("beside each name: its objects in this set", size=9, color=MUTED)
+    axes.set_xlabel(f"beside each name: its {counted} in this set", size=9, color=MUTED)
     # Room for the words at the ends of the bars.
     low, high = min(0, *values), max(0, *values)
     axes.set_xlim(low - 0.3 * (high - low) * (low < 0), high + 0.3 * (high - low) * (high > 0))
     axes.set_ylim(-0.7, len(rows) - 0.3)
     bare(axes, "x")
     axes.set_yticks(at, [f"{row['name'][:28]} · {row['num_gt']}" for row in rows], size=8)
-    headline(figure, title, _GROUP_LEGEND)
+    headline(figure, title, _legend(groups))
     return figure
 
 
 def confusion_bars(
     outcomes: Mapping[str, Mapping[str, int]],
     mistakes: Mapping[str, Sequence[tuple[str, str, str, int]]],
+    *,
+    title: str = "Objects of rare classes are detected as … (%)",
+    counted: str = "objects",
 ) -> Figure:
     """What objects of rare classes are taken for: shares per run, and the most frequent mistakes.
 
     Args:
-        outcomes: name of a run to five outcomes, in the order of
+        outcomes: name of a run to its outcomes, in the order of
             :data:`~lvis_tde.visualization.palette.OUTCOME_COLORS`, and their numbers of objects.
         mistakes: name of a run to (class, what it is taken for, the latter's frequency, objects),
             from top to bottom.
+        title: of the figure.
+        counted: what the numbers count.
 
     Returns:
         The figure.
@@ -213,12 +230,12 @@ def confusion_bars(
         at = np.arange(len(rows))[::-1]
         bars = axes.barh(at, [r[3] for r in rows], color=[GROUP_COLORS[r[2]] for r in rows])
         axes.bar_label(bars, padding=2, fontsize=7.5, color=INK)
-        axes.set_title(f"{name}: most frequent mistakes (objects)", size=9, loc="left", color=INK)
+        axes.set_title(f"{name}: most frequent mistakes ({counted})", size=9, loc="left", color=INK)
         axes.xaxis.get_major_locator().set_params(integer=True)
         bare(axes, "x")
         axes.set_yticks(at, [f"{a[:22]} → {b[:22]}" for a, b, *_ in rows], size=7.5)
     legend = list(zip(next(iter(outcomes.values())), OUTCOME_COLORS))
-    headline(figure, "Objects of rare classes are detected as … (%)", legend)
+    headline(figure, title, legend)
     return figure
 
 
@@ -260,3 +277,7 @@ def _shares(axes, runs: Mapping[str, Mapping[str, int]], colors: Sequence[str]) 
     axes.set_yticks(range(len(runs)), list(runs)[::-1])
     axes.set_xlim(0, 100)
     axes.set_xticks([])
+
+
+def _legend(groups: Mapping[str, str]) -> list[tuple[str, str]]:
+    return [(name, GROUP_COLORS[group]) for group, name in groups.items()]

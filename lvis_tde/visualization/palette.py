@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 GROUPS = {"r": "rare", "c": "common", "f": "frequent"}
+# The groups of classification, many images first as its tables have them.
+TOP1_GROUPS = {"f": "many", "c": "medium", "r": "few"}
 GROUP_COLORS = {"r": "#D55E00", "c": "#0072B2", "f": "#009E73"}
 KINDS = {"segm": "Mask", "bbox": "Box", "boundary": "Boundary"}
 # The demo's runs: grays for softmax, blues for de-confound, reds and browns for sigmoids.
@@ -52,7 +54,10 @@ METHOD_NAMES = {
 }
 # Nothing, this package's own, the best of all; those of others are muted.
 METHOD_COLORS = {"factual": "#1F2933", "tde": "#0072B2", "composition": "#D55E00"}
-_OTHER_RUNS = ("#B8B8B8", "#0B4F7D", "#56B4E9", "#CC79A7", "#E69F00", "#6F6F6F")
+_OTHER_RUNS = (
+    *("#B8B8B8", "#0B4F7D", "#56B4E9", "#CC79A7", "#E69F00"),
+    *("#6F6F6F", "#8A5A00", "#54448F", "#2A7F62", "#8E2F67"),
+)
 
 INK = "#1F2933"
 MUTED = "#52606D"
@@ -71,7 +76,7 @@ def run_colors(runs: Iterable[str]) -> dict[str, str]:
         runs: names, those of :data:`RUN_COLORS` or any others.
 
     Returns:
-        Run to color, in the order of ``runs``. After six others the colors repeat.
+        Run to color, in the order of ``runs``. After ten others the colors repeat.
     """
     runs = list(runs)
     used = {RUN_COLORS[run] for run in runs if run in RUN_COLORS}

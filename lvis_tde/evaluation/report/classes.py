@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from ..result import LVISResult
-
-__all__ = ["changes", "dots", "trend"]
+__all__ = ["Classes", "changes", "dots", "trend"]
 
 
-def dots(result: LVISResult) -> list[dict[str, Any]]:
+class Classes(Protocol):
+    """Whatever has rows like those of :class:`~lvis_tde.evaluation.LVISResult`."""
+
+    per_category: list[dict[str, Any]]
+
+
+def dots(result: Classes) -> list[dict[str, Any]]:
     """Classes with an AP and at least one training image.
 
     Args:
@@ -48,7 +52,7 @@ def trend(rows: Sequence[dict[str, Any]]) -> tuple[list[float], list[float]]:
     return x, [float(ap[part].mean()) for part in parts]
 
 
-def changes(before: LVISResult, after: LVISResult, count: int = 10) -> tuple[list, list]:
+def changes(before: Classes, after: Classes, count: int = 10) -> tuple[list, list]:
     """Classes whose AP rose and fell most.
 
     Args:

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from ...visualization.class_charts import FEW_DOTS
 from ...visualization.palette import GROUP_COLORS, GROUPS
 
 __all__ = ["scatter"]
 
 
 def _tip(row: Mapping[str, Any]) -> str:
-    text = (
+    return (
         f"{row['name']} ({GROUPS[row['frequency']]}): AP {row['AP']:.1f}, "
         f"{row['image_count']} training images, {row['num_gt']} objects here"
     )
-    return escape(text, quote=True)
 
 
 def scatter(
@@ -27,6 +27,8 @@ def scatter(
     highest: int,
     width: int = 640,
     height: int = 400,
+    *,
+    tip: Callable[[Mapping[str, Any]], str] = _tip,
 ) -> str:
     """A dot per class, AP against training images, which shows the class when pointed at.
 
@@ -37,6 +39,7 @@ def scatter(
         highest: upper end of the axis of AP, a multiple of 20.
         width: in SVG units.
         height: in SVG units.
+        tip: what is said of a class.
 
     Returns:
         An ``svg`` element.
@@ -61,10 +64,11 @@ def scatter(
         parts.append(f'<text x="{at:.1f}" y="{height - 22}" class=mid>{10**power:,}</text>')
     label = "training images of the class"
     parts.append(f'<text x="{width / 2}" y="{height - 5}" class=mid>{label}</text>')
+    radius = 5.5 if len(rows) < FEW_DOTS else 3.6
     for row in rows:
         parts.append(
-            f'<circle cx="{x(row["image_count"]):.1f}" cy="{y(row["AP"]):.1f}" r="3.6" '
-            f'fill="{GROUP_COLORS[row["frequency"]]}" data-tip="{_tip(row)}"/>'
+            f'<circle cx="{x(row["image_count"]):.1f}" cy="{y(row["AP"]):.1f}" r="{radius}" '
+            f'fill="{GROUP_COLORS[row["frequency"]]}" data-tip="{escape(tip(row), quote=True)}"/>'
         )
     points = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in zip(*line))
     parts.append(f'<polyline points="{points}"/>')

@@ -10,12 +10,13 @@ from typing import Any
 from ...visualization.palette import GROUP_COLORS, GROUPS
 from ..result import LVISResult
 
-__all__ = ["change_tables", "class_table", "mark", "metrics_table"]
+__all__ = ["change_tables", "class_table", "filtered", "mark", "metrics_table", "number"]
 
 Rows = Sequence[Mapping[str, Any]]
 
 
-def _number(value: float, sign: bool = False) -> str:
+def number(value: float, sign: bool = False) -> str:
+    """A figure with one decimal; a dash where there is none."""
     if math.isnan(value) or value < -100 + 1e-9 and not sign:
         return "–"
     return f"{value:+.1f}" if sign else f"{value:.1f}"
@@ -33,7 +34,7 @@ def metrics_table(results: Mapping[str, LVISResult]) -> str:
     keys = list(next(iter(results.values())).metrics)
     rows = [
         f"<tr><th>{escape(name)}</th>"
-        + "".join(f"<td>{_number(result.metrics[key])}</td>" for key in keys)
+        + "".join(f"<td>{number(result.metrics[key])}</td>" for key in keys)
         for name, result in results.items()
     ]
     if len(results) > 1:
@@ -42,23 +43,27 @@ def metrics_table(results: Mapping[str, LVISResult]) -> str:
         for key in keys:
             defined = min(first.metrics[key], last.metrics[key]) > -100
             change = last.metrics[key] - first.metrics[key] if defined else math.nan
-            cells.append(f"<td>{_number(change, sign=True)}</td>")
+            cells.append(f"<td>{number(change, sign=True)}</td>")
         rows.append(f"<tr class=change><th>change</th>{''.join(cells)}")
     head = "".join(f"<th>{key}</th>" for key in keys)
     return f"<div class=wide><table><tr><th></th>{head}</tr>{''.join(rows)}</table></div>"
 
 
-def mark(frequency: str) -> str:
+def mark(frequency: str, groups: Mapping[str, str] = GROUPS) -> str:
     """Name of a group beside a dot in its color, as HTML."""
-    return f'<i style="background:{GROUP_COLORS[frequency]}"></i>{GROUPS[frequency]}'
+    return f'<i style="background:{GROUP_COLORS[frequency]}"></i>{groups[frequency]}'
 
 
-def change_tables(better: Rows, worse: Rows) -> str:
+def change_tables(
+    better: Rows, worse: Rows, groups: Mapping[str, str] = GROUPS, counted: str = "objects"
+) -> str:
     """Two tables side by side.
 
     Args:
         better: most improved classes, from :func:`~lvis_tde.evaluation.report.classes.changes`.
         worse: most damaged ones, likewise.
+        groups: names of the groups.
+        counted: what ``num_gt`` counts.
 
     Returns:
         HTML.
@@ -66,12 +71,12 @@ def change_tables(better: Rows, worse: Rows) -> str:
     tables = []
     for title, rows in (("Most improved", better), ("Most damaged", worse)):
         body = "".join(
-            f"<tr><td>{escape(row['name'])}<td>{mark(row['frequency'])}"
-            f"<td>{row['image_count'] or '–'}<td>{row['num_gt']}<td>{_number(row['before'])}"
-            f"<td>{_number(row['AP'])}<td>{_number(row['change'], sign=True)}"
+            f"<tr><td>{escape(row['name'])}<td>{mark(row['frequency'], groups)}"
+            f"<td>{row['image_count'] or '–'}<td>{row['num_gt']}<td>{number(row['before'])}"
+            f"<td>{number(row['AP'])}<td>{number(row['change'], sign=True)}"
             for row in rows
         )
-        head = "<tr><th>class<th><th>images<th>objects<th>before<th>after<th>change"
+        head = f"<tr><th>class<th><th>images<th>{counted}<th>before<th>after<th>change"
         tables.append(f"<div><h3>{title}</h3><table>{head}{body}</table></div>")
     return f"<div class=panels>{''.join(tables)}</div>"
 
@@ -93,11 +98,24 @@ def class_table(results: Mapping[str, LVISResult]) -> str:
         row = rows[0]
         cells = [escape(row["name"]), mark(row["frequency"]), row["image_count"] or "–"]
         cells += [row["num_gt"], " / ".join(str(r["num_dt"]) for r in rows)]
-        cells += [_number(r[m]) for r in rows for m in ("AP", "AP50", "AR")]
+        cells += [number(r[m]) for r in rows for m in ("AP", "AP50", "AR")]
         if len(rows) > 1:
-            cells.append(_number(rows[-1]["AP"] - rows[0]["AP"], sign=True))
+            cells.append(number(rows[-1]["AP"] - rows[0]["AP"], sign=True))
         start = "<tr>" if row["num_gt"] else "<tr class=empty hidden>"
         body.append(start + "".join(f"<td>{cell}" for cell in cells))
+    return filtered(columns, body)
+
+
+def filtered(columns: Sequence[str], body: Sequence[str]) -> str:
+    """The table that the page filters by its first column and sorts by any.
+
+    Args:
+        columns: their headings; numbers from the third on.
+        body: rows as HTML; those that begin with ``<tr class=empty hidden>`` are shown on request.
+
+    Returns:
+        HTML.
+    """
     head = "".join(f"<th>{escape(column)}" for column in columns)
     empty = sum(row.startswith("<tr class=empty") for row in body)
     switch = (

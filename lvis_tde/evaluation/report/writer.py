@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import base64
 import os
 from collections.abc import Mapping
 from html import escape
 from pathlib import Path
-from string import Template
 
-from matplotlib.figure import Figure
-
-from ...data.files import atomic_path, write_text
 from ...visualization import palette
 from ...visualization.charts import plot_group_ap
 from ...visualization.class_charts import (
@@ -24,14 +19,11 @@ from ...visualization.class_charts import (
 from ..confusion import OUTCOMES, RANKS, Confusions
 from ..result import LVISResult
 from .classes import changes, dots, trend
+from .page import picture, write_page
 from .scatter import scatter
 from .tables import change_tables, class_table, mark, metrics_table
 
 __all__ = ["write_report"]
-
-_PAGE = Path(__file__).with_name("page.html")
-_COLORS = {name.lower(): getattr(palette, name) for name in ("INK", "MUTED", "GRID")}
-_COLORS |= {"paper": palette.PAPER, "page": palette.PAGE}
 
 
 def write_report(
@@ -80,25 +72,19 @@ def write_report(
         sections.insert(0, ("Note", f"<p>{escape(remark)}</p>"))
     kind, runs = palette.KINDS.get(iou_type, iou_type), " / ".join(names)
     title = f"{kind} AP on {dataset or 'LVIS'}: {f'{model}, ' if model else ''}{runs}"
-    page = Template(_PAGE.read_text("utf-8")).substitute(
-        _COLORS,
-        title=escape(title),
-        body="\n".join(f"<section><h2>{escape(t)}</h2>{part}</section>" for t, part in sections),
-    )
-    write_text(folder / "report.html", page)
-    return folder / "report.html"
+    return write_page(folder, title, sections)
 
 
 def _groups(folder: Path, results: Mapping[str, LVISResult], iou_type: str) -> str:
     runs = {name: {iou_type: result.metrics} for name, result in results.items()}
     figure = plot_group_ap(runs, task=iou_type, names={name: name for name in runs})
-    return _picture(figure, folder / "group_ap.png", 680) + metrics_table(results)
+    return picture(figure, folder / "group_ap.png", 680) + metrics_table(results)
 
 
 def _images(folder: Path, results: Mapping[str, LVISResult], iou_type: str) -> str:
     runs = {name: dots(result) for name, result in results.items()}
     panels = {name: (rows, trend(rows)) for name, rows in runs.items()}
-    _picture(ap_against_images(panels, task=iou_type), folder / "ap_against_images.png")
+    picture(ap_against_images(panels, task=iou_type), folder / "ap_against_images.png")
     highest = highest_ap([row for rows in runs.values() for row in rows])
     charts = "".join(scatter(name, *panel, highest) for name, panel in panels.items())
     return (
@@ -111,7 +97,7 @@ def _images(folder: Path, results: Mapping[str, LVISResult], iou_type: str) -> s
 def _changes(folder: Path, before: LVISResult, after: LVISResult) -> str:
     better, worse = changes(before, after)
     figure = change_bars(better + worse[::-1])
-    return _picture(figure, folder / "changes.png", 760) + change_tables(better, worse)
+    return picture(figure, folder / "changes.png", 760) + change_tables(better, worse)
 
 
 def _ranks(folder: Path, confusions: Mapping[str, Confusions]) -> str:
@@ -122,7 +108,7 @@ def _ranks(folder: Path, confusions: Mapping[str, Confusions]) -> str:
         "object counts as found by the best detection of its class on it (IoU of the boxes at "
         "least 0.5), even where other classes score higher at that place, which the next chart "
         "shows. So a class can have a high AP and hardly ever be the best guess.</p>"
-    ) + _picture(rank_bars(ranks), folder / "rare_ranks.png", 900)
+    ) + picture(rank_bars(ranks), folder / "rare_ranks.png", 900)
 
 
 def _confusions(folder: Path, confusions: Mapping[str, Confusions]) -> str:
@@ -136,12 +122,4 @@ def _confusions(folder: Path, confusions: Mapping[str, Confusions]) -> str:
     return (
         "<p class=note>For each object of a rare class: the highest-scoring detection whose box "
         "has an IoU of at least 0.5 with it, whatever its class. AP does not depend on this.</p>"
-    ) + _picture(figure, folder / "rare_confusions.png", width)
-
-
-def _picture(figure: Figure, path: Path, width: int = 0) -> str:
-    """Saves a figure; an image of it for the page."""
-    with atomic_path(path) as partial:
-        figure.savefig(partial, dpi=150)
-        data = base64.b64encode(partial.read_bytes()).decode()
-    return f'<img alt="" style="width:{width}px" src="data:image/png;base64,{data}">'
+    ) + picture(figure, folder / "rare_confusions.png", width)
