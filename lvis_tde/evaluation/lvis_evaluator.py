@@ -17,19 +17,18 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import LVISEvaluator as _UpstreamEvaluator
-from detectron2.structures import Instances
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import create_small_table
 
 from ..data.files import atomic_path
 from .api import check_max_dets, evaluate_lvis
+from .columns import columns
 from .detections import Detections, id_column
 from .errors import complain
 from .ground_truth import GroundTruth
 from .official import load_official
 from .result import LVISResult, percent
-from .rle import encode_masks
 
 logger = logging.getLogger(__name__)
 
@@ -143,7 +142,7 @@ class LVISEvaluator(_UpstreamEvaluator):
                 self._seen["masks"] += instances.has("pred_masks") or instances.has(
                     "pred_masks_rle"
                 )
-                self._parts.append(_columns(instances, one_input["image_id"]))
+                self._parts.append(columns(instances, one_input["image_id"]))
             if "proposals" in output:
                 proposals = output["proposals"].to(self._cpu_device)
                 self._proposals.append({"image_id": one_input["image_id"], "proposals": proposals})
@@ -273,41 +272,3 @@ class LVISEvaluator(_UpstreamEvaluator):
         ids = [to_dataset[c] for c in unique.tolist()]
         detections.category_ids = id_column(ids)[inverse]
         return detections
-
-
-def _columns(instances: Instances, image_id: Any) -> Detections:
-    """Columns of one image, with contiguous classes in place of category ids."""
-    n = len(instances)
-    corners = _numpy(instances.pred_boxes.tensor)
-    boxes = instances.pred_boxes.tensor.clone()
-    boxes[:, 2:] -= boxes[:, :2]
-    counts, lengths = np.zeros(0, dtype=np.uint8), np.zeros(n, dtype=np.int32)
-    size = (0, 0)
-    if n and instances.has("pred_masks_rle"):
-        rles = instances.pred_masks_rle
-        texts = [r["counts"] for r in rles]
-        texts = [t.encode("ascii") if isinstance(t, str) else t for t in texts]
-        counts = np.frombuffer(b"".join(texts), dtype=np.uint8)
-        lengths = np.array([len(t) for t in texts], dtype=np.int32)
-        size = tuple(rles[0]["size"])
-    elif n and instances.has("pred_masks"):
-        masks = instances.pred_masks
-        masks = getattr(masks, "tensor", masks).bool().numpy()
-        counts, lengths = encode_masks(masks, corners)
-        size = masks.shape[1:]
-    return Detections(
-        image_ids=id_column([image_id] * n),
-        category_ids=instances.pred_classes.numpy().astype(np.int64),
-        scores=_numpy(instances.scores),
-        boxes=_numpy(boxes),
-        has_box=np.ones(n, dtype=np.bool_),
-        counts=counts,
-        lengths=lengths,
-        sizes=np.tile(np.array(size, dtype=np.int32), (n, 1)),
-        mask_area=True,
-    )
-
-
-def _numpy(tensor: torch.Tensor) -> np.ndarray:
-    # NumPy has no bfloat16, and half precision widens without loss.
-    return (tensor if tensor.dtype == torch.float64 else tensor.float()).numpy()

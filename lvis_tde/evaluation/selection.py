@@ -73,7 +73,8 @@ def select(
         check_masks(detections, index, truth, images[index])
     if by_box:
         boxes = detections.boxes[index].astype(np.float64)
-        areas = boxes[:, 2] * boxes[:, 3]
+        with np.errstate(over="ignore"):  # what is too large for a number is no valid area
+            areas = boxes[:, 2] * boxes[:, 3]
     else:
         areas = _mask_areas(detections, index, truth, images[index])
     valid = (areas > 0) & (areas < np.inf)

@@ -133,7 +133,9 @@ def test_a_shared_subset_is_used(cifar_root, tmp_path):
     written = cifar_root / "subsets" / "cifar10_lt_4_seed1.json"
     content = json.loads(written.read_text())
     assert content["num_images"] == 200
-    assert sorted(i for one in content["classes"] for i in one["images"]) == train.image_ids.tolist()
+    assert (
+        sorted(i for one in content["classes"] for i in one["images"]) == train.image_ids.tolist()
+    )
 
     # Somebody else's subset of the same set, under any seed's name.
     (tmp_path / "cifar-10-batches-py").symlink_to(cifar_root / "cifar-10-batches-py")
@@ -210,7 +212,9 @@ def test_another_root_is_another_set(tmp_path):
     for root, counts in (("a", (4, 2)), ("b", (5, 3, 1))):
         files.write_lists(tmp_path / root, counts=counts)
         train, meta = register("imagenet_lt_train", tmp_path / root)
-        assert train.class_counts().tolist() == list(counts) and len(meta.thing_classes) == len(counts)
+        assert train.class_counts().tolist() == list(counts) and len(meta.thing_classes) == len(
+            counts
+        )
 
 
 @pytest.mark.parametrize("prefix, kind", [("ImageNet_LT", "imagenet"), ("Places_LT", "places")])
