@@ -59,6 +59,7 @@ def use(tiny_cfg, tmp_path):
 )
 def test_annotations_that_do_not_suit(use, masks, training, told):
     recipe, name = use(content(*masks))
+    recipe.cfg.INPUT.MASK_FORMAT = "polygon"
     with pytest.raises(ValueError, match=told):
         check_annotations(recipe, name, training=training)
     recipe.cfg.MODEL.MASK_ON = False
@@ -68,6 +69,7 @@ def test_annotations_that_do_not_suit(use, masks, training, told):
 
 def test_cures_of_a_lazy_config(use):
     recipe, name = use(content(RUNS), lazy=True)
+    recipe.cfg.dataloader.train.mapper.instance_mask_format = "polygon"
     with pytest.raises(ValueError, match="instance_mask_format=bitmask"):
         check_annotations(recipe, name, training=True)
     recipe.cfg.dataloader.train.mapper.instance_mask_format = "bitmask"
