@@ -32,9 +32,10 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **options: Any):
         options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(**options)
-        self.add_argument(
-            "--traceback", action="store_true", help="show where in the code an error arose"
-        )
+        if not options.get("parents"):  # which have it
+            self.add_argument(
+                "--traceback", action="store_true", help="show where in the code an error arose"
+            )
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message} ({self.prog} --help says what it takes)\n")
@@ -51,7 +52,7 @@ def numbers(text: str) -> list[float]:
 
 
 def add_data_arguments(parser: argparse.ArgumentParser, *, train: bool = True) -> None:
-    """Adds the arguments of :func:`~lvis_tde.engine.use_data`; without ``train`` only the test's."""
+    """Adds the arguments of ``lvis_tde.engine.use_data``; without ``train`` only ``--test-data``."""
     group = parser.add_argument_group("your own data, in LVIS or COCO format")
     pair: dict[str, Any] = dict(nargs=2, metavar=("JSON", "IMAGES"))
     use = "for the class names"

@@ -60,16 +60,15 @@ def read_checkpoint(path: str | os.PathLike[str], *, lazily: bool = False) -> di
                     weights_only=not trusted,
                     mmap=lazily and start.startswith(b"PK"),
                 )
-    except MemoryError:
-        raise
-    except Exception as error:  # damaged files raise anything
-        code = re.search(r"(?:GLOBAL|class|global)\W+([\w.]+\.\w+)", str(error))
+    except Exception as error:  # damaged files raise anything, a MemoryError for a wild length, too
+        code = re.search(r"GLOBAL ([\w.]+)", str(error))
         if isinstance(error, pickle.UnpicklingError) and code:
             raise ValueError(
                 f"{path} holds more than numbers and texts ({code[1]}), so that reading it runs "
                 f"code. Nothing was run. If you trust its origin, set {TRUST}=1."
             ) from error
-        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        _, _, reason = str(error).rpartition("WeightsUnpickler error: ")
+        reason = next(iter(reason.splitlines()), "") or type(error).__name__
         raise ValueError(
             f"{path} is truncated or damaged, or no checkpoint ({reason[:200]}). {_CURE}; if this "
             "is one, copy or download it again."
@@ -110,7 +109,7 @@ def _arrays_allowed() -> Iterator[None]:
     kinds = {type(np.dtype(code)) for code in "?bBhHiIlLqQefd"}
     # As earlier releases of NumPy wrote them.
     old = [(one, f"numpy.core.multiarray.{one.__name__}") for one in _reconstructors()]
-    names: list[Any] = [*_reconstructors(), *old, np.ndarray, np.dtype, *kinds]
+    names: list[Any] = [*_reconstructors(), *old, bytes, np.ndarray, np.dtype, *kinds]
     with contextlib.nullcontext() if allow is None else allow(names):
         yield
 
@@ -128,6 +127,8 @@ class _ArrayUnpickler(pickle.Unpickler):
             return collections.OrderedDict
         if (module, name) == ("_codecs", "encode"):
             return _latin
+        if name == "bytes" and module in ("builtins", "__builtin__"):
+            return bytes  # of an empty array
         raise pickle.UnpicklingError(f"GLOBAL {module}.{name}")
 
 

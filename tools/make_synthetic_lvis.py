@@ -28,7 +28,7 @@ HELP = {
 
 
 def main(argv=None) -> None:
-    choice = argparse.ArgumentParser(add_help=False)
+    choice = Parser(add_help=False)
     choice.add_argument(
         "--kind",
         choices=MAKERS,
@@ -60,6 +60,7 @@ def main(argv=None) -> None:
             convert = type(value) if value is not None else str if key == "font" else int
             parser.add_argument(flag, type=convert, default=value, help=text)
     arguments = vars(parser.parse_args(argv))
+    del arguments["traceback"]  # for cli.run
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     make = MAKERS[arguments.pop("kind")]
     print(make(arguments.pop("root"), **arguments))

@@ -80,12 +80,13 @@ def check_dataset(name: str, num_classes: int, key: str = "MODEL.ROI_HEADS.NUM_C
         )
 
 
-def check_images(name: str, records: Sequence[dict[str, Any]]) -> str:
+def check_images(name: str, records: Sequence[dict[str, Any]], image_format: str = "BGR") -> str:
     """Looks for all images of a dataset, and opens some.
 
     Args:
         name: of the dataset, for messages.
         records: its dicts in Detectron2's format.
+        image_format: to read them in.
 
     Returns:
         str: what was found.
@@ -95,6 +96,8 @@ def check_images(name: str, records: Sequence[dict[str, Any]]) -> str:
         ValueError: one of a sample is no image, or has another size than its record says.
     """
     folders = defaultdict(list)
+    if not all("file_name" in record for record in records):
+        return "images that are not files are not looked for"
     for record in records:
         folders[os.path.dirname(record["file_name"])].append(record["file_name"])
     if any("://" in folder for folder in folders):
@@ -111,7 +114,7 @@ def check_images(name: str, records: Sequence[dict[str, Any]]) -> str:
         )
     for record in records[:: max(1, len(records) // _SAMPLE)][:_SAMPLE]:
         try:
-            height, width = read_image(record["file_name"], "BGR").shape[:2]
+            height, width = read_image(record["file_name"], image_format).shape[:2]
         except Exception as error:
             raise ValueError(
                 f"{record['file_name']} is no image that can be read ({error})."
@@ -137,6 +140,8 @@ def check_weights(path: str, key: str = "MODEL.WEIGHTS") -> None:
     Raises:
         FileNotFoundError: naming the path and what to do.
     """
+    if os.path.isdir(path):
+        raise ValueError(f"{key} names {path}, which is a folder: name the checkpoint in it.")
     if path and not any(map(_exists, (path, path.partition("?")[0]))):
         raise FileNotFoundError(
             f"{key} names {path}, which does not exist. Give the path of a checkpoint, "

@@ -91,6 +91,16 @@ class LazyRecipe(Recipe):
         written = train.max_iter // max(1, train.checkpointer.period)
         return 1 + min(written, train.checkpointer.get("max_to_keep") or written)
 
+    @property
+    def batch_size(self):
+        return self.cfg.dataloader.train.get("total_batch_size", comm.get_world_size())
+
+    def build_solver(self, model):
+        cfg = self.clone().cfg
+        cfg.optimizer.params.model = model
+        instantiate(cfg.optimizer)
+        instantiate(cfg.lr_multiplier)
+
     def _predictors(self) -> Iterator[tuple[DictConfig, type]]:
         """The box predictors, one for every cascade stage, and their classes."""
         for node in _nodes(self.cfg.model):

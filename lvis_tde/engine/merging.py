@@ -67,10 +67,10 @@ def merge_file(cfg: CfgNode, path: str) -> None:
         if not isinstance(loaded, dict):
             raise _Told(f"{path} holds no keys, so it is no config.")
         loaded = CfgNode(loaded)
+        _convert(loaded, cfg, path)
         if (loaded.get("VERSION") or guess_version(loaded, path)) != cfg.VERSION:
             cfg.merge_from_file(path)  # of an older release, which Detectron2 converts
             return
-        _convert(loaded, cfg, path)
         cfg.merge_from_other_cfg(loaded)
 
 

@@ -14,11 +14,14 @@ import logging
 import os
 import tempfile
 import traceback
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.utils import comm
 from torch import nn
 
 from ..calibration.checkpoint import check_named, load_all
@@ -66,19 +69,11 @@ class _Model:
             ValueError: the config builds none.
         """
         with _quiet():
-            try:
+            with contextlib.suppress(Exception):  # some constructors compute, which needs numbers
                 return self._on("meta")
-            except Exception:  # some constructors compute, which needs numbers
-                pass
-            try:
+            with _building("model"):
                 return self._on("cpu")
-            except Exception as error:
-                if _is_ours(error):
-                    raise
-                reason = str(error.args[0] if error.args else error).split("\n")[0]
-                raise ValueError(
-                    f"the config builds no model ({type(error).__name__}: {reason[:300]})"
-                ) from error
+        raise AssertionError
 
     def _on(self, device: str) -> nn.Module:
         recipe = self._recipe.clone()
@@ -88,6 +83,20 @@ class _Model:
             model = recipe.build_model()
         torch.set_rng_state(state)
         return model
+
+
+@contextlib.contextmanager
+def _building(what: str) -> Iterator[None]:
+    """Errors of others as one that says what the config does not give."""
+    try:
+        yield
+    except Exception as error:
+        if _is_ours(error):
+            raise
+        reason = next(iter(str(error.args[0] if error.args else error).splitlines()), "")
+        raise ValueError(
+            f"the config gives no {what} ({type(error).__name__}: {reason[:300]})"
+        ) from error
 
 
 def _is_ours(error: Exception) -> bool:
@@ -103,7 +112,9 @@ def _quiet() -> Iterator[None]:
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         logging.disable(before)
 
@@ -130,6 +141,7 @@ def preflight(
     """
     model = _Model(recipe)
     yield Check("device", functools.partial(_device, recipe))
+    yield Check("input", functools.partial(_input, recipe))
     yield Check("data", functools.partial(_sets, recipe, training, testing))
     for name in dict.fromkeys(
         (*(recipe.train_sets if training else ()), *(recipe.test_sets if testing else ()))
@@ -138,6 +150,8 @@ def preflight(
         yield Check(f"data {name}", functools.partial(_data, recipe, name, trains, thorough))
     yield Check("model", functools.partial(_builds, model))
     yield Check("weights", functools.partial(_weights, recipe, model, trained, resume))
+    if training and not trained:
+        yield Check("schedule", functools.partial(_schedule, recipe, model))
     if also is not None:
         yield from (Check(*one) for one in also(recipe, lambda: model.built))
     writes = training and not trained
@@ -176,6 +190,24 @@ def _sets(recipe: Recipe, training: bool, testing: bool) -> str:
     return f"{len(recipe.train_sets)} to train on, {len(recipe.test_sets)} to test on"
 
 
+def _input(recipe: Recipe) -> str:
+    with _building("image"):
+        image = recipe.prepare(np.zeros((48, 64, 3), np.uint8))["image"]
+    return f"a picture of 64 x 48 pixels becomes one of {image.shape[2]} x {image.shape[1]}"
+
+
+def _schedule(recipe: Recipe, model: _Model) -> str:
+    size, processes = recipe.batch_size, comm.get_world_size()
+    if size < 1 or size % processes:
+        raise ValueError(
+            f"{size} images per batch (SOLVER.IMS_PER_BATCH, or dataloader.train.total_batch_size) "
+            f"are not at least one, and as many, for each of {processes} processes."
+        )
+    with _quiet(), _building("optimizer and schedule"):
+        recipe.build_solver(copy.deepcopy(model.built))
+    return f"{size} images per batch, {recipe.num_checkpoints} checkpoints"
+
+
 def _data(recipe: Recipe, name: str, trains: bool, thorough: bool) -> str:
     check_dataset(name, recipe.num_classes, recipe.keys["num_classes"])
     check_annotations(recipe, name, training=trains)
@@ -195,7 +227,7 @@ def _data(recipe: Recipe, name: str, trains: bool, thorough: bool) -> str:
         raise ValueError(f"Dataset {name!r} has no images.")
     count = sum(len(record.get("annotations", ())) for record in records)
     message = f"{len(records):,} images, {count:,} annotations"
-    return f"{message}; {check_images(name, records)}"
+    return f"{message}; {check_images(name, records, recipe.test_input()[0])}"
 
 
 def _builds(model: _Model) -> str:

@@ -136,6 +136,15 @@ class Recipe(abc.ABC):
     def num_checkpoints(self) -> int:
         """How many a training leaves behind."""
 
+    @property
+    @abc.abstractmethod
+    def batch_size(self) -> int:
+        """Training images of an iteration, over all processes."""
+
+    @abc.abstractmethod
+    def build_solver(self, model: nn.Module) -> None:
+        """Builds optimizer and schedule, to see whether the config has one of each."""
+
     @abc.abstractmethod
     def set_alpha(self, alpha: float) -> None:
         """Sets the strength of TDE, >= 0.
@@ -216,7 +225,16 @@ class YacsRecipe(Recipe):
     @property
     def num_checkpoints(self):
         solver = self.cfg.SOLVER
-        return 1 + solver.MAX_ITER // max(1, solver.CHECKPOINT_PERIOD)
+        if solver.CHECKPOINT_PERIOD < 1:
+            raise ValueError(f"SOLVER.CHECKPOINT_PERIOD={solver.CHECKPOINT_PERIOD} is below 1.")
+        return 1 + solver.MAX_ITER // solver.CHECKPOINT_PERIOD
+
+    @property
+    def batch_size(self):
+        return self.cfg.SOLVER.IMS_PER_BATCH
+
+    def build_solver(self, model):
+        Trainer.build_lr_scheduler(self.cfg, Trainer.build_optimizer(self.cfg, model))
 
     def set_alpha(self, alpha):
         self.cfg.MODEL.TDE.ALPHA = check_alpha(alpha)
