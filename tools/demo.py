@@ -55,7 +55,7 @@ def main(argv=None):
     recipe = load_recipe(args.config_file, args.opts)
     recipe.partial_weights = args.allow_partial_weights
     recipe.output_dir = args.output
-    use_data(recipe, test=args.test_data, images=False)
+    use_data(recipe, test=args.test_data)
     if args.alpha is not None:
         recipe.set_alpha(args.alpha)
     recipe.use_cpu_without_gpu()

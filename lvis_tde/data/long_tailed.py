@@ -67,7 +67,7 @@ def register_long_tailed(
     train_json: str | os.PathLike | None = None,
     bounds: tuple[int, int] | None = None,
     cache_dir: str | os.PathLike | None = None,
-    need_images: bool = False,
+    missing_images: str = "warn",
 ) -> None:
     """Register a file in LVIS or COCO format, such that AP_r, AP_c and AP_f exist for it.
 
@@ -106,10 +106,11 @@ def register_long_tailed(
         bounds: most images of a rare and of a common class; default: ``frequency`` in the file, or
             LVIS's (10, 100).
         cache_dir: folder for the completed copy, default ``~/.cache/lvis_tde``.
-        need_images: fail if no image is found; by default this is a warning.
+        missing_images: what to do if no image is found: "warn", "raise", or "note", which only leaves
+            the message in the metadata, as ``images_not_found``; "" there if some are.
 
     Raises:
-        FileNotFoundError: no image is found and ``need_images``; lists what was tried.
+        FileNotFoundError: no image is found, under "raise"; lists what was tried.
         ValueError: if the file is not consistent, if its categories are not those of
             ``train_json``, or if ``name`` is taken by another set.
     """
@@ -130,7 +131,11 @@ def register_long_tailed(
         train = without_unusable(read_annotation_file(train_json))
     categories = complete_categories(train, bounds)
     check_same_categories(data, categories, str(json_file), str(train_json))
-    place = _place_of_images(data["images"], root, str(json_file), need_images)
+    place, images_not_found = _place_of_images(data["images"], root, str(json_file))
+    if images_not_found and missing_images == "raise":
+        raise FileNotFoundError(images_not_found)
+    if images_not_found and missing_images == "warn":
+        logger.warning("%s", images_not_found)
     evaluated = json_file
     if data is not given or not is_complete(data, categories):
         evaluated = _completed_copy(data, categories, json_file, train_json, source, cache_dir)
@@ -146,6 +151,7 @@ def register_long_tailed(
         class_image_count=[{k: c[k] for k in ("id", "image_count")} for c in categories],
         class_frequency=[category["frequency"] for category in categories],
         source=source,
+        images_not_found=images_not_found,
         **_for_checks(data),
     )
 
@@ -175,9 +181,13 @@ def _for_checks(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def _place_of_images(
-    images: Sequence[dict[str, Any]], root: str, json_file: str, needed: bool
-) -> str:
-    """The first of ``_PLACES`` under which the most of a sample of the images are there."""
+    images: Sequence[dict[str, Any]], root: str, json_file: str
+) -> tuple[str, str]:
+    """The first of ``_PLACES`` under which the most of a sample of the images are there.
+
+    Returns:
+        Its name; and words on what was tried if none is there, else "".
+    """
     sample = images[:: max(1, len(images) // _SAMPLE)]
     found = {}
     for name, place in _PLACES.items():
@@ -187,10 +197,11 @@ def _place_of_images(
     if found[best]:
         example = os.path.join(root, _PLACES[best](sample[0]) or "")
         logger.info("Images of %s: by %s, such as %s.", json_file, best, example)
-        return best
+        return best, ""
     usual = "the last two parts of coco_url"
     if not all("coco_url" in image and FEDERATED[0] in image for image in images):
         usual = "file_name" if all("file_name" in image for image in images) else usual
+    message = ""
     if sample:
         tried = [os.path.join(root, path) for p in _PLACES.values() if (path := p(sample[0]))]
         message = (
@@ -198,10 +209,7 @@ def _place_of_images(
             f"{', '.join(dict.fromkeys(tried))}. Give the folder that file_name or coco_url "
             "continue."
         )
-        if needed:
-            raise FileNotFoundError(message)
-        logger.warning("%s", message)
-    return usual
+    return usual, message
 
 
 def _load(json_file: str, image_root: str, id_map: dict[int, int], place: str) -> list[dict]:

@@ -43,12 +43,15 @@ def check_annotations(recipe: Recipe, name: str, *, training: bool) -> None:
         training: the set is trained on.
 
     Raises:
+        FileNotFoundError: if none of its images is there; lists what was tried.
         ValueError: if there is no annotation to train on, or none of the masks that the model
             needs, or masks in another form; the message names the first annotation.
     """
     metadata = MetadataCatalog.get(name)
     if metadata.get("annotated") is None:
         return
+    if metadata.images_not_found:
+        raise FileNotFoundError(metadata.images_not_found)
     file = metadata.source["json_file"]
     if training and not metadata.annotated:
         raise ValueError(

@@ -37,7 +37,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 
-def use_data(recipe: Recipe, train=None, test=None, bounds=None, *, images: bool = True) -> None:
+def use_data(recipe: Recipe, train=None, test=None, bounds=None) -> None:
     """Registers a user's files and points a recipe at them: data sets and number of classes.
 
     Without ``test``, test sets of other classes than those of ``train`` are left out.
@@ -47,10 +47,9 @@ def use_data(recipe: Recipe, train=None, test=None, bounds=None, *, images: bool
         train, test: (annotation file, image folder) in LVIS or COCO format, or None to leave the
             recipe's own. The groups of ``test`` are those of ``train`` where both are given.
         bounds: most images of a rare and of a common class; None for LVIS's 10 and 100.
-        images: they will be read, so they must be there.
 
     Raises:
-        FileNotFoundError: if a file or folder does not exist, or no image is found in a folder.
+        FileNotFoundError: if a file or folder does not exist.
         ValueError: if a file is not consistent, see :func:`register_long_tailed`.
     """
     for flag, pair in (("--train-data", train), ("--test-data", test)):
@@ -64,13 +63,13 @@ def use_data(recipe: Recipe, train=None, test=None, bounds=None, *, images: bool
             )
     if train is not None:
         name = _free_name(f"{Path(train[0]).stem}_train", train, None, bounds)
-        register_long_tailed(name, *train, bounds=bounds, need_images=images)
+        register_long_tailed(name, *train, bounds=bounds, missing_images="note")
         recipe.train_sets = (name,)
         recipe.num_classes = len(_classes(name))
     if test is not None:
         name = _free_name(f"{Path(test[0]).stem}_test", test, train, bounds)
         source = train and train[0]
-        register_long_tailed(name, *test, train_json=source, bounds=bounds, need_images=images)
+        register_long_tailed(name, *test, train_json=source, bounds=bounds, missing_images="note")
         recipe.test_sets = (name,)
         recipe.num_classes = len(_classes(name))
         if train is None:

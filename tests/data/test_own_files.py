@@ -84,7 +84,7 @@ def test_no_image_says_what_was_tried(register, tmp_path, caplog):
     data = lvis()
     data["images"][0]["file_name"] = "COCO_val_7.png"
     with pytest.raises(FileNotFoundError) as error:
-        register(data, need_images=True)
+        register(data, missing_images="raise")
     folder = str(tmp_path / "images")
     tried = ["COCO_val_7.png", os.path.join("val2017", "7.png"), "7.png"]
     assert all(os.path.join(folder, name) in str(error.value) for name in tried)

@@ -35,11 +35,11 @@ def use(tiny_cfg, tmp_path):
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "1.png").touch()
 
-    def make(data, lazy=False, **options):
+    def make(data, lazy=False):
         path = tmp_path / f"{len(DatasetCatalog.list())}.json"
         path.write_text(json.dumps(data))
         recipe = LazyRecipe(lazy_config("TDEROIHeads")) if lazy else YacsRecipe(tiny_cfg())
-        use_data(recipe, (str(path), str(tmp_path / "images")), None, **options)
+        use_data(recipe, (str(path), str(tmp_path / "images")), None)
         return recipe, recipe.train_sets[0]
 
     yield make
@@ -114,6 +114,6 @@ def test_two_files_of_one_name_in_one_process(use, tmp_path):
 
 def test_images_that_are_not_there(use, tmp_path):
     (tmp_path / "images" / "1.png").unlink()
+    recipe, name = use(content(POLYGON))
     with pytest.raises(FileNotFoundError, match="No image of .*1.png"):
-        use(content(POLYGON))
-    use(content(POLYGON), images=False)
+        check_annotations(recipe, name, training=True)
