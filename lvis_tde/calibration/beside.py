@@ -34,7 +34,7 @@ def parse_settings(text: str) -> Settings:
     """
     if text == "off":
         return Settings()
-    kinds = {field.name: type(field.default) for field in dataclasses.fields(Settings)}
+    kinds = {name: type(value) for name, value in dataclasses.asdict(Settings()).items()}
     options: dict[str, Any] = {}
     for pair in text.split(","):
         name, _, value = pair.partition("=")

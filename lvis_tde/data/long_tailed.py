@@ -15,9 +15,9 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 import pycocotools.mask as mask_utils
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -52,7 +52,7 @@ def _tail(image: dict[str, Any], parts: int) -> str | None:
 
 
 # Where an image may lie below the folder of the images, in the order in which it is tried.
-_PLACES = {
+_PLACES: dict[str, Callable[[dict[str, Any]], Optional[str]]] = {
     "file_name": lambda image: image.get("file_name"),
     "the last two parts of coco_url": functools.partial(_tail, parts=2),
     "the last part of coco_url": functools.partial(_tail, parts=1),

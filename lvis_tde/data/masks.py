@@ -56,7 +56,7 @@ def type_fault(segmentation: Any) -> str:
 
 
 def _is_length(value: Any) -> bool:
-    return isinstance(value, (int, np.integer)) and 0 < value <= LARGEST
+    return isinstance(value, (int, np.integer)) and bool(0 < value <= LARGEST)
 
 
 def segmentation_fault(segmentation: Any, height: int, width: int) -> str:
