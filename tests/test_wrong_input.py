@@ -9,7 +9,10 @@ import re
 import shutil
 
 import pytest
+import torch
 from wrong_turns_util import snapshot
+
+from lvis_tde.modeling.words import pack_words
 
 MODEL = ["--config-file", "deconfound.yaml"]
 POLYGONS = ["INPUT.MASK_FORMAT", "polygon"]
@@ -273,3 +276,47 @@ def test_the_good_files_are_good(command, own, tmp_path):
     assert set(json.loads((tmp_path / "out" / "metrics.json").read_text())) == {"bbox", "segm"}
     code, out, err = command(*evaluated("boxes")[0])
     assert code == 0 and "segm " not in out, (out, err)
+
+
+@pytest.fixture
+def named(playground, tmp_path):
+    """A checkpoint that knows its classes, as training and the guide's first step write it."""
+    model = torch.load(playground / "deconfound.pth", weights_only=True)["model"]
+    key = "roi_heads.box_predictor.statistics."
+    model[f"{key}names"] = pack_words([f"bird {i}" for i in range(7)])
+    model[f"{key}groups"] = torch.tensor(list(b"rrccfff"), dtype=torch.uint8)
+    torch.save({"model": model}, tmp_path / "named.pth")
+    return tmp_path / "named.pth"
+
+
+def test_a_folder_of_pictures_and_data_that_are_not_registered(
+    command, playground, own, named, tmp_path
+):
+    """Names are in the checkpoint; what cannot be read is skipped, listed at the end, and told."""
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    shutil.copy(playground / "photo.png", photos / "a.png")
+    (photos / "b.jpg").write_bytes(b"no picture")
+    shutil.copy(playground / "photo.png", photos / "c.png")
+    (photos / "notes.txt").write_text("no picture")
+    options = ["--output", "{out}", "--explain", "--score-threshold", "0.01", *MODEL]
+    code, out, err = command(
+        "demo", photos, *options, "--opts", "MODEL.WEIGHTS", named, "DATASETS.TEST", "('birds',)"
+    )
+    assert code == 1 and err.splitlines()[-1].startswith(f"skipped: {photos / 'b.jpg'}: it cannot")
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"a.png", "c.png", "a_why_1.png"} <= written and not any("b" == n[0] for n in written)
+    (photos / "b.jpg").unlink()
+    code, out, err = command("demo", photos, *options, "--opts", "MODEL.WEIGHTS", named)
+    assert code == 0 and "skipped" not in err and "a_why_1.png" in out
+
+
+def test_a_report_of_two_settings(command, own, tmp_path):
+    code, out, err = command(
+        "train", "--eval-only", "--beside", "off", *MODEL, "--train-data", "train.json", "images",
+        "--test-data", "own/val.json", "images", *OUT, "MODEL.WEIGHTS", "deconfound.pth",
+    )  # fmt: skip
+    assert code == 0, (out, err)
+    (page,) = (tmp_path / "out" / "report" / "val_test").glob("bbox/report.html")
+    assert "deconfound.pth, TDE off / alpha 1.5</h1>" in page.read_text()
+    assert str(page) in out

@@ -21,6 +21,7 @@ from lvis_tde.arguments import argument_parser
 def work(args):
     from lvis_tde.calibration.beside import evaluate_beside, parse_settings
     from lvis_tde.engine import check, setup
+    from lvis_tde.engine.results import log_results
     from lvis_tde.engine.trainer import model_name
 
     beside = None if args.beside is None else parse_settings(args.beside)
@@ -35,6 +36,7 @@ def work(args):
         else:
             name = model_name(recipe.weights, recipe.output_dir)
             result = evaluate_beside(recipe, model.eval(), beside, name)
+            log_results(result)
         files = [*sorted(folder.glob("report/**/report.html")), *sorted(folder.glob("inference/*"))]
     else:
         result = recipe.train(resume=args.resume)
