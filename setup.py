@@ -9,7 +9,8 @@ ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+?)"', (ROOT / "lvis_tde/__init__.py").read_text("utf-8"))
 
 EXPORT = ["onnx>=1.16", "onnxruntime>=1.17"]
-TEST = ["pytest>=7", "pytest-xdist>=3", "hypothesis>=6", *EXPORT]
+DIGITS = ["scikit-learn>=1.0"]
+TEST = ["pytest>=7", "pytest-xdist>=3", "hypothesis>=6", *EXPORT, *DIGITS]
 
 setup(
     name="lvis-tde",
@@ -42,6 +43,7 @@ setup(
     ],
     extras_require={
         "export": EXPORT,
+        "digits": DIGITS,
         "test": TEST,
         "dev": [*TEST, "black>=24", "isort>=5", "ruff>=0.6", "mypy>=1.11"],
     },

@@ -6,7 +6,7 @@ For classification beside them: ``MODEL.IMAGE_CLASSIFIER``, ``INPUT.CLASSIFICATI
 
 from __future__ import annotations
 
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, get_cfg
 
 __all__ = ["add_classification_config", "add_tde_config", "use_tde_on_softmax"]
 
@@ -103,7 +103,8 @@ def add_classification_config(cfg: CfgNode) -> None:
     node.LOSS = "cross_entropy"
     # gamma of the focal loss.
     node.FOCAL_GAMMA = 2.0
-    # LDAM: the largest margin, that of the smallest class, and the factor on the cosines.
+    # LDAM: the largest margin, that of the smallest class, and the factor on the cosines, which
+    # MODEL.TDE.TAU is, too.
     node.LDAM_MARGIN = 0.5
     node.LDAM_SCALE = 30.0
     # Weigh the classes in the loss from this iteration on (DRW); -1 never does.
@@ -148,7 +149,7 @@ def add_classification_config(cfg: CfgNode) -> None:
 def tde_options(cfg: CfgNode) -> dict:
     """The predictor's arguments from ``MODEL.TDE`` and ``MODEL.POSTHOC``, or their defaults."""
     if "TDE" not in cfg.MODEL:
-        cfg = CfgNode({"MODEL": {"ROI_BOX_HEAD": {}}})
+        cfg = get_cfg()
         add_tde_config(cfg)
     options = {key.lower(): value for key, value in cfg.MODEL.TDE.items()}
     del options["precise_mean"]  # of the training loop

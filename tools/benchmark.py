@@ -2,7 +2,8 @@
 """Benchmarks: Detectron2, the authors' formulation and this project side by side in one run.
 
 python tools/benchmark.py head|nms|mask|inference|training|evaluation|sweep [options] [--json]
-python tools/benchmark.py feature_mean|generated_set|glyph_classifier [options] [--json]
+python tools/benchmark.py bootstrap|feature_mean|generated_set|glyph_classifier [options] [--json]
+python tools/benchmark.py classification_loader [options] [--json]
 python tools/benchmark.py sigmoid_parts --runs FOLDER ... [options] [--json]
 """
 
@@ -22,7 +23,9 @@ BENCHMARKS = {
     "training": "a training step",
     "feature_mean": "momentum of the running mean, against the precise mean",
     "evaluation": "detections to AP",
+    "bootstrap": "intervals of LVIS metrics",
     "sweep": "nine alphas in one pass, against one evaluation",
+    "classification_loader": "augmented batches of small images, beside torchvision's loader",
     "glyph_classifier": "what a class-balanced classifier tells apart of the glyphs",
     "sigmoid_parts": "what TDE and logit adjustment do on sigmoid classifiers",
     "generated_set": "what is in a set beside LVIS, and what a model confuses in it",

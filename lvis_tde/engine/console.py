@@ -91,8 +91,9 @@ def setup_console(output_dir: str | None = None, rank: int = 0) -> None:
                 logger.removeHandler(handler)
         if rank == 0 and not any(isinstance(handler, _Console) for handler in logger.handlers):
             logger.addHandler(_Console())
-    # It tells every machine without GPU so, on stderr.
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+    # On stderr, that there is no GPU, and what Detectron2 should call otherwise.
+    for name in ("torch.utils.cpp_extension", "torch.fx._symbolic_trace"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     # Of the libraries, as cli.run catches them.
     of_libraries = logging.getLogger("py.warnings")
     of_libraries.propagate = False

@@ -1,10 +1,11 @@
 """LVIS metrics, exact and fast, top-1 accuracy, and the evaluators that feed them in Detectron2."""
 
 from .api import evaluate_lvis
+from .comparison import compare_lvis
 from .detections import Detections
 from .ground_truth import GroundTruth
 from .predictions import Predictions
-from .result import LVISResult
+from .result import LVISComparison, LVISResult
 from .top1 import Top1Result, evaluate_top1
 from .top1_comparison import Top1Comparison, compare_top1
 
@@ -12,11 +13,13 @@ __all__ = [
     "ClassificationEvaluator",
     "Detections",
     "GroundTruth",
+    "LVISComparison",
     "LVISEvaluator",
     "LVISResult",
     "Predictions",
     "Top1Comparison",
     "Top1Result",
+    "compare_lvis",
     "compare_top1",
     "evaluate_lvis",
     "evaluate_top1",

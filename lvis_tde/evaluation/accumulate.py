@@ -17,6 +17,7 @@ from .result import RECALL_THRESHOLDS
 def accumulate(
     labels: np.ndarray,
     scores: np.ndarray,
+    weights: np.ndarray,
     exempt: np.ndarray,
     candidates: np.ndarray,
     matched: np.ndarray,
@@ -29,11 +30,13 @@ def accumulate(
         labels: (D,) int64, [0, C), ascending; within a category by image, then by descending
             score.
         scores: (D,) float.
+        weights: (D,) float64, >= 0, of the images of the detections. A detection of weight two
+            counts as two of one score behind each other.
         exempt: (D, A) bool: does not count as a false positive if it matches nothing.
         candidates: (K,) ascending, from :func:`lvis_tde.evaluation.matching.match`.
         matched: (K, T, A) bool, likewise.
         ignored: (K, T, A) bool, likewise.
-        num_gt: (C, A) int64, ground truths to be found.
+        num_gt: (C, A) float64, ground truths to be found, each with its image's weight.
 
     Returns:
         Precision (T, 101, C, A) and recall (T, C, A), float64; -1 where there is nothing to be
@@ -47,7 +50,7 @@ def accumulate(
     by_position = np.argsort(position[candidates])
     candidates, position = candidates[by_position], position[candidates[by_position]]
     matched, ignored = matched[by_position], ignored[by_position]
-    label = labels[candidates]
+    label, weight = labels[candidates], weights[candidates]
     category_start = np.searchsorted(labels, np.arange(num_cats))
     candidate_start = np.searchsorted(label, np.arange(num_cats))
 
@@ -57,42 +60,53 @@ def accumulate(
         present = np.flatnonzero(num_gt[:, area])
         if not len(present):
             continue
-        needed = _needed(num_gt[present, area])
         # As if nothing matched; the candidates' matches are subtracted below.
-        unmatched = ~exempt[order, area]
-        false = np.concatenate([[0], np.cumsum(unmatched)])
+        unmatched = np.where(exempt[order, area], 0.0, weights[order])
+        false = np.concatenate([[0.0], np.cumsum(unmatched)])
         base = false[position + 1] - false[category_start[label]]
         would_be_false = unmatched[position]
         for threshold in range(num_thresholds):
             hit = matched[:, threshold, area]
-            cleared = np.concatenate([[0], np.cumsum(hit & would_be_false)])
-            tp = np.flatnonzero(hit & ~ignored[:, threshold, area])
+            cleared = np.concatenate([[0.0], np.cumsum(np.where(hit, would_be_false, 0.0))])
+            # What weighs nothing reaches no recall.
+            tp = np.flatnonzero(hit & ~ignored[:, threshold, area] & (weight > 0))
             tp_label = label[tp]
             start = np.searchsorted(tp_label, np.arange(num_cats + 1))
-            true = np.arange(len(tp)) - start[tp_label] + 1
+            sums = np.concatenate([[0.0], np.cumsum(weight[tp])])
+            true = sums[1:] - sums[start[tp_label]]
             fp = base[tp] - (cleared[tp + 1] - cleared[candidate_start[tp_label]])
             curve = _envelope(true / (fp + true + np.spacing(1)), tp_label)
-            found = np.diff(start)[present]
-            recall[threshold, present, area] = found / num_gt[present, area]
-            at = start[present][:, None] + needed - 1
-            reached = needed <= found[:, None]
-            values = curve[at[reached]]
-            lane = np.zeros(reached.shape)
-            lane[reached] = values
+            reached = thresholds_reached(true, num_gt[tp_label, area])
+            # Of each category those reached by its true positives, one after the other.
+            last = np.zeros(num_cats, dtype=np.int64)
+            last[tp_label] = reached
+            newly = np.diff(reached, prepend=0)
+            first = start[:-1][np.diff(start) > 0]
+            newly[first] = reached[first]
+            lane = np.zeros((len(present), len(RECALL_THRESHOLDS)))
+            lane[np.arange(len(RECALL_THRESHOLDS)) < last[present, None]] = np.repeat(curve, newly)
+            found = sums[start[1:]] - sums[start[:-1]]
+            recall[threshold, present, area] = found[present] / num_gt[present, area]
             precision[threshold, :, present, area] = lane
     return precision, recall
 
 
-def _needed(num_gt: np.ndarray) -> np.ndarray:
-    """True positives needed to reach each recall threshold: (C,) to (C, 101)."""
-    unique, inverse = np.unique(num_gt, return_inverse=True)
-    rows = [
-        np.searchsorted(np.arange(n + 1) / n, RECALL_THRESHOLDS, side="left")
-        for n in unique.tolist()
-    ]
-    # Recall 0 is reached by the first detection, whose envelope is that of the first true
-    # positive.
-    return np.maximum(np.stack(rows)[inverse], 1)
+def thresholds_reached(true: np.ndarray, num_gt: np.ndarray) -> np.ndarray:
+    """How many of the 101 recall thresholds are reached.
+
+    Args:
+        true: float64, > 0, weight of the true positives so far.
+        num_gt: of the same shape, of what is to be found.
+
+    Returns:
+        int64 of the same shape, in [1, 101]. Recall 0 is reached by the first detection, whose
+        envelope is that of the first true positive.
+    """
+    recall = true / num_gt
+    if (true % 1).any():
+        # Sums of fractions of one order are not those of another.
+        recall = recall * (1 + 1e-12)
+    return np.searchsorted(RECALL_THRESHOLDS, recall, side="right")
 
 
 def _envelope(values: np.ndarray, labels: np.ndarray) -> np.ndarray:

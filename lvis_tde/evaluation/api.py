@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 import os
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any, Union
 
 import numpy as np
 
 from . import native
+from .bootstrap import (
+    Resampler,
+    images_shown,
+    interval,
+    intervals,
+    resampled,
+)
 from .detections import Detections
+from .errors import complain
 from .ground_truth import GroundTruth, read_annotations, with_negatives
 from .official import load_official
 from .result import LVISResult, category_table, summarize
@@ -32,6 +42,9 @@ def evaluate_lvis(
     *,
     per_category: int | None = None,
     mask_area: bool | None = None,
+    image_weights: Mapping[Any, float] | None = None,
+    bootstrap: int = 0,
+    seed: int = 0,
 ) -> LVISResult:
     """Evaluate detections by the rules of LVIS (Gupta et al. 2019).
 
@@ -52,6 +65,14 @@ def evaluate_lvis(
         mask_area: in mask evaluation the mask decides whether a detection is small, medium or
             large, even if it has a box. Detectron2 does so; ``lvis`` itself takes the box. By
             default True for :class:`Detections` of Detectron2's evaluator, else False.
+        image_weights: image id to a weight >= 0; 1 for an image that is not named. An image of
+            weight 2 counts as if it were there twice, one of weight 0 as if it were not. Engine
+            ``native`` only.
+        bootstrap: resamples of the images for 95 % intervals, see
+            :mod:`lvis_tde.evaluation.bootstrap`; 0 for none. Engine ``native`` only. With few
+            images of a group its interval is wide, and no resample knows of categories that no
+            image shows.
+        seed: of the bootstrap.
 
     Returns:
         Metrics in percent and a table by category.
@@ -59,8 +80,13 @@ def evaluate_lvis(
     Raises:
         ValueError: an unknown engine or IoU type, or an input that would give a wrong number:
             scores or boxes that are not finite, masks that are none or of another size than the
-            image, unknown ids, annotation id 0, missing keys.
+            image, unknown ids, annotation id 0, missing keys, a weight that is negative or not
+            finite.
     """
+    if bootstrap < 0:
+        raise ValueError(f"bootstrap={bootstrap} must be a number of resamples, 0 for none")
+    if engine == "lvis" and (bootstrap or image_weights is not None):
+        raise ValueError("engine 'lvis' has no image_weights and no bootstrap: use 'native'")
     if engine not in ("native", "lvis"):
         raise ValueError(f"engine must be 'native' or 'lvis', got {engine!r}")
     types = ("bbox", "segm", "boundary")[: 3 if engine == "native" else 2]
@@ -79,6 +105,26 @@ def evaluate_lvis(
     if engine == "lvis":
         content = read_annotations(content)
     truth = content if isinstance(content, GroundTruth) else GroundTruth.load(content)
+    given = read_columns(detections, mask_area)
+    read = time.process_time() - start
+
+    empty = not len(given)
+    samples = None
+    if engine == "lvis" and not empty:
+        found = _official(content, truth, given, iou_type, max_dets, per_category)
+    else:
+        matches = native.match_all(truth, given, iou_type, max_dets, per_category)
+        weights = _weights(truth, image_weights)
+        found = native.evaluate(matches, weights)
+        if bootstrap:
+            (samples,) = bootstrap_samples([matches], truth, bootstrap, seed, weights)
+    result = make_result(truth, found, iou_type, engine, read, empty)
+    if samples is not None:
+        add_intervals(result, samples, *images_shown(matches, frequencies(truth)))
+    return result
+
+
+def read_columns(detections: Results, mask_area: bool | None) -> Detections:
     if isinstance(detections, list):
         detections = Detections.from_results(detections)
     elif not isinstance(detections, Detections):
@@ -86,21 +132,75 @@ def evaluate_lvis(
     if mask_area is not None:
         detections = copy.copy(detections)
         detections.mask_area = mask_area
-    read = time.process_time() - start
+    return detections
 
-    empty = not len(detections)
-    if engine == "lvis" and not empty:
-        result = _official(content, truth, detections, iou_type, max_dets, per_category)
-    else:
-        result = native.evaluate(truth, detections, iou_type, max_dets, per_category)
-    metrics = summarize(result.precision, result.recall, [c["frequency"] for c in truth.categories])
+
+def make_result(
+    truth: GroundTruth,
+    found: native.Evaluation,
+    iou_type: str,
+    engine: str,
+    read: float,
+    empty: bool,
+) -> LVISResult:
+    metrics = summarize(found.precision, found.recall, frequencies(truth))
     if empty:
         logger.warning("No detections: every metric is zero.")
         metrics = dict.fromkeys(metrics, 0.0)
     table = category_table(
-        truth.categories, result.precision, result.recall, result.num_gt, result.num_dt
+        truth.categories, found.precision, found.recall, found.num_gt, found.num_dt
     )
-    return LVISResult(metrics, table, iou_type, engine, {"read": read, **result.timings})
+    return LVISResult(metrics, table, iou_type, engine, {"read": read, **found.timings})
+
+
+def _weights(truth: GroundTruth, given: Mapping[Any, float] | None) -> np.ndarray | None:
+    """(I,) float64.
+
+    Raises:
+        ValueError: if an image is unknown or its weight negative or not finite.
+    """
+    if given is None:
+        return None
+    place = {image: position for position, image in enumerate(truth.image_ids)}
+    complain(
+        [image for image in given if image not in place],
+        "image_weights of unknown images",
+        "name ids of the annotation file",
+    )
+    bad = [image for image, weight in given.items() if not 0 <= weight < math.inf]
+    complain(bad, "image_weights that are negative or not finite", "a weight is at least 0")
+    weights = np.ones(len(place))
+    for image, weight in given.items():
+        weights[place[image]] = weight
+    return weights
+
+
+def bootstrap_samples(
+    sides: Sequence[native.Matches],
+    truth: GroundTruth,
+    resamples: int,
+    seed: int,
+    weights: np.ndarray | None = None,
+) -> list[dict[str, np.ndarray]]:
+    found = [Resampler(side) for side in sides]
+    return resampled(found, frequencies(truth), resamples, seed, weights)
+
+
+def frequencies(truth: GroundTruth) -> list[str]:
+    return [category["frequency"] for category in truth.categories]
+
+
+def add_intervals(
+    result: LVISResult,
+    samples: Mapping[str, np.ndarray],
+    shown: Mapping[str, int],
+    of_category: np.ndarray,
+) -> None:
+    result.intervals = intervals(samples, result.metrics, shown)
+    for row, values, images in zip(
+        result.per_category, samples["per_category"].T, of_category.tolist()
+    ):
+        row["interval"] = interval(values, row["AP"], images)
 
 
 def check_max_dets(max_dets: int) -> None:

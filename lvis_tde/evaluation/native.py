@@ -49,14 +49,46 @@ class Evaluation:
     timings: dict[str, float] = field(default_factory=dict)
 
 
-def evaluate(
+@dataclass
+class Matches:
+    """What detections match what: all that precision and recall need.
+
+    Attributes:
+        images, labels: (D,) int64, of the detections that count; by category, image and descending
+            score.
+        scores: (D,) float64.
+        exempt: (D, A) bool, does not count as a false positive if it matches nothing.
+        candidates: (K,), see :func:`match`.
+        matched, ignored: (K, T, A), likewise.
+        truth_images, truth_labels: (G,) int64.
+        ignore: (G, A) bool, does not count.
+        num_images, num_categories: I and C.
+        timings: CPU seconds per stage.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    scores: np.ndarray
+    exempt: np.ndarray
+    candidates: np.ndarray
+    matched: np.ndarray
+    ignored: np.ndarray
+    truth_images: np.ndarray
+    truth_labels: np.ndarray
+    ignore: np.ndarray
+    num_images: int
+    num_categories: int
+    timings: dict[str, float]
+
+
+def match_all(
     truth: GroundTruth,
     detections: Detections,
     iou_type: str,
     max_dets: int,
     per_category: int | None = None,
-) -> Evaluation:
-    """Evaluate.
+) -> Matches:
+    """Matches all detections that count.
 
     Args:
         truth: ground truth.
@@ -66,7 +98,7 @@ def evaluate(
         per_category: most detections per category over the whole set, None for no limit.
 
     Returns:
-        Precision, recall and counts.
+        Matches.
 
     Raises:
         ValueError: detections that cannot be evaluated; the message names the first and how many.
@@ -86,23 +118,44 @@ def evaluate(
 
     ignore = truth.ignore[order, None] | _outside(areas)
     candidates, matched, ignored = match(pairs, cell, ignore)
-    clock.append(time.process_time())
-
     cell_of_detection = counted.images * num_cats + counted.labels
     exempt = _outside(counted.areas) | np.isin(cell_of_detection, truth.not_exhaustive)[:, None]
-    num_gt = np.stack([np.bincount(labels[~c], minlength=num_cats) for c in ignore.T], axis=1)
-    precision, recall = accumulate(
-        counted.labels, counted.scores, exempt, candidates, matched, ignored, num_gt
-    )
     clock.append(time.process_time())
-    stages = ("prepare", "iou", "match", "accumulate")
-    return Evaluation(
-        precision,
-        recall,
-        num_gt[:, 0],
-        np.bincount(counted.labels, minlength=num_cats),
-        dict(zip(stages, np.diff(clock).tolist())),
+    timings = dict(zip(("prepare", "iou", "match"), np.diff(clock).tolist()))
+    return Matches(
+        counted.images, counted.labels, counted.scores, exempt, candidates, matched, ignored,
+        images, labels, ignore, num_images, num_cats, timings,
+    )  # fmt: skip
+
+
+def evaluate(matches: Matches, weights: np.ndarray | None = None) -> Evaluation:
+    """Precision, recall and counts.
+
+    Args:
+        matches: of all detections.
+        weights: (I,) float64, >= 0, of the images; None for 1.
+    """
+    start = time.process_time()
+    if weights is None:
+        weights = np.ones(matches.num_images)
+    of_truth, num_cats = weights[matches.truth_images], matches.num_categories
+    num_gt = np.stack(
+        [
+            np.bincount(matches.truth_labels, np.where(out, 0.0, of_truth), num_cats)
+            for out in matches.ignore.T
+        ],
+        axis=1,
     )
+    precision, recall = accumulate(
+        matches.labels, matches.scores, weights[matches.images], matches.exempt,
+        matches.candidates, matches.matched, matches.ignored, num_gt,
+    )  # fmt: skip
+    timings = {**matches.timings, "accumulate": time.process_time() - start}
+    counts = [
+        np.bincount(labels, minlength=num_cats)
+        for labels in (matches.truth_labels[~matches.ignore[:, 0]], matches.labels)
+    ]
+    return Evaluation(precision, recall, *counts, timings)
 
 
 def _outside(areas: np.ndarray) -> np.ndarray:

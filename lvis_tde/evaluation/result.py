@@ -25,10 +25,12 @@ class LVISResult:
         per_category: one dict per category, in ascending order of id: ``id, name, frequency,
             image_count, AP, AP50, AR`` (percent, NaN without ground truth), ``num_gt`` (ground
             truths to be found) and ``num_dt`` (detections that count: after the limits and the
-            federated rule).
+            federated rule). After a bootstrap also ``interval``, that of AP.
         iou_type: ``bbox``, ``segm`` or ``boundary``.
         engine: ``native`` or ``lvis``.
         timings: CPU seconds of the stages.
+        intervals: of AP, AP50, AP75, APr, APc and APf the (low, high) in percent between which 95 %
+            of a bootstrap over images lie; NaN without ground truth. Empty without a bootstrap.
     """
 
     metrics: dict[str, float]
@@ -36,6 +38,27 @@ class LVISResult:
     iou_type: str
     engine: str
     timings: dict[str, float] = field(default_factory=dict)
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+
+@dataclass
+class LVISComparison:
+    """Result of :func:`lvis_tde.evaluation.compare_lvis`, of AP, AP50, AP75, APr, APc and APf.
+
+    Attributes:
+        difference: B minus A, percent; NaN without ground truth.
+        intervals: (low, high) between which 95 % of a paired bootstrap over images lie.
+        wins: share of the resamples in which B is above A, [0, 1].
+        per_category: one dict per category: ``id, name, difference, interval, wins`` of AP.
+        a, b: the two results, with their own intervals.
+    """
+
+    difference: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+    wins: dict[str, float]
+    per_category: list[dict[str, Any]]
+    a: LVISResult
+    b: LVISResult
 
 
 def percent(value: float, digits: int = 1) -> str:

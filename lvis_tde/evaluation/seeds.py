@@ -10,14 +10,18 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 
-__all__ = ["seed_half_width", "seed_intervals", "seed_rows"]
+__all__ = ["seed_half_width", "seed_intervals", "seed_rows", "student"]
 
 Seeds = Sequence[Mapping[str, float]]
 SHOWN = {"top1": "top-1", "many": "many", "medium": "medium", "few": "few"}
 
 
-def _student(freedom: int) -> float:
-    """The 97.5 % quantile of Student's distribution, to 0.003."""
+def student(freedom: int) -> float:
+    """The 97.5 % quantile of Student's distribution, to 0.003.
+
+    Args:
+        freedom: degrees of freedom, >= 1.
+    """
     if freedom < 5:
         return (12.706, 4.303, 3.182, 2.776)[freedom - 1]
     # Expansion about the normal quantile (Abramowitz and Stegun 26.7.5).
@@ -36,7 +40,7 @@ def seed_half_width(values: Sequence[float]) -> float:
     """
     if len(values) < 2:
         return math.nan
-    return _student(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
+    return student(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
 
 
 def seed_intervals(

@@ -49,7 +49,7 @@ class RunningFeatureMean(nn.Module):
         self.register_buffer("mean", torch.zeros(num_features, dtype=torch.float32))
 
     @torch.no_grad()
-    def update(self, features: Tensor, mask: Tensor) -> Tensor:
+    def update(self, features: Tensor, mask: Tensor | None) -> Tensor:
         """Moves the mean towards that of the selected features.
 
         Nothing changes where no process has a selected feature, or where a selected feature of
@@ -57,7 +57,8 @@ class RunningFeatureMean(nn.Module):
 
         Args:
             features: (R, num_features) raw classifier input, any floating type.
-            mask: (R,) bool, True for foreground: ``0 <= gt < C``.
+            mask: (R,) bool, True for foreground: ``0 <= gt < C``; None selects all, which needs no
+                synchronization with the device.
 
         Returns:
             Tensor: scalar fp32, the number of selected features over all processes.
@@ -69,15 +70,15 @@ class RunningFeatureMean(nn.Module):
             raise ValueError(
                 f"features have shape {tuple(features.shape)}, expected (R, {self.num_features})."
             )
-        if mask.shape != features.shape[:1]:
+        if mask is not None and mask.shape != features.shape[:1]:
             raise ValueError(f"mask has shape {tuple(mask.shape)}, expected ({len(features)},).")
         # One buffer [sum, count], so that all ranks agree with a single collective. It is called
         # by every rank in every step: leaving early without foreground would hang the others.
         dtype = self.mean.dtype
         total = torch.zeros(self.num_features + 1, dtype=dtype, device=self.mean.device)
-        selected = features.detach()[mask].to(dtype)
-        total[:-1] = selected.sum(0)
-        total[-1] = mask.sum()
+        selected = features.detach() if mask is None else features.detach()[mask]
+        total[:-1] = selected.to(dtype).sum(0)
+        total[-1] = len(selected)
         if _world_size() > 1:
             distributed.all_reduce(total)
         count = total[-1]

@@ -26,14 +26,13 @@ from ..layers.functional import (
     FLOOR,
     NO_NORM,
     at_least_fp32,
-    cosine_to_mean,
     exempt_background,
 )
 from .postprocess import LargeVocabularyInference
-from .remembered import NOT_CALIBRATED, STRENGTHS
 from .sigmoid import BoxPredictor
 from .statistics import ClassStatistics
-from .strengths import DEFAULT_ALPHA, Strengths
+from .strengths import DEFAULT_ALPHA
+from .with_mean import WithFeatureMean
 
 __all__ = ["TDEFastRCNNOutputLayers"]
 
@@ -63,7 +62,7 @@ def _exempt_in_place(logits: Tensor, direct: Tensor) -> Tensor:
     return probs
 
 
-class TDEFastRCNNOutputLayers(Strengths, LargeVocabularyInference, BoxPredictor):
+class TDEFastRCNNOutputLayers(WithFeatureMean, LargeVocabularyInference, BoxPredictor):
     """Predicts boxes as upstream does and classes with the total direct effect.
 
     A drop-in for Detectron2's :class:`FastRCNNOutputLayers` in the forward code of Standard,
@@ -82,6 +81,7 @@ class TDEFastRCNNOutputLayers(Strengths, LargeVocabularyInference, BoxPredictor)
     What may be changed on a trained model is in :class:`~.strengths.Strengths`.
     """
 
+    has_background = True
     cls_score: CosineMultiHeadClassifier
 
     @configurable
@@ -142,7 +142,6 @@ class TDEFastRCNNOutputLayers(Strengths, LargeVocabularyInference, BoxPredictor)
         self.calibrated_alpha: float | None = None
         self._start(alpha, alpha_region, background_exempt, posthoc)
         self.fast_nms = fast_nms
-        self._looked_at_mean = False
 
     @classmethod
     def from_config(cls, cfg, input_shape):
@@ -201,12 +200,10 @@ class TDEFastRCNNOutputLayers(Strengths, LargeVocabularyInference, BoxPredictor)
         steps = self.composition()
         if not steps.uses_tde:
             return steps(logits)
-        if not (self._looked_at_mean or torch.compiler.is_compiling() or logits.is_meta):
-            self._look_at_mean()
-        # A mean of zero has no effect to remove: TDE then changes nothing.
-        mean = self.feature_mean.mean
         if self.use_sigmoid_ce or steps.factor is not None or steps.margin is not None:
-            return steps(logits, *self.cls_score.effect_terms(features, mean))
+            return steps(logits, *self._tde_terms(logits, features))
+        self._see_to_mean(logits)
+        mean = self.feature_mean.mean
         # TDE alone: the authors' exemption, which has a floor.
         direct = self.cls_score.direct_effect(logits, features, mean, self.alpha)
         if not self.background_exempt:
@@ -215,34 +212,14 @@ class TDEFastRCNNOutputLayers(Strengths, LargeVocabularyInference, BoxPredictor)
             return exempt_background(logits, direct)
         return _exempt_in_place(logits, direct)
 
-    def _look_at_mean(self) -> None:
-        """Says once what the user may not know of this prediction."""
-        self._looked_at_mean = True
-        if not self.feature_mean.mean.any():
-            logger.warning(
-                "The running feature mean is zero: predicting without TDE. Load a checkpoint "
-                "that was trained with TDE, train, or estimate the mean of a trained model with "
-                "tools/estimate_feature_mean.py."
-            )
-        elif self.calibrated_alpha is None and self.alpha == DEFAULT_ALPHA:
-            logger.warning(
-                "Predicting with alpha %g, the default, which nobody chose for this model: "
-                "tools/sweep_alpha.py finds the one that suits it on held-out images.%s",
-                self.alpha,
-                " It is a softmax's: sigmoids need far less." if self.use_sigmoid_ce else "",
-            )
-
     @torch.no_grad()
     def _update_mean(self, features: Tensor, proposals: list[Instances]) -> None:
         labels = [p.gt_classes for p in proposals]
         gt_classes = torch.cat(labels) if labels else features.new_empty(0, dtype=torch.long)
         foreground = (gt_classes >= 0) & (gt_classes < self.num_classes)
-        count = self.feature_mean.update(features, foreground)
-        mean = self.feature_mean.mean
-        num_heads = self.cls_score.num_heads
-        cosine = cosine_to_mean(features[foreground], mean, num_heads, "cosine").mean()
         # One transfer for the three scalars.
-        num_fg, mean_norm, fg_cosine = torch.stack([count, mean.norm(), cosine.float()]).tolist()
+        moved = self._move_mean(features, foreground)
+        num_fg, mean_norm, fg_cosine = torch.stack(moved).tolist()
         if num_fg == 0:
             return
         storage = get_event_storage()
@@ -250,26 +227,3 @@ class TDEFastRCNNOutputLayers(Strengths, LargeVocabularyInference, BoxPredictor)
         storage.put_scalar("tde/mean_norm", mean_norm)
         if fg_cosine == fg_cosine:  # NaN where only other processes have foreground
             storage.put_scalar("tde/fg_cosine_to_mean", fg_cosine)
-
-    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
-        self._looked_at_mean = False
-        # Checkpoints of earlier releases and of softmax models do not know the entry.
-        state_dict.setdefault(f"{prefix}_extra_state", torch.tensor(NOT_CALIBRATED, device="cpu"))
-        # Says what the names of missing and unexpected keys do not: what follows from them.
-        bias, mean = f"{prefix}cls_score.bias", f"{prefix}feature_mean.mean"
-        if bias in state_dict and self.cls_score.bias is None:
-            logger.warning(
-                "The checkpoint has %s: its classifier is a softmax. Its weight is loaded as the "
-                "start of the TDE classifier and its bias is dropped: train before relying on "
-                "the scores, or keep the softmax with norm 'none' (MODEL.TDE.NORM).",
-                bias,
-            )
-        elif f"{prefix}cls_score.weight" in state_dict and mean not in state_dict:
-            logger.warning(
-                "The checkpoint has a classifier but no %s: without that mean there is no TDE. "
-                "Estimate it with tools/estimate_feature_mean.py, or train.",
-                mean,
-            )
-        strengths = state_dict.pop(f"{prefix}{STRENGTHS}", None)
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-        self._recall(strengths)

@@ -36,9 +36,11 @@ _NEEDS = {
 
 
 class Strengths(Remembered):
-    """Mixin for box predictors; none of it is used in training.
+    """Mixin for predictors; none of it is used in training.
 
     Attributes:
+        has_background (bool): of a class, whether the last column of its logits is none of the
+            classes.
         alpha (float): strength of the removal, >= 0.
         alpha_region (float or None): of sigmoids, the strength of the part that is equal for all
             classes of a region; None for ``alpha``.
@@ -50,6 +52,7 @@ class Strengths(Remembered):
             checkpoints, with the strengths and whether the classifier has sigmoids.
     """
 
+    has_background: bool
     use_sigmoid_ce: bool
     cls_score: CosineMultiHeadClassifier
     statistics: ClassStatistics
@@ -162,7 +165,8 @@ class Strengths(Remembered):
 
     def _fold(self, statistics: Statistics | None, seen: list[tuple[Tensor, int]]) -> Composition:
         """Folds, and remembers it: a sweep comes back to the same settings with every image."""
-        folded = compose(self._posthoc, statistics, sigmoid=self.use_sigmoid_ce)
+        kind = {"sigmoid": self.use_sigmoid_ce, "background": self.has_background}
+        folded = compose(self._posthoc, statistics, **kind)
         if len(self._folds) >= _MOST_FOLDS:
             self._folds.clear()
         self._folded, self._seen = self._folds[self._posthoc] = folded, seen
@@ -197,7 +201,7 @@ class Strengths(Remembered):
         needs = [_NEEDS[name] for name in self._reads if name in _NEEDS]
         tensors = [getattr(self.statistics, part) for _, parts in needs for part in parts]
         if "tau_norm" in self._reads:
-            tensors += [p for p in (self.cls_score.weight, self.cls_score.bias) if p is not None]
+            tensors += self.cls_score.parameters()
         return tensors
 
     def _known(self) -> Statistics:
@@ -222,10 +226,10 @@ class Strengths(Remembered):
         weight = normalize_weight(
             classifier.weight, classifier.num_heads, classifier.norm, classifier.gamma
         )
-        bias = classifier.bias
+        bias, classes = classifier.bias, slice(-1 if self.has_background else None)
         return {
-            "weight_norms": torch.linalg.vector_norm(weight[:-1].double(), dim=-1),
-            "bias": None if bias is None else bias[:-1].double(),
+            "weight_norms": torch.linalg.vector_norm(weight[classes].double(), dim=-1),
+            "bias": None if bias is None else bias[classes].double(),
         }
 
 

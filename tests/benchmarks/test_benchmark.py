@@ -86,6 +86,18 @@ def test_glyph_classifier_gives_a_row_per_number_of_images(tool, capsys, color_f
         assert 0 <= row["top-1"] <= row["family"] <= 100 == row["top-5"]
 
 
+def test_classification_loader_shows_both_loaders(tool, capsys):
+    size = ["--images", "20", "--batch", "4", "--seconds", "0.01"]
+    tool.main(["classification_loader", *size, "--json"])
+    rates = json.loads(capsys.readouterr().out)["rates"]
+    step = rates.pop("training step, ResNet-32, from memory")
+    assert list(rates) == ["crop, flip, 0 workers", "crop, flip, RandAugment, 0 workers"]
+    assert step["images/s"] > 0
+    for row in rates.values():
+        assert list(row) == ["torchvision's DataLoader", "this project", "ratio"]
+        assert all(value > 0 for value in row["this project"].values())
+
+
 def test_bad_numbers_are_refused(tool):
     with pytest.raises(ValueError, match="--repeats 0"):
         tool.main(["head", "--repeats", "0"])

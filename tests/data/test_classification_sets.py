@@ -174,7 +174,12 @@ def test_damaged_files_are_told(tmp_path):
         ("cifar100_lt_50_test", "cifar-100-python/train", "toronto.edu", "CIFAR100("),
         ("imagenet_lt_fit", "imagenet_lt/ImageNet_LT_train.txt", "classifier-balancing", "curl"),
         ("places_lt_calib", "places_lt/Places_LT_train.txt", "classifier-balancing", "curl"),
-        ("inat2018_val", "inat2018/train2018.json", "amazonaws.com/2018", "curl"),
+        (
+            "inat2018_val",
+            "inat2018/train2018.json",
+            "amazonaws.com/2018/train2018.json.tar.gz",
+            "curl",
+        ),
         ("emoji_lt_50_step_seed2_train", "emoji_lt/step50_seed2", "font", "--imbalance 50 --prof"),
     ],
 )
@@ -248,11 +253,15 @@ def test_inaturalist(tmp_path):
     assert all(f"/Aves/{item['class']}/" in item["file_name"] for item in parts["train"])
     assert len(parts["fit"]) + len(parts["calib"]) == 15
     content = json.loads((folder / "val2018.json").read_text())
+    content["categories"][0]["name"] = "new"
+    (folder / "val2018.json").write_text(json.dumps(content))
+    again = tmp_path / f"../{tmp_path.name}"  # another root, so not the set that is registered
+    with pytest.raises(ValueError, match="val2018.json has other categories than .*train2018.json"):
+        register_by_name("inat2018_val", again)
     del content["annotations"][0]
     (folder / "val2018.json").write_text(json.dumps(content))
-    DatasetCatalog.remove("inat2018_val")
-    with pytest.raises(ValueError, match="val2018.json"):
-        register_by_name("inat2018_val", tmp_path)
+    with pytest.raises(ValueError, match="val2018.json.*not a complete file"):
+        register_by_name("inat2018_val", again)
 
 
 def test_digits(tmp_path):

@@ -28,6 +28,15 @@ def test_every_step_weighs_as_much(momentum):
     torch.testing.assert_close(running.mean / running.mean.norm(), corrected / corrected.norm())
 
 
+def test_no_mask_selects_all():
+    masked, plain = RunningFeatureMean(4), RunningFeatureMean(4)
+    for rows in (3, 0):
+        features = torch.rand(rows, 4)
+        assert plain.update(features, None) == rows
+        masked.update(features, torch.ones(rows, dtype=torch.bool))
+        assert plain.mean.any() and torch.equal(masked.mean, plain.mean)
+
+
 def test_is_a_buffer_in_the_checkpoint():
     running = RunningFeatureMean(4)
     running.update(torch.ones(2, 4), torch.tensor([True, True]))

@@ -1,7 +1,7 @@
 import heads_util as util
 import pytest
 import torch
-from detectron2.config import get_cfg, instantiate
+from detectron2.config import CfgNode, get_cfg, instantiate
 from detectron2.engine import DefaultTrainer
 from detectron2.modeling import build_model
 from detectron2.modeling.roi_heads import FastRCNNOutputLayers, cascade_rcnn
@@ -38,13 +38,19 @@ def test_images_without_objects(tiny_model, make_batch):
     assert (model.roi_heads.box_predictor.feature_mean.mean == 0).all()
 
 
+def _keep_known(cfg, known):
+    for key in set(cfg) - set(known):
+        del cfg[key]
+    for key, node in cfg.items():
+        if isinstance(node, CfgNode):
+            _keep_known(node, known[key])
+
+
 def test_the_name_is_all_that_a_config_needs(tiny_cfg):
     # A config of a project that has never heard of MODEL.TDE.
     cfg = tiny_cfg("softmax", "MODEL.ROI_HEADS.NAME", "TDEROIHeads")
     foreign = get_cfg()
-    del cfg.MODEL["TDE"], cfg.MODEL["TDE_MASK"], cfg.MODEL["POSTHOC"]
-    for key in set(cfg.MODEL.ROI_BOX_HEAD) - set(foreign.MODEL.ROI_BOX_HEAD):  # main has them all
-        del cfg.MODEL.ROI_BOX_HEAD[key]
+    _keep_known(cfg, foreign)
     foreign.merge_from_other_cfg(cfg)
     predictor = build_model(foreign).roi_heads.box_predictor
     assert predictor.alpha == 1.5 and predictor.cls_score.norm == "deconfound"

@@ -15,7 +15,7 @@ __all__ = ["CLASSIFICATION_SETS", "Expected", "check_classification"]
 
 
 class Expected(NamedTuple):
-    """A set: its kind for :func:`load_source`, its folder, and its numbers, None where any will do."""
+    """A set: its kind for :func:`load_source`, its folder, and its numbers; None: any will do."""
 
     kind: str
     folder: str

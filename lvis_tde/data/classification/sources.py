@@ -166,10 +166,12 @@ def _load_inat(root: Path) -> Source:
     paths = [folder / f"{part}2018.json" for part in ("train", "val")]
     for path in [*paths, folder / "train_val2018"]:
         if not path.exists():
-            archive = f"{path.stem}.tar.gz" if path.suffix else "train_val2018.tar.gz"
+            archive = f"{path.name}.tar.gz"
             get = f"mkdir -p {folder} && curl -L {_INAT}/{archive} | tar -xz -C {folder}"
             raise missing(path, f"{_INAT}/{archive}", f"get it with {get}")
-    train, test = (read_inat(path, folder) for path in paths[:2])
+    train, test = (read_inat(path, folder) for path in paths)
+    if test.classes != train.classes:
+        raise ValueError(f"{paths[1]} has other categories than {paths[0]}: download both again")
     return Source(train, test)
 
 
