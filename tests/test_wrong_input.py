@@ -184,7 +184,7 @@ TABLE = [
     (*trained("no_categories"), "no_categories.json' has no categories"),
     (*trained("records"), "records.json', annotations: a record has no id: 1"),
     (*trained("objects"), "objects.json' has no list 'images'"),
-    (*trained("elsewhere"), "No image of own/elsewhere.json was found.*these were tried: images/gone"),
+    (*trained("elsewhere"), "No image of own/elsewhere.json was.*these were tried: images/gone"),
     (
         ["train", *MODEL, "--train-data", "own/train.json", "images"]
         + ["--test-data", "own/other_names.json", "images", *OUT],
@@ -234,7 +234,8 @@ TABLE = [
     (["report", "own/val.json", "own/found_infinite.json", "--output", "{out}"], "infinite score"),
     (["report", "own/found_good.json", "own/val.json", "--output", "{out}"], "a result file"),
     (
-        ["report", "own/val.json", "own/found_boxes.json", "--iou-type", "segm", "--output", "{out}"],
+        ["report", "own/val.json", "own/found_boxes.json", "--iou-type", "segm"]
+        + ["--output", "{out}"],
         "--iou-type bbox",
     ),
     (["demo", "own/photos", *MODEL, "--opts", "MODEL.WEIGHTS", "deconfound.pth"], "no pictures"),

@@ -17,7 +17,7 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 import pycocotools.mask as mask_utils
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -52,7 +52,7 @@ def _tail(image: dict[str, Any], parts: int) -> str | None:
 
 
 # Where an image may lie below the folder of the images, in the order in which it is tried.
-_PLACES: dict[str, Callable[[dict[str, Any]], Optional[str]]] = {
+_PLACES: dict[str, Callable[[dict[str, Any]], Any]] = {
     "file_name": lambda image: image.get("file_name"),
     "the last two parts of coco_url": functools.partial(_tail, parts=2),
     "the last part of coco_url": functools.partial(_tail, parts=1),
@@ -106,8 +106,8 @@ def register_long_tailed(
         bounds: most images of a rare and of a common class; default: ``frequency`` in the file, or
             LVIS's (10, 100).
         cache_dir: folder for the completed copy, default ``~/.cache/lvis_tde``.
-        missing_images: what to do if no image is found: "warn", "raise", or "note", which only leaves
-            the message in the metadata, as ``images_not_found``; "" there if some are.
+        missing_images: what to do if no image is found: "warn", "raise", or "note", which only
+            leaves the message in the metadata, as ``images_not_found``; "" there if some are.
 
     Raises:
         FileNotFoundError: no image is found, under "raise"; lists what was tried.

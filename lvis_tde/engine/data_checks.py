@@ -11,13 +11,16 @@ from .recipes import Recipe
 __all__ = ["check_annotations", "check_sets"]
 
 
-def check_sets(recipe: Recipe, *, training: bool, testing: bool) -> None:
+def check_sets(recipe: Recipe, training: bool, testing: bool) -> str:
     """Fails if there is nothing to train, or to test, on.
 
     Args:
         recipe: what is to be run.
         training, testing: whether the training and the test sets will be read. Training does
             without test sets.
+
+    Returns:
+        How many there are, in words.
 
     Raises:
         ValueError: naming the key and the argument that set it.
@@ -31,6 +34,7 @@ def check_sets(recipe: Recipe, *, training: bool, testing: bool) -> None:
                 f"{recipe.keys[key]} is empty, so there are no data: give {argument} JSON IMAGES, "
                 "or name a registered data set."
             )
+    return f"{len(recipe.train_sets)} to train on, {len(recipe.test_sets)} to test on"
 
 
 def check_annotations(recipe: Recipe, name: str, *, training: bool) -> None:

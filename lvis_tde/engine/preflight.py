@@ -15,8 +15,8 @@ import os
 import tempfile
 import traceback
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -142,19 +142,17 @@ def preflight(
     model = _Model(recipe)
     yield Check("device", functools.partial(_device, recipe))
     yield Check("input", functools.partial(_input, recipe))
-    yield Check("data", functools.partial(_sets, recipe, training, testing))
-    for name in dict.fromkeys(
-        (*(recipe.train_sets if training else ()), *(recipe.test_sets if testing else ()))
-    ):
-        trains = training and name in recipe.train_sets
-        yield Check(f"data {name}", functools.partial(_data, recipe, name, trains, thorough))
+    yield Check("data", functools.partial(check_sets, recipe, training, testing))
+    names = (recipe.train_sets if training else ()) + (recipe.test_sets if testing else ())
+    for name in dict.fromkeys(names):
+        yield Check(f"data {name}", functools.partial(_data, recipe, name, training, thorough))
     yield Check("model", functools.partial(_builds, model))
     yield Check("weights", functools.partial(_weights, recipe, model, trained, resume))
-    if training and not trained:
+    writes = training and not trained
+    if writes:
         yield Check("schedule", functools.partial(_schedule, recipe, model))
     if also is not None:
         yield from (Check(*one) for one in also(recipe, lambda: model.built))
-    writes = training and not trained
     yield Check("output", functools.partial(_output, recipe, model, writes))
 
 
@@ -185,11 +183,6 @@ def _device(recipe: Recipe) -> str:
     return recipe.device
 
 
-def _sets(recipe: Recipe, training: bool, testing: bool) -> str:
-    check_sets(recipe, training=training, testing=testing)
-    return f"{len(recipe.train_sets)} to train on, {len(recipe.test_sets)} to test on"
-
-
 def _input(recipe: Recipe) -> str:
     with _building("image"):
         image = recipe.prepare(np.zeros((48, 64, 3), np.uint8))["image"]
@@ -208,13 +201,13 @@ def _schedule(recipe: Recipe, model: _Model) -> str:
     return f"{size} images per batch, {recipe.num_checkpoints} checkpoints"
 
 
-def _data(recipe: Recipe, name: str, trains: bool, thorough: bool) -> str:
+def _data(recipe: Recipe, name: str, training: bool, thorough: bool) -> str:
     check_dataset(name, recipe.num_classes, recipe.keys["num_classes"])
-    check_annotations(recipe, name, training=trains)
+    check_annotations(recipe, name, training=training and name in recipe.train_sets)
     path = MetadataCatalog.get(name).get("json_file")
-    if path is not None and os.path.isfile(path) and os.path.getsize(path) > _MOST_BYTES:
-        if not thorough:
-            return "files are there (--check reads them)"
+    large = path is not None and os.path.isfile(path) and os.path.getsize(path) > _MOST_BYTES
+    if large and not thorough:
+        return "files are there (--check reads them)"
     with _quiet():
         try:
             records = DatasetCatalog.get(name)
@@ -223,11 +216,11 @@ def _data(recipe: Recipe, name: str, trains: bool, thorough: bool) -> str:
                 raise
             reason = f"{type(error).__name__}: {error}".split("\n")[0]
             raise ValueError(f"{path or name} cannot be read ({reason[:200]}).") from error
+    count = sum(len(record.get("annotations", ())) for record in records)
     if not records:
         raise ValueError(f"Dataset {name!r} has no images.")
-    count = sum(len(record.get("annotations", ())) for record in records)
-    message = f"{len(records):,} images, {count:,} annotations"
-    return f"{message}; {check_images(name, records, recipe.test_input()[0])}"
+    images = check_images(name, records, recipe.test_input()[0])
+    return f"{len(records):,} images, {count:,} annotations; {images}"
 
 
 def _builds(model: _Model) -> str:
@@ -260,8 +253,7 @@ def _weights(recipe: Recipe, model: _Model, trained: bool, resume: bool) -> str:
         return f"{path} fits, all {total} parameters"
     text = f"{path} has {total - len(missing)} of {total} parameters, the others start at random"
     if other or trained:
-        first = (other or missing)[0]
-        return Warned(f"{text}; {len(other)} have another shape, such as {first}")
+        return Warned(f"{text}; {len(other)} have another shape, such as {(other or missing)[0]}")
     return text
 
 
