@@ -32,7 +32,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .calibration.settings import describe, settings, tde_predictors
+from .data.files import atomic_path, write_bytes
 from .layers.functional import (
+    check_alpha,
     cosine_to_mean,
     exempt_background,
     normalize_features,
@@ -283,15 +285,16 @@ def export_onnx(
         if reason:
             raise ValueError(reason)
         head = _BoxHead(predictor).cpu().eval()
-        torch.onnx.export(
-            head,
-            (torch.rand(2, predictor.cls_score.in_features),),
-            os.fspath(path),
-            input_names=["features"],
-            output_names=["probs", "deltas"],
-            dynamic_axes={name: {0: "regions"} for name in ("features", "probs", "deltas")},
-            **exporter_options(),
-        )
+        with atomic_path(path) as partial:
+            torch.onnx.export(
+                head,
+                (torch.rand(2, predictor.cls_score.in_features),),
+                str(partial),
+                input_names=["features"],
+                output_names=["probs", "deltas"],
+                dynamic_axes={name: {0: "regions"} for name in ("features", "probs", "deltas")},
+                **exporter_options(),
+            )
 
 
 def exporter_options() -> dict:
@@ -359,14 +362,16 @@ def run_export(
         RuntimeError: if an exported file does not give what the model gives.
         ValueError: see :func:`trace_model`.
     """
+    if alpha is not None:
+        alpha = check_alpha(alpha)
     folder = Path(output)
-    folder.mkdir(parents=True, exist_ok=True)
     full = prepare(read_image(image, "RGB"))["image"]
     others = (F.interpolate(full[None], scale_factor=scale)[0] for scale in (0.75, 1.25))
     images = [full, *others]
     traced = trace_model(model, images[0], alpha)
     files = [folder / "model.ts"]
-    traced.module.save(str(files[0]))
+    # Not by its own writer, which ends the process where the disk is full.
+    write_bytes(files[0], traced.module.save_to_buffer())
     reloaded = TracedModel(torch.jit.load(str(files[0])), traced.outputs, traced.schema)
     differences = {files[0]: largest_difference(model, reloaded, images, alpha)}
     for number, predictor in enumerate(tde_predictors(model) if onnx else ()):

@@ -79,7 +79,7 @@ class ImageDemo:
         for path in paths:
             if is_video(path):
                 raise ValueError(f"{path} is a video, and the model classifies pictures.")
-            image, stem = read_image(path, "RGB"), unused_name(path, written)
+            image, stem = read_image(path, "RGB"), unused_name(path, {one.stem for one in written})
             parts = self.explain(image)
             options: dict[str, Any] = {
                 "class_names": self.classes.names,

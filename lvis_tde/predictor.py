@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import glob
 import logging
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +23,7 @@ from torch import nn
 from .calibration.alpha import predict_for_alphas
 from .calibration.explain import explain_detections
 from .calibration.settings import describe, tde_predictors
+from .data.files import write_with
 from .data.frequency import LVIS_BOUNDS, frequency_group
 from .posthoc import Settings
 from .visualization.charts import plot_explanation
@@ -197,7 +200,8 @@ class TDEDemo:
         Args:
             paths: images and videos.
             output: folder; ``NAME.png`` for an image, ``NAME_why_1.png`` and so on for its charts,
-                ``NAME.mp4`` for a video. Of two equal names the second gets a number.
+                ``NAME.mp4`` for a video. Of two equal names the second gets a number, as does a
+                name under which an input lies there, so that no input is ever replaced.
             explain: write charts; not for videos.
 
         Returns:
@@ -205,22 +209,23 @@ class TDEDemo:
         """
         folder = Path(output)
         written: list[Path] = []
+        kept = _stems_of_inputs(paths, folder)
         folder.mkdir(parents=True, exist_ok=True)
         for path in paths:
-            stem = unused_name(path, written)
+            stem = unused_name(path, kept | {one.stem for one in written})
             if is_video(path):
                 written.append(self._video(path, folder / f"{stem}.mp4"))
                 continue
             image = read_image(path, "RGB")
             picture, shown = self.compare(image)
             written.append(folder / f"{stem}.png")
-            Image.fromarray(picture).save(written[-1])
+            write_with(written[-1], Image.fromarray(picture).save)
             logger.info("%s: %d detections, see %s", path, shown, written[-1])
             if not explain:
                 continue
             for number, figure in enumerate(self.explain(image), 1):
                 written.append(folder / f"{stem}_why_{number}.png")
-                figure.savefig(written[-1], dpi=150)
+                write_with(written[-1], functools.partial(figure.savefig, dpi=150))
         return written
 
     def _video(self, path: str, target: Path) -> Path:
@@ -244,9 +249,16 @@ class TDEDemo:
         return target
 
 
-def unused_name(path: str, written: Sequence[Path]) -> str:
-    """The stem of a path, with a number where a written file has it already."""
-    stem, taken = Path(path).stem, {one.stem for one in written}
+def _stems_of_inputs(paths: Sequence[str], folder: Path) -> set[str]:
+    """Names in an output folder that would replace an input."""
+    files = [Path(os.path.realpath(path)) for path in paths]
+    stems = {one.stem for one in files if one.parent == Path(os.path.realpath(folder))}
+    return stems | {re.sub(r"_why_\d+$", "", stem) for stem in stems}
+
+
+def unused_name(path: str, taken: set[str]) -> str:
+    """The stem of a path, with a number where it is taken."""
+    stem = Path(path).stem
     names = (f"{stem}_{number}" if number else stem for number in range(len(taken) + 1))
     return next(name for name in names if name not in taken)
 

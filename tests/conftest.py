@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Boxes, Instances
 from glyph_font_util import write_color_font
@@ -39,6 +40,13 @@ def _logs_reach_caplog(monkeypatch):
     # Detectron2's setup_logger, once called in a test, would hide messages from all later ones.
     for name in ("lvis_tde", "detectron2", "fvcore"):
         monkeypatch.setattr(logging.getLogger(name), "propagate", True)
+    yield
+    # A tool's console would write into what later tests capture.
+    for name in ("lvis_tde", "detectron2", "fvcore"):
+        logger = logging.getLogger(name)
+        for handler in logger.handlers[:]:
+            if type(handler).__name__ == "_Console":
+                logger.removeHandler(handler)
 
 
 @pytest.fixture
@@ -71,6 +79,40 @@ def tiny_set(tmp_path_factory):
         root, seed=0, num_train=24, num_calib=4, num_val=6, num_classes=7, image_size=64
     )
     return register_synthetic_lvis(root, seed=0, prefix="tiny")
+
+
+@pytest.fixture(scope="session")
+def playground(tmp_path_factory, tiny_set):
+    """A folder with data, configs and checkpoints, good and bad; no test writes to it."""
+    from wrong_turns_util import make_playground
+
+    root = tmp_path_factory.mktemp("playground")
+    make_playground(root, tiny_set)
+    return root
+
+
+@pytest.fixture
+def command(playground, tmp_path, capsys, monkeypatch):
+    """``command("train", ...)`` in the playground: (exit code, stdout, stderr); {out} is free."""
+    from wrong_turns_util import run
+
+    monkeypatch.chdir(playground)
+    monkeypatch.setenv("HOME", str(tmp_path))  # completed copies of annotations go there
+    stems = [file.stem for file in playground.glob("*.json")]
+    names = {f"{stem}_{kind}" for stem in stems for kind in ("train", "test")}
+
+    def forget():
+        for name in names.intersection(DatasetCatalog.list()):
+            DatasetCatalog.remove(name)
+            MetadataCatalog.remove(name)
+
+    def call(*arguments):
+        forget()  # each command is a process of its own
+        words = [str(one).replace("{out}", str(tmp_path / "out")) for one in arguments]
+        return run(words, capsys, monkeypatch)
+
+    yield call
+    forget()
 
 
 @pytest.fixture(scope="session")

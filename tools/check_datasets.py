@@ -4,18 +4,14 @@
 Exit code 0: everything is there. 1: something is missing or wrong.
 """
 
-import argparse
 import os
 
 from lvis_tde import cli
-from lvis_tde.data.check import DATASETS, check_dataset
-from lvis_tde.data.classification.check import CLASSIFICATION_SETS, check_classification
+from lvis_tde.arguments import Parser
 
 
 def main(argv=None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__)
     parser.add_argument(
         "--root",
         default=os.environ.get("DETECTRON2_DATASETS", "datasets"),
@@ -24,9 +20,9 @@ def main(argv=None) -> int:
     parser.add_argument(
         "--sets",
         nargs="+",
-        choices=[*DATASETS, *CLASSIFICATION_SETS],
         default=["lvis_v1"],
-        help="default: lvis_v1",
+        help="of lvis_v1 (the default), lvis_v0.5, cifar10, cifar100, imagenet_lt, places_lt, "
+        "inat2018, digits_lt and emoji_lt",
     )
     parser.add_argument(
         "--quick",
@@ -34,6 +30,13 @@ def main(argv=None) -> int:
         help="do not read the annotation files of LVIS, nor look for each image of the others",
     )
     args = parser.parse_args(argv)
+    from lvis_tde.data.check import DATASETS, check_dataset
+    from lvis_tde.data.classification.check import CLASSIFICATION_SETS, check_classification
+
+    known = [*DATASETS, *CLASSIFICATION_SETS]
+    unknown = [name for name in args.sets if name not in known]
+    if unknown:
+        parser.error(f"--sets: {unknown[0]!r} is none of {', '.join(known)}")
     complete = True
     for name in args.sets:
         if name in DATASETS:

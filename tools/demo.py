@@ -9,21 +9,12 @@ Class names and frequency groups are those of the config's dataset, or of --test
 
 import argparse
 
-from detectron2.utils.logger import setup_logger
-
 from lvis_tde import cli
-from lvis_tde.calibration.checkpoint import load_trained
-from lvis_tde.data.classification import register_by_name
-from lvis_tde.engine import add_data_arguments, load_recipe, use_data
-from lvis_tde.image_demo import ImageDemo
-from lvis_tde.modeling import ImageClassifier
-from lvis_tde.predictor import TDEDemo, class_info, find_inputs
+from lvis_tde.arguments import Parser, add_data_arguments, add_weight_arguments
 
 
 def parse_args(argv):
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__)
     parser.add_argument("inputs", nargs="+", help="images, globs (quoted) and videos")
     parser.add_argument("--config-file", required=True, help="of a model with TDE heads")
     parser.add_argument("--output", default="output/pictures", help="folder for the pictures")
@@ -34,6 +25,7 @@ def parse_args(argv):
         "--explain", action="store_true", help="charts of the detections that TDE changed most"
     )
     add_data_arguments(parser, train=False)
+    add_weight_arguments(parser)
     parser.add_argument(
         "--opts", nargs=argparse.REMAINDER, default=[], help="overrides of the config"
     )
@@ -42,20 +34,30 @@ def parse_args(argv):
 
 def main(argv=None):
     args = parse_args(argv)
-    setup_logger(name="lvis_tde")
+    from lvis_tde.calibration.checkpoint import load_trained
+    from lvis_tde.data.classification import register_by_name
+    from lvis_tde.engine import check_run, load_recipe, setup_console, use_data
+    from lvis_tde.image_demo import ImageDemo
+    from lvis_tde.modeling import ImageClassifier
+    from lvis_tde.predictor import TDEDemo, class_info, find_inputs
+
+    setup_console()
     inputs = find_inputs(args.inputs)
     recipe = load_recipe(args.config_file, args.opts)
+    recipe.partial_weights = args.allow_partial_weights
+    recipe.output_dir = args.output
     use_data(recipe, test=args.test_data)
     if args.alpha is not None:
         recipe.set_alpha(args.alpha)
     recipe.use_cpu_without_gpu()
+    check_run(recipe)
     dataset = next(iter((*recipe.test_sets, *recipe.train_sets)), "__unused")
     register_by_name(dataset)
     classes = class_info(dataset, recipe.num_classes)
     model = load_trained(recipe)
     if isinstance(model, ImageClassifier):
-        ImageDemo(model, recipe.prepare, classes).run(inputs, args.output, explain=args.explain)
-        return
+        images = ImageDemo(model, recipe.prepare, classes)
+        return cli.wrote(images.run(inputs, args.output, explain=args.explain))
     demo = TDEDemo(
         model,
         recipe.prepare,
@@ -63,7 +65,7 @@ def main(argv=None):
         score_threshold=args.score_threshold,
         panel_size=args.panel_size,
     )
-    demo.run(inputs, args.output, explain=args.explain)
+    cli.wrote(demo.run(inputs, args.output, explain=args.explain))
 
 
 if __name__ == "__main__":

@@ -8,9 +8,10 @@ scores at alpha 0 stay those of the model.
     tools/estimate_feature_mean.py --config-file C --output DIR MODEL.WEIGHTS W
 """
 
+from pathlib import Path
+
 from lvis_tde import cli
-from lvis_tde.calibration.checkpoint import run_estimate
-from lvis_tde.engine import argument_parser, launch, setup
+from lvis_tde.arguments import argument_parser
 
 
 def parse_args(argv):
@@ -28,16 +29,35 @@ def parse_args(argv):
 
 
 def work(args):
-    return run_estimate(
-        setup(args, testing=False, output_dir=args.output),
+    from lvis_tde.calibration.checkpoint import run_estimate
+    from lvis_tde.calibration.estimate import check_stopping
+    from lvis_tde.engine import check, setup
+
+    check_stopping(args.max_batches, args.tolerance)
+    options = {
+        "testing": False,
+        "trained": True,
+        "output_dir": args.output,
+        "prepare": lambda recipe: recipe.put_tde_on_softmax(args.num_heads),
+    }
+    if args.check:
+        return cli.tell(check(args, **options))
+    found = run_estimate(
+        setup(args, **options),
         num_heads=args.num_heads,
         max_batches=args.max_batches,
         tolerance=args.tolerance,
     )
+    folder = Path(args.output)
+    cli.wrote(folder / name for name in ("model_tde.pth", "config_tde.yaml", "log.txt"))
+    return found
 
 
 def main(argv=None):
-    return launch(work, parse_args(argv))
+    args = parse_args(argv)
+    from lvis_tde.engine import launch
+
+    return launch(work, args)
 
 
 if __name__ == "__main__":

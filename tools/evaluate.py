@@ -10,11 +10,11 @@
 The numbers are those of the official lvis package, which --engine lvis runs itself.
 """
 
-import argparse
 import json
 import time
 
 from lvis_tde import cli
+from lvis_tde.arguments import Parser
 from lvis_tde.data.files import write_text
 from lvis_tde.evaluation import (
     Detections,
@@ -27,9 +27,7 @@ from lvis_tde.evaluation import (
 
 def main(argv=None):
     """Parse the command line, evaluate, print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__)
     parser.add_argument(
         "annotations",
         help="file in LVIS v0.5 or v1 format, or a registered set; or predictions.npz of a "

@@ -11,40 +11,46 @@ ONNX needs the packages onnx and onnxruntime; without them it is left out.
 
 import argparse
 import importlib.util
-from pathlib import Path
-
-from detectron2.utils.logger import setup_logger
+import os
 
 from lvis_tde import cli
-from lvis_tde.calibration.checkpoint import load_trained
-from lvis_tde.engine import load_recipe
-from lvis_tde.export import run_export
-from lvis_tde.export_images import run_image_export
-from lvis_tde.modeling import ImageClassifier
+from lvis_tde.arguments import Parser, add_weight_arguments
 
 
 def parse_args(argv):
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__)
     parser.add_argument("--config-file", required=True, help="of a model with TDE heads")
     parser.add_argument("--image", required=True, help="a picture with objects the model knows")
     parser.add_argument("--output", default="output/export", help="folder for what it writes")
     parser.add_argument("--alpha", type=float, help="strength of TDE, default: the config's")
+    add_weight_arguments(parser)
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="overrides of the config")
     return parser.parse_args(argv)
 
 
 def main(argv=None):
     args = parse_args(argv)
-    setup_logger(name="lvis_tde")
+    from lvis_tde.calibration.checkpoint import load_trained
+    from lvis_tde.engine import check_run, load_recipe, setup_console
+    from lvis_tde.export import run_export
+    from lvis_tde.export_images import run_image_export
+    from lvis_tde.layers.functional import check_alpha
+    from lvis_tde.modeling import ImageClassifier
+
+    setup_console()
+    if args.alpha is not None:
+        check_alpha(args.alpha)
+    if not os.path.isfile(args.image):
+        raise FileNotFoundError(f"--image {args.image} does not exist.")
     recipe = load_recipe(args.config_file, args.opts)
+    recipe.partial_weights = args.allow_partial_weights
+    recipe.output_dir = args.output
     recipe.use_cpu_without_gpu()
+    check_run(recipe)
     onnx = all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime"))
     model = load_trained(recipe)
     export = run_image_export if isinstance(model, ImageClassifier) else run_export
-    files = export(model, recipe.prepare, args.image, args.output, alpha=args.alpha, onnx=onnx)
-    print("Wrote " + ", ".join(str(Path(file)) for file in files))
+    cli.wrote(export(model, recipe.prepare, args.image, args.output, alpha=args.alpha, onnx=onnx))
     if not onnx:
         print("ONNX was left out: pip install onnx onnxruntime.")
 

@@ -10,6 +10,7 @@ import logging
 import os
 
 from lvis_tde import cli
+from lvis_tde.arguments import Parser
 from lvis_tde.data.emoji_lt import PROFILES, make_emoji_lt
 from lvis_tde.data.generated import KINDS
 from lvis_tde.data.glyphs import SIZES
@@ -27,7 +28,7 @@ HELP = {
 
 
 def main(argv=None) -> None:
-    choice = argparse.ArgumentParser(add_help=False)
+    choice = Parser(add_help=False)
     choice.add_argument(
         "--kind",
         choices=MAKERS,
@@ -35,7 +36,7 @@ def main(argv=None) -> None:
         help="what is drawn; --help of each kind lists its arguments",
     )
     kind = choice.parse_known_args(argv)[0].kind
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         parents=[choice],
         description=__doc__,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
@@ -59,6 +60,7 @@ def main(argv=None) -> None:
             convert = type(value) if value is not None else str if key == "font" else int
             parser.add_argument(flag, type=convert, default=value, help=text)
     arguments = vars(parser.parse_args(argv))
+    del arguments["traceback"]  # for cli.run
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     make = MAKERS[arguments.pop("kind")]
     print(make(arguments.pop("root"), **arguments))

@@ -6,10 +6,10 @@ python tools/report.py lvis_v1_val.json --compare softmax.json tde.json --output
 python tools/report.py --compare softmax.npz tde.npz --output report     # of classifiers
 """
 
-import argparse
 from pathlib import Path
 
 from lvis_tde import cli
+from lvis_tde.arguments import Parser
 from lvis_tde.evaluation import Detections, GroundTruth, Predictions, evaluate_lvis
 from lvis_tde.evaluation.confusion import rare_confusions
 from lvis_tde.evaluation.report.top1 import write_top1_report
@@ -18,9 +18,7 @@ from lvis_tde.evaluation.report.writer import write_report
 
 def main(argv=None):
     """Parse the command line, evaluate, write the report."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__)
     parser.add_argument(
         "annotations",
         nargs="?",

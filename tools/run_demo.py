@@ -5,16 +5,14 @@ import argparse
 from pathlib import Path
 
 from lvis_tde import cli
+from lvis_tde.arguments import Parser
 from lvis_tde.data.generated import KINDS
 from lvis_tde.data.glyphs import find_font
-from lvis_tde.experiments.demo import run_demo
-from lvis_tde.experiments.demo_parts import DEFAULT_PARTS, PARTS
-from lvis_tde.experiments.demo_tables import format_family, format_table, summarize_seeds
 from lvis_tde.visualization.palette import RUN_NAMES
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument(
         "--set",
         choices=KINDS,
@@ -24,8 +22,8 @@ def main(argv=None):
     parser.add_argument("--output", default="output/demo", help="folder for all that it makes")
     parser.add_argument(
         "--parts",
-        default=",".join(DEFAULT_PARTS),
-        help=f"models to train, separated by commas, of {', '.join(PARTS)}",
+        help="models to train, separated by commas: softmax,deconfound,sigmoid (the default), "
+        "sigmoid_federated, sigmoid_deconfound",
     )
     parser.add_argument("--summary", action="store_true", help="only sum up the seeds run so far")
     parser.add_argument(
@@ -34,6 +32,10 @@ def main(argv=None):
         help='"KEY VALUE" of the configs, such as MODEL.DEVICE cuda',
     )
     args = parser.parse_args(argv)
+    from lvis_tde.experiments.demo import run_demo
+    from lvis_tde.experiments.demo_parts import DEFAULT_PARTS
+    from lvis_tde.experiments.demo_tables import format_family, format_table, summarize_seeds
+
     if args.summary:
         print(summarize_seeds(args.output))
         return
@@ -50,7 +52,7 @@ def main(argv=None):
         kind=kind,
         seed=args.seed,
         configs=configs,
-        parts=args.parts.split(","),
+        parts=args.parts.split(",") if args.parts else DEFAULT_PARTS,
         overrides=args.opts,
     )
     alphas = ", ".join(f"{RUN_NAMES[run]}: {alpha:g}" for run, alpha in results["alphas"].items())

@@ -13,19 +13,18 @@ training images, so that val stays untouched. Best are images that the model has
 --train-data and, here, as --test-data.
 """
 
-from detectron2.utils import comm
+import functools
+from pathlib import Path
 
 from lvis_tde import cli
-from lvis_tde.calibration.hold_out import hold_out
-from lvis_tde.calibration.sweep import DEFAULT_ALPHAS, SETTINGS, format_sweep, run_sweep
-from lvis_tde.engine import argument_parser, launch, setup
+from lvis_tde.arguments import DEFAULT_ALPHAS, SETTINGS, argument_parser, numbers
 
 
 def parse_args(argv):
     parser = argument_parser(epilog=__doc__)
     parser.add_argument(
         "--alphas",
-        type=lambda text: [float(number) for number in text.split(",")],
+        type=numbers,
         default=DEFAULT_ALPHAS,
         help="such as 0,0.5,1 (default: %(default)s)",
     )
@@ -55,13 +54,32 @@ def parse_args(argv):
 
 
 def work(args):
+    from detectron2.utils import comm
+
+    from lvis_tde.calibration.hold_out import hold_out
+    from lvis_tde.calibration.sweep import format_sweep, run_sweep
+    from lvis_tde.calibration.sweep_checks import sweep_checks
+    from lvis_tde.engine import check, setup
+
     calibrated = args.calibrate is not None
     args.eval_only = not calibrated
-    recipe = setup(args, testing=not calibrated)
+    options = {"testing": not calibrated, "trained": not args.split_only}
+    if not args.split_only:
+        options["also"] = functools.partial(
+            sweep_checks,
+            alphas=args.alphas,
+            setting=args.setting,
+            metric=args.metric,
+            calibrate=args.calibrate,
+        )
+    if args.check:
+        return cli.tell(check(args, **options))
+    recipe = setup(args, **options)
+    folder = Path(recipe.output_dir)
     if args.split_only:
         (dataset,) = recipe.train_sets
-        hold_out(dataset, args.calibrate, recipe.output_dir, args.split_seed, rest=True)
-        return
+        hold_out(dataset, args.calibrate, folder, args.split_seed, rest=True)
+        return cli.wrote(folder / name for name in ("calibration.json", "training.json"))
     report = run_sweep(
         recipe,
         args.alphas,
@@ -73,11 +91,17 @@ def work(args):
     if comm.is_main_process():
         print(f"\n{report['dataset']}, {report['seconds']:.0f} s\n\n{format_sweep(report)}\n")
         best = report[args.setting]
-        print(f"{args.setting} {best:g} has the best {report['metric']}; see {recipe.output_dir}")
+        print(f"{args.setting} {best:g} has the best {report['metric']}")
+        names = ("{}.json", "{}.png", "config_{}.yaml", "model_{}.pth")
+        files = [folder / name.format(args.setting) for name in names]
+        cli.wrote([*files, folder / "log.txt"])
 
 
 def main(argv=None):
-    return launch(work, parse_args(argv))
+    args = parse_args(argv)
+    from lvis_tde.engine import launch
+
+    return launch(work, args)
 
 
 if __name__ == "__main__":

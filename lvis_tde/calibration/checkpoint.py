@@ -6,35 +6,69 @@ import logging
 import os
 from collections.abc import Sequence
 
-import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils import comm
 from torch import nn
 
-from ..data.files import atomic_path
+from ..checkpointer import load_weights, save_checkpoint
 from .estimate import MeanEstimate, angle_between, estimate_feature_mean
 from .settings import tde_predictors
 from .statistics import check_class_list, gather_class_statistics
 
-__all__ = ["load_trained", "run_estimate", "save_checkpoint"]
+__all__ = ["check_named", "load_all", "load_trained", "run_estimate", "save_checkpoint"]
 
 logger = logging.getLogger(__name__)
 
 
-def save_checkpoint(model: nn.Module, path: str | os.PathLike, **extra) -> None:
-    """Writes a checkpoint that Detectron2 loads, under its final name only when it is complete.
+def check_named(recipe) -> None:
+    """
+    Raises:
+        ValueError: if the recipe names no weights, and they may not be missing.
+    """
+    if not recipe.weights and not recipe.partial_weights:
+        raise ValueError(
+            f"{recipe.keys['weights']} is empty: name the checkpoint of a trained model. "
+            "(--allow-partial-weights takes random weights.)"
+        )
+
+
+def load_all(
+    model: nn.Module, weights: str, *, partial: bool = False, lazily: bool = False
+) -> tuple[list[str], list[str]]:
+    """Loads weights, which must be all of a model unless ``partial`` is set.
 
     Args:
-        model: its weights are stored under "model".
-        path: the file to write.
-        **extra: further entries.
+        model, weights, lazily: see :func:`~lvis_tde.checkpointer.load_weights`.
+        partial: what is missing is told and stays as it was.
+
+    Returns:
+        see :func:`~lvis_tde.checkpointer.load_weights`.
+
+    Raises:
+        FileNotFoundError, ValueError: see there; or something is missing.
     """
-    with atomic_path(path) as partial:
-        torch.save({"model": model.state_dict(), **extra}, partial)
+    if not weights:
+        logger.warning("There are no weights: the model is random.")
+        return sorted(name for name, _ in model.named_parameters()), []
+    missing, other = load_weights(model, weights, lazily=lazily)
+    if missing:
+        total = sum(1 for _ in model.parameters())
+        text = (
+            f"it lacks {len(missing)} of its {total} parameters, or has another shape of them: "
+            f"{missing[0]}, ..."
+        )
+        if not partial:
+            raise ValueError(
+                f"{weights} is no checkpoint of this model: {text} Is it the config that it was "
+                "trained with? (--allow-partial-weights leaves them random.)"
+            )
+        logger.warning("%s is used in part: %s They stay random.", weights, text)
+    return missing, other
 
 
 def load_trained(recipe, datasets: Sequence[str] | None = None) -> nn.Module:
-    """Builds the model of a recipe and loads its ``weights``, which must be all of it.
+    """Builds the model of a recipe and loads its ``weights``.
+
+    They must be all of it, unless the recipe has ``partial_weights``.
 
     Args:
         recipe: a :class:`~lvis_tde.engine.Recipe`.
@@ -49,26 +83,9 @@ def load_trained(recipe, datasets: Sequence[str] | None = None) -> nn.Module:
         ValueError: if there are no weights, they lack a parameter or it has another shape, or
             their statistics are of other classes than those of ``datasets``.
     """
-    weights = recipe.weights
-    if not weights:
-        key = recipe.keys["weights"]
-        raise ValueError(f"{key} is empty: name the checkpoint of a trained model.")
+    check_named(recipe)
     model = recipe.build_model().eval()
-    parameters = {name for name, _ in model.named_parameters()}
-    missing: list[str] = []
-
-    def record(_, incompatible_keys):
-        missing.extend(parameters.intersection(incompatible_keys.missing_keys))
-
-    handle = model.register_load_state_dict_post_hook(record)
-    DetectionCheckpointer(model).load(weights)
-    handle.remove()
-    if missing:
-        raise ValueError(
-            f"{weights} is no checkpoint of this model: it lacks {len(missing)} of its "
-            f"{len(parameters)} parameters, or has another shape of them: {sorted(missing)[0]}, "
-            "... Is it the config that it was trained with?"
-        )
+    load_all(model, recipe.weights, partial=recipe.partial_weights)
     for name in recipe.test_sets if datasets is None else datasets:
         check_class_list(model, name)
     return model

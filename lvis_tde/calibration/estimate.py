@@ -28,7 +28,7 @@ from ..modeling.intercept import intercepted
 from .replay import box_branch_only
 from .settings import tde_predictors
 
-__all__ = ["MeanEstimate", "angle_between", "estimate_feature_mean"]
+__all__ = ["MeanEstimate", "angle_between", "check_stopping", "estimate_feature_mean"]
 
 logger = logging.getLogger(__name__)
 
@@ -151,7 +151,6 @@ class _Halves:
         self.predictor = predictor
         mean = predictor.feature_mean.mean
         self._half, self._other = _Sums.zeros_like(mean), _Sums.zeros_like(mean)
-
         self._logits = _LogitSums(predictor)
 
     def next_batch(self) -> None:
@@ -202,6 +201,14 @@ def _labels_matched(model: nn.Module):
             module.training = training
 
 
+def check_stopping(max_batches: int, tolerance: float) -> None:
+    """Raises a ValueError if :func:`estimate_feature_mean` would not take one of them."""
+    if max_batches < 2:
+        raise ValueError(f"max_batches={max_batches} must be at least 2, one for each half.")
+    if not tolerance >= 0:
+        raise ValueError(f"tolerance={tolerance} must not be negative (degrees).")
+
+
 @torch.no_grad()
 def estimate_feature_mean(
     model: nn.Module,
@@ -224,8 +231,7 @@ def estimate_feature_mean(
             middle of its training: the mode of each module is restored.
         loader: training batches with ground truth; every process needs as many.
         max_batches: most batches a process uses, >= 2.
-        tolerance: stop when the means of even and odd batches are at most so many degrees apart;
-            0 uses ``max_batches``.
+        tolerance: stop when even and odd batches' means are so near, in degrees; 0 uses all.
         min_batches: do not stop before so many.
 
     Returns:
@@ -235,15 +241,11 @@ def estimate_feature_mean(
         ValueError: if the model has no TDE predictor, an argument is out of its range, or no batch
             had a foreground region.
     """
-    if max_batches < 2:
-        raise ValueError(f"max_batches={max_batches} must be at least 2, one for each half.")
-    if not tolerance >= 0:
-        raise ValueError(f"tolerance={tolerance} must not be negative (degrees).")
+    check_stopping(max_batches, tolerance)
     if isinstance(model, DistributedDataParallel):
         model = model.module
     halves = [_Halves(predictor) for predictor in tde_predictors(model)]
-    start = logged = time.monotonic()
-    count = 0
+    start, count = (logged := time.monotonic()), 0
     with contextlib.ExitStack() as stack:
         stack.enter_context(EventStorage(1))
         stack.enter_context(_labels_matched(model))
@@ -266,7 +268,6 @@ def estimate_feature_mean(
                 break
     sums, angles = zip(*(one.total() for one in halves))
     angle = max(angles)
-    converged = count >= min_batches and angle <= tolerance
     num_foreground = tuple(int(one.count) for one in sums)
     if not all(num_foreground):
         raise ValueError(
@@ -279,7 +280,7 @@ def estimate_feature_mean(
     return MeanEstimate(
         means=tuple(one.predictor.feature_mean.mean.clone() for one in halves),
         angle=angle,
-        converged=converged,
+        converged=count >= min_batches and angle <= tolerance,
         num_batches=count,
         num_foreground=num_foreground,
         num_left_out=tuple(int(one.left_out) for one in sums),

@@ -11,13 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from detectron2.data import MetadataCatalog
 from detectron2.utils import comm
 from torch import nn
 
-from ..data.classification.names import register_by_name
-from ..data.files import write_text
-from ..evaluation.lvis_evaluator import REPORTED
+from ..arguments import DEFAULT_ALPHAS, SETTINGS
+from ..data.files import atomic_path, write_text
+from ..evaluation.result import percent
 from ..modeling.image_classifier import ImageClassifier
 from ..posthoc import Settings
 from ..visualization.charts import TOP1_BARS, plot_ap_over_alpha
@@ -28,21 +27,13 @@ from .hold_out import hold_out
 from .image_sweep import SHOWN as IMAGE_METRICS
 from .image_sweep import TASK, sweep_images
 from .settings import tde_predictors
+from .sweep_checks import check_calibrate, check_metric, check_strengths, default_metric
 
 __all__ = ["DEFAULT_ALPHAS", "SETTINGS", "best_alpha", "check_metric", "format_sweep", "run_sweep"]
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0)
-SETTINGS = ("alpha", "tau_norm", "logn", "logit_adjustment", "norcal", "fracal")
 _SHOWN = ("AP", "APr", "APc", "APf")
-
-# What the evaluators report for each kind of data set.
-_METRICS = {
-    "lvis": REPORTED,
-    "coco": ("AP", "AP50", "AP75", "APs", "APm", "APl"),
-    "classification": IMAGE_METRICS,
-}
 
 
 def run_sweep(
@@ -86,30 +77,14 @@ def run_sweep(
             range.
     """
     alphas = sorted({float(alpha) for alpha in alphas})
-    if setting not in SETTINGS:
-        raise ValueError(f"setting={setting!r} must be one of {', '.join(SETTINGS)}.")
-    split = "train_sets"
-    if calibrate is None:
-        split = "calibration_sets" if recipe.calibration_sets else "test_sets"
-    sets, folder = getattr(recipe, split), Path(recipe.output_dir)
-    if len(sets) != 1 or not alphas:
-        raise ValueError(
-            f"A sweep needs one dataset and at least one alpha, got {sets} and {alphas}. "
-            f"Set {recipe.keys[split]}."
-        )
-    (dataset,) = sets
-    register_by_name(dataset)
-    model = load_trained(recipe, sets)
+    dataset, split = check_strengths(recipe, alphas, setting, calibrate)
+    folder = Path(recipe.output_dir)
+    model = load_trained(recipe, (dataset,))
     images = isinstance(model, ImageClassifier)
-    metric = metric or (f"{TASK}/balanced" if images else "segm/AP")
+    metric = metric or default_metric(model)
     strengths = _strengths(model, setting, alphas)
     check_metric(metric, model, dataset)
-    if calibrate is not None and images:
-        raise ValueError(
-            f"calibrate={calibrate} cuts an annotation file. What a classifier of images is "
-            "measured on is DATASETS.CALIB, images that it was not trained on, such as "
-            "cifar100_lt_100_calib for a model that was trained on cifar100_lt_100_fit."
-        )
+    check_calibrate(model, calibrate)
     if calibrate is not None:
         dataset = hold_out(dataset, calibrate, folder, seed)
     elif split == "test_sets":
@@ -120,7 +95,12 @@ def run_sweep(
             dataset,
         )
     start = time.monotonic()
-    report = {"dataset": dataset, "calibrate": calibrate, "metric": metric, setting: None}
+    report: dict[str, Any] = {
+        "dataset": dataset,
+        "calibrate": calibrate,
+        "metric": metric,
+        setting: None,
+    }
 
     def write(found: dict[Any, dict], best: float | None = None) -> None:
         by_value = {strengths[strength]: results for strength, results in found.items()}
@@ -153,7 +133,8 @@ def run_sweep(
         what, options = "Accuracy", {"lines": TOP1_BARS}
     title = f"{what} over {setting} on {on} (%)"
     figure = plot_ap_over_alpha(curve, chosen=best, title=title, **options)
-    figure.savefig(folder / f"{setting}.png", dpi=150)
+    with atomic_path(folder / f"{setting}.png") as partial:
+        figure.savefig(partial, dpi=150)
     chosen, config = recipe.clone(), folder / f"config_{setting}.yaml"
     for predictor in tde_predictors(model):
         if setting == "alpha":
@@ -190,39 +171,6 @@ def _rounded(found: dict[float, dict]) -> dict[str, dict]:
         }
         for alpha, tasks in found.items()
     }
-
-
-def check_metric(metric: str, model: nn.Module, dataset: str) -> None:
-    """Refuses a metric that an evaluation would not give, before it runs.
-
-    Args:
-        metric: task and name, such as "segm/APr".
-        model: with the branches that decide which tasks there are.
-        dataset: registered name. Of one whose ``evaluator_type`` is neither "lvis" nor "coco" only
-            the tasks are known.
-
-    Raises:
-        ValueError: for a metric that will not be among the results.
-    """
-    kind = MetadataCatalog.get(dataset).get("evaluator_type")
-    heads = getattr(model, "roi_heads", None)
-    tasks = ["bbox"] if kind != TASK else [TASK]
-    if getattr(heads, "mask_on", False):
-        tasks.append("segm")
-    if getattr(heads, "keypoint_on", False) and kind != "lvis":
-        tasks.append("keypoints")
-    names = list(_METRICS.get(kind, ()))
-    task, _, name = metric.partition("/")
-    # COCO's evaluator also reports each class.
-    classes = MetadataCatalog.get(dataset).get("thing_classes") or ()
-    known = name in names or (kind == "coco" and name.removeprefix("AP-") in classes)
-    if (task, name) == ("keypoints", "APs"):
-        known = False
-    if task not in tasks or not name or (names and not known):
-        raise ValueError(
-            f"metric={metric!r} will not be in the results on {dataset}: choose TASK/NAME with "
-            f"TASK one of {', '.join(tasks)} and NAME one of {', '.join(names) or 'its metrics'}."
-        )
 
 
 def best_alpha(found: dict[Strength, dict], metric: str) -> Strength:
@@ -273,7 +221,7 @@ def format_sweep(report: dict) -> str:
     rows = [heads, ["-" * (len(head) - 1) + ":" for head in heads]]
     for alpha, results in report["results"].items():
         mark = "*" if float(alpha) == report[setting] else " "
-        cells = [f"{results[task][name]:.1f}" for task, name in columns]
+        cells = [percent(results[task][name]) for task, name in columns]
         rows.append([f"{alpha}{mark}", *cells])
     return "\n".join(
         "| " + " | ".join(cell.rjust(len(head)) for cell, head in zip(row, heads)) + " |"

@@ -3,12 +3,35 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-__all__ = ["atomic_path", "write_text"]
+__all__ = [
+    "atomic_path",
+    "existing_parent",
+    "free_space",
+    "write_bytes",
+    "write_text",
+    "write_with",
+]
+
+# A full disk, a full quota, and a limit on the size of files.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def existing_parent(path: str | os.PathLike[str]) -> Path:
+    """The path itself if something is there, else the lowest folder above it that is."""
+    path = Path(os.path.abspath(path))
+    return next(one for one in (path, *path.parents) if os.path.lexists(one))
+
+
+def free_space(path: str | os.PathLike[str]) -> int:
+    """Bytes that can be written at a path, whether or not it is there."""
+    return shutil.disk_usage(existing_parent(path)).free
 
 
 @contextlib.contextmanager
@@ -25,22 +48,45 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         A path in the same folder.
 
     Raises:
-        OSError: the folder cannot be made or written to.
+        OSError: the folder cannot be made or written to, or there is no space; the message names
+            ``path``, and where it is full what is free there.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(
+            prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent
+        )
+    except OSError as error:
+        raise _named(error, path) from error
     os.close(handle)
     partial = Path(name)
     try:
         yield partial
+        # What the system still holds back may not fit either.
+        with open(partial, "rb+") as file:
+            os.fsync(file.fileno())
         # mkstemp's files are private; this one has the permissions of any new file.
         umask = os.umask(0)
         os.umask(umask)
         partial.chmod(0o666 & ~umask)
         os.replace(partial, path)
+    except OSError as error:
+        # Others, such as that a file that is read in the block is missing, say all themselves.
+        if error.errno in _FULL or error.filename in (str(partial), partial):
+            raise _named(error, path) from error
+        raise
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _named(error: OSError, path: Path) -> OSError:
+    reason = error.strerror or str(error)
+    if error.errno in _FULL:
+        with contextlib.suppress(OSError):
+            reason += f" ({free_space(path) / 1e6:,.1f} MB free there)"
+    kept = "what was there is kept" if path.exists() else "nothing was written"
+    return type(error)(error.errno, f"cannot be written: {reason}; {kept}", str(path))
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
@@ -52,3 +98,25 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     """
     with atomic_path(path) as partial:
         partial.write_text(text, "utf-8")
+
+
+def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
+    """Writes a file as :func:`atomic_path` does.
+
+    Args:
+        path: the file.
+        content: all of it.
+    """
+    with atomic_path(path) as partial:
+        partial.write_bytes(content)
+
+
+def write_with(path: str | os.PathLike[str], write: Callable[[Path], object]) -> None:
+    """Writes a file as :func:`atomic_path` does.
+
+    Args:
+        path: the file.
+        write: writes it to the path that it is given, which has the same ending.
+    """
+    with atomic_path(path) as partial:
+        write(partial)

@@ -1,9 +1,11 @@
 """Training and evaluation: recipes and arguments, checks, hooks, trainer, LazyConfig."""
 
+from ..arguments import add_data_arguments, argument_parser
 from .checks import check_dataset, check_inputs, check_weights
+from .console import setup_console
 from .defaults import (
-    add_data_arguments,
-    argument_parser,
+    check,
+    check_run,
     launch,
     load_config,
     load_recipe,
@@ -21,12 +23,15 @@ __all__ = [
     "YacsRecipe",
     "add_data_arguments",
     "argument_parser",
+    "check",
     "check_dataset",
     "check_inputs",
+    "check_run",
     "check_weights",
     "launch",
     "load_config",
     "load_recipe",
     "setup",
+    "setup_console",
     "use_data",
 ]

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import os
+from collections import defaultdict
+from collections.abc import Sequence
 from importlib.util import find_spec
+from typing import Any
 
 from detectron2 import modeling
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.detection_utils import read_image
 from detectron2.utils.file_io import PathManager
 from torch import nn
 
 from ..data.classification.names import register_by_name
 from .recipes import Recipe
 
-__all__ = ["check_dataset", "check_inputs", "check_vit", "check_weights"]
+__all__ = ["check_dataset", "check_images", "check_inputs", "check_vit", "check_weights"]
 
 # The image_root of Detectron2's LVIS sets is COCO's folder, one level above the images.
 _LVIS_FOLDERS = {
@@ -29,6 +33,10 @@ _LVIS_FOLDERS = {
     "lvis_v0.5_train_cocofied": ("train2017",),
     "lvis_v0.5_val_cocofied": ("val2017",),
 }
+
+
+# Of a dataset, images that are opened.
+_SAMPLE = 5
 
 
 def _exists(path: str) -> bool:
@@ -74,6 +82,54 @@ def check_dataset(name: str, num_classes: int, key: str = "MODEL.ROI_HEADS.NUM_C
         )
 
 
+def check_images(name: str, records: Sequence[dict[str, Any]], image_format: str = "BGR") -> str:
+    """Looks for all images of a dataset, and opens some.
+
+    Args:
+        name: of the dataset, for messages.
+        records: its dicts in Detectron2's format.
+        image_format: to read them in.
+
+    Returns:
+        str: what was found.
+
+    Raises:
+        FileNotFoundError: images are missing.
+        ValueError: one of a sample is no image, or has another size than its record says.
+    """
+    folders = defaultdict(list)
+    if not all("file_name" in record for record in records):
+        return "images that are not files are not looked for"
+    for record in records:
+        folders[os.path.dirname(record["file_name"])].append(record["file_name"])
+    if any("://" in folder for folder in folders):
+        return "images on a remote storage are not looked for"
+    missing = []
+    for folder, files in folders.items():
+        # One listing is far faster than a look for each of 100,000 files.
+        there = set(os.listdir(folder)) if os.path.isdir(folder) else set()
+        missing += [file for file in files if os.path.basename(file) not in there]
+    if missing:
+        raise FileNotFoundError(
+            f"{len(missing):,} of the {len(records):,} images of {name!r} are missing, the first "
+            f"is {missing[0]}. Is the image folder the one that file_name is relative to?"
+        )
+    for record in records[:: max(1, len(records) // _SAMPLE)][:_SAMPLE]:
+        try:
+            height, width = read_image(record["file_name"], image_format).shape[:2]
+        except Exception as error:
+            raise ValueError(
+                f"{record['file_name']} is no image that can be read ({error})."
+            ) from error
+        claimed = (record.get("width", width), record.get("height", height))
+        if (width, height) != claimed:
+            raise ValueError(
+                f"{record['file_name']} is {width} x {height} pixels, but its annotations say "
+                f"{claimed[0]} x {claimed[1]}."
+            )
+    return f"all images there, {min(_SAMPLE, len(records))} opened"
+
+
 def check_weights(path: str, key: str = "MODEL.WEIGHTS") -> None:
     """Fails if the checkpoint that the config names under ``key`` is not there.
 
@@ -86,6 +142,8 @@ def check_weights(path: str, key: str = "MODEL.WEIGHTS") -> None:
     Raises:
         FileNotFoundError: naming the path and what to do.
     """
+    if os.path.isdir(path):
+        raise ValueError(f"{key} names {path}, which is a folder: name the checkpoint in it.")
     if path and not any(map(_exists, (path, path.partition("?")[0]))):
         raise FileNotFoundError(
             f"{key} names {path}, which does not exist. Give the path of a checkpoint, "

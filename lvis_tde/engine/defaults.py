@@ -5,29 +5,29 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from detectron2 import engine
 from detectron2.config import CfgNode, LazyConfig, get_cfg
 from detectron2.data import MetadataCatalog
-from detectron2.engine import default_argument_parser, default_setup
+from detectron2.engine import default_setup
 from detectron2.utils import comm
-from detectron2.utils.logger import setup_logger
 
 from ..config import add_tde_config
 from ..data.long_tailed import register_long_tailed
-from .checks import check_inputs
 from .classification import is_classification
-from .image_recipe import ClassifierRecipe, add_folder_arguments, use_folders
+from .console import setup_console
+from .image_recipe import ClassifierRecipe, use_folders
 from .lazy import LazyRecipe
+from .merging import config_errors, merge_file, merge_overrides
+from .preflight import Check, Finding, Warned, find, preflight
 from .recipes import Recipe, YacsRecipe
 
 __all__ = [
-    "add_data_arguments",
-    "argument_parser",
+    "check",
+    "check_run",
     "launch",
     "load_config",
     "load_recipe",
@@ -53,9 +53,15 @@ def use_data(recipe: Recipe, train=None, test=None, bounds=None) -> None:
         FileNotFoundError: if a file or folder does not exist.
         ValueError: if a file is not consistent, see :func:`register_long_tailed`.
     """
-    for path in (*(train or ()), *(test or ())):
-        if not os.path.exists(path):
-            raise FileNotFoundError(f"{path} does not exist (see datasets/README.md).")
+    for flag, pair in (("--train-data", train), ("--test-data", test)):
+        for path in pair or ():
+            if not os.path.exists(path):
+                raise FileNotFoundError(f"{path} does not exist (see datasets/README.md).")
+        if pair and not (os.path.isfile(pair[0]) and os.path.isdir(pair[1])):
+            raise ValueError(
+                f"{flag} takes the annotation file, then the folder of the images, got {pair[0]} "
+                f"and {pair[1]}: are they swapped?"
+            )
     if train is not None:
         name = f"{Path(train[0]).stem}_train"
         register_long_tailed(name, *train, bounds=bounds)
@@ -95,19 +101,24 @@ def _leave_out_tests_of_others(recipe: Recipe, classes: Sequence[str]) -> None:
 def load_config(config_file: str = "", opts=()) -> CfgNode:
     """Detectron2's defaults, ``MODEL.TDE``, the file and the "KEY VALUE" overrides, in this order.
 
+    Keys whose default is a float take integers, too: ``MODEL.TDE.ALPHA 0``, ``SOLVER.BASE_LR 1``.
+
     Raises:
         FileNotFoundError: if the file does not exist.
+        ValueError: if the file is no config, a key is unknown or a value of the wrong kind.
     """
     cfg = get_cfg()
     add_tde_config(cfg)
     if config_file:
         _check_config_file(config_file)
-        cfg.merge_from_file(config_file)
-    cfg.merge_from_list(list(opts))
+        merge_file(cfg, config_file)
+    merge_overrides(cfg, opts)
     return cfg
 
 
 def _check_config_file(path: str) -> None:
+    if os.path.isdir(path):
+        raise ValueError(f"--config-file {path} is a folder: name the file in it.")
     if not os.path.isfile(path):
         raise FileNotFoundError(f"--config-file {path} does not exist.")
 
@@ -133,7 +144,12 @@ def load_recipe(config_file: str = "", opts: Sequence[str] = ()) -> Recipe:
                 f"{override!r} is no override of {config_file}, a LazyConfig: give key=value, such "
                 "as train.max_iter=10."
             )
-    return LazyRecipe(LazyConfig.apply_overrides(LazyConfig.load(config_file), list(opts)))
+    with config_errors(config_file):
+        cfg = LazyConfig.load(config_file)
+    for override in opts:
+        with config_errors(override):
+            cfg = LazyConfig.apply_overrides(cfg, [override])
+    return LazyRecipe(cfg)
 
 
 def _is_lazy(path: str) -> bool:
@@ -141,45 +157,29 @@ def _is_lazy(path: str) -> bool:
     if path.endswith(".py"):
         return True
     # A saved LazyConfig; yacs has MODEL.
-    with open(path, encoding="utf-8") as file:
+    with config_errors(path), open(path, encoding="utf-8") as file:
         return any(line.startswith("model:") for line in file)
-
-
-def add_data_arguments(parser: argparse.ArgumentParser, *, train: bool = True) -> None:
-    """Adds the arguments of :func:`use_data`; without ``train`` only ``--test-data``."""
-    group = parser.add_argument_group("your own data, in LVIS or COCO format")
-    pair: dict[str, Any] = dict(nargs=2, metavar=("JSON", "IMAGES"))
-    use = "for the class names"
-    if train:
-        use = "give --train-data too, whose counts of images make the groups of AP_r, AP_c and AP_f"
-        group.add_argument("--train-data", help="annotation file and image folder", **pair)
-        group.add_argument(
-            "--bounds",
-            type=int,
-            nargs=2,
-            metavar=("RARE", "COMMON"),
-            help="most training images of a rare and of a common class (LVIS: 10 100)",
-        )
-    group.add_argument("--test-data", help=f"annotation file and image folder; {use}", **pair)
-
-
-def argument_parser(**options) -> argparse.ArgumentParser:
-    """Detectron2's command line, and that of :func:`use_data`; :func:`setup` takes its result."""
-    parser = default_argument_parser(**options)
-    add_data_arguments(parser)
-    add_folder_arguments(parser)
-    return parser
 
 
 def launch(main: Callable, args: argparse.Namespace):
     """Detectron2's launcher: runs ``main(args)`` in ``args.num_gpus`` processes on every machine.
 
-    Release 0.6 starts several processes on GPUs only; without any it runs one, and says so.
+    Release 0.6 starts several processes on GPUs only; without any it runs one, and says so. Checks
+    (``args.check``) take one.
 
     Returns:
         what ``main`` returns if it runs in this process, else None.
     """
     num_gpus, num_machines = args.num_gpus, args.num_machines
+    if args.check:
+        return main(args)
+    if num_gpus * num_machines < 1 or not 0 <= args.machine_rank < num_machines:
+        raise ValueError(
+            f"--num-gpus {num_gpus}, --num-machines {num_machines} and --machine-rank "
+            f"{args.machine_rank} are no processes: at least 1, 1, and from 0 up to the machines."
+        )
+    if torch.cuda.is_available() and num_gpus > torch.cuda.device_count():
+        raise ValueError(f"--num-gpus {num_gpus}: there are {torch.cuda.device_count()} GPUs.")
     on_cpu = hasattr(comm, "create_local_process_group")  # the launcher of main
     if num_gpus * num_machines > 1 and not on_cpu and not torch.cuda.is_available():
         logger.warning("No GPU found, and this Detectron2 starts one process on CPUs: running 1.")
@@ -196,25 +196,90 @@ def launch(main: Callable, args: argparse.Namespace):
     )
 
 
-def setup(args, *, testing: bool = True, output_dir: str | None = None) -> Recipe:
+def check(args, **options) -> list[Finding]:
+    """All that can be checked of a run, without running it, for ``--check``.
+
+    Args:
+        args: from :func:`~lvis_tde.arguments.argument_parser`.
+        **options: as :func:`setup` takes them.
+
+    Raises:
+        FileNotFoundError, ValueError: see :func:`load_recipe` and :func:`use_data`.
+    """
+    setup_console()
+    _, checks = _checked_recipe(args, thorough=True, **options)
+    return list(map(find, checks))
+
+
+def setup(args, **options) -> Recipe:
     """The recipe of the command line ``args``, checked, with logging, folders and seeds set up.
 
     Args:
-        args: from :func:`argument_parser`.
-        testing: False for what needs no test set.
-        output_dir: folder for all that is written; default: the config's.
+        args: from :func:`~lvis_tde.arguments.argument_parser`.
+        **options: of :func:`_checked_recipe`: ``testing`` (False for what needs no test set),
+            ``trained`` (whether the weights must be all of the model; default: in an evaluation),
+            ``output_dir`` (folder for all that is written; default: the config's), ``prepare``
+            (changes a copy of the recipe before it is checked), ``also`` (further checks).
 
     Raises:
         FileNotFoundError, ValueError: see :func:`load_recipe`, :func:`use_data` and
-            :func:`check_inputs`.
+            :func:`~lvis_tde.engine.preflight.preflight`, whose first error it is.
     """
+    setup_console(rank=comm.get_rank())
+    recipe, checks = _checked_recipe(args, **options)
+    if comm.is_main_process():
+        _meet(checks)
+    comm.synchronize()
+    setup_console(recipe.output_dir, comm.get_rank())
+    default_setup(recipe.cfg, args)
+    return recipe
+
+
+def check_run(recipe: Recipe) -> None:
+    """Fails if a model cannot predict, or its output folder not be written to, before it is built.
+
+    Raises:
+        FileNotFoundError, ValueError: see :func:`~lvis_tde.engine.preflight.preflight`.
+    """
+    _meet(preflight(recipe, training=False, testing=False, trained=True))
+
+
+def _meet(checks: Iterable[Check]) -> None:
+    for one in checks:
+        found = one.run()
+        if isinstance(found, Warned):
+            logger.warning("%s: %s", one.what, found)
+
+
+def _checked_recipe(
+    args,
+    *,
+    testing: bool = True,
+    trained: bool | None = None,
+    output_dir: str | None = None,
+    prepare: Callable[[Recipe], None] | None = None,
+    also: Callable | None = None,
+    thorough: bool = False,
+) -> tuple[Recipe, Iterator[Check]]:
     recipe = load_recipe(args.config_file, args.opts)
+    recipe.partial_weights = args.allow_partial_weights
     if output_dir is not None:
         recipe.output_dir = output_dir
-    setup_logger(recipe.output_dir, distributed_rank=comm.get_rank(), name="lvis_tde")
+    training = not args.eval_only
+    trained = args.eval_only if trained is None else trained
     use_data(recipe, args.train_data, args.test_data, args.bounds)
     use_folders(recipe, args.train_folder, args.test_folder, hold_out=args.hold_out)
     recipe.use_cpu_without_gpu()
-    check_inputs(recipe, training=not args.eval_only, testing=testing, resume=args.resume)
-    default_setup(recipe.cfg, args)
-    return recipe
+    checked = recipe.clone()
+    if prepare is not None:
+        prepare(checked)
+    checks = preflight(
+        checked,
+        training=training,
+        testing=testing,
+        trained=trained,
+        resume=args.resume,
+        also=also,
+        thorough=thorough,
+    )
+    return recipe, checks

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 from pathlib import Path
 from typing import ClassVar
@@ -15,7 +14,7 @@ from torchvision.transforms import v2
 from ..data.classification.image_folder import register_image_folder
 from .recipes import Recipe, YacsRecipe
 
-__all__ = ["ClassifierRecipe", "add_folder_arguments", "use_folders"]
+__all__ = ["ClassifierRecipe", "use_folders"]
 
 logger = logging.getLogger(__name__)
 
@@ -64,20 +63,6 @@ class ClassifierRecipe(YacsRecipe):
 
     def test_input(self):
         return "RGB", ()
-
-
-def add_folder_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments of :func:`use_folders`."""
-    group = parser.add_argument_group(
-        "your own images for a classifier: a folder that has a folder for each class"
-    )
-    group.add_argument("--train-folder", metavar="FOLDER", help="to train on")
-    group.add_argument("--test-folder", metavar="FOLDER", help="give --train-folder too")
-    group.add_argument(
-        "--hold-out",
-        action="store_true",
-        help="train without a tenth of every class of --train-folder, which is to choose on",
-    )
 
 
 def use_folders(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import logging
 import os
 from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar
 
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import LazyCall, LazyConfig, instantiate
 from detectron2.engine import (
     AMPTrainer,
@@ -25,12 +25,16 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
 
 from ..calibration.statistics import prepare_statistics
+from ..checkpointer import SafeCheckpointer
 from ..data.files import atomic_path
+from ..layers.functional import check_alpha
 from ..modeling.fast_rcnn import TDEFastRCNNOutputLayers
 from ..modeling.sigmoid import FixedWeights, SigmoidFastRCNNOutputLayers
 from ..modeling.strengths import posthoc_options
-from .hooks import PreciseMean
+from .hooks import EarlyProgress, PreciseMean
+from .lock import locked
 from .recipes import Recipe
+from .results import log_results
 from .trainer import predicting_for, write_reports
 
 __all__ = ["LazyRecipe", "build_model", "evaluate", "train"]
@@ -80,6 +84,22 @@ class LazyRecipe(Recipe):
                 if node.num_classes == before:
                     node.num_classes = value
 
+    @property
+    def num_checkpoints(self):
+        train = self.cfg.train
+        written = train.max_iter // max(1, train.checkpointer.period)
+        return 1 + min(written, train.checkpointer.get("max_to_keep") or written)
+
+    @property
+    def batch_size(self):
+        return self.cfg.dataloader.train.get("total_batch_size", comm.get_world_size())
+
+    def build_solver(self, model):
+        cfg = self.clone().cfg
+        cfg.optimizer.params.model = model
+        instantiate(cfg.optimizer)
+        instantiate(cfg.lr_multiplier)
+
     def _predictors(self) -> Iterator[tuple[DictConfig, type]]:
         """The box predictors, one for every cascade stage, and their classes."""
         for node in _nodes(self.cfg.model):
@@ -95,7 +115,7 @@ class LazyRecipe(Recipe):
 
     def set_alpha(self, alpha):
         for node in self._tde_predictors():
-            node.alpha = float(alpha)
+            node.alpha = check_alpha(alpha)
 
     def set_posthoc(self, settings):
         for node in self._tde_predictors():
@@ -183,6 +203,7 @@ def evaluate(cfg: DictConfig, model: nn.Module, *, report: bool = False):
             results[name] = inference_on_dataset(model, recipe.test_loader(name), evaluator)
         if comm.is_main_process():
             print_csv_format(results[name])
+            log_results(results[name], f"{name} ")
     if report:
         write_reports(evaluators, os.path.join(recipe.output_dir, "report"))
     return next(iter(results.values())) if len(results) == 1 else results
@@ -206,13 +227,14 @@ def train(cfg: DictConfig, *, resume: bool = False) -> nn.Module:
     optimizer = instantiate(cfg.optimizer)
     loader = instantiate(cfg.dataloader.train)
     trainer = (AMPTrainer if cfg.train.amp.enabled else SimpleTrainer)(model, loader, optimizer)
-    checkpointer = DetectionCheckpointer(model, cfg.train.output_dir, trainer=trainer)
+    checkpointer = SafeCheckpointer(model, cfg.train.output_dir, trainer=trainer)
     main = comm.is_main_process()
     precise = cfg.train.get("precise_mean", 0)
     writers = default_writers(cfg.train.output_dir, cfg.train.max_iter) if main else []
     trainer.register_hooks(
         [
             hooks.IterationTimer(),
+            EarlyProgress() if main else None,
             hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
             PreciseMean(model, LazyRecipe(cfg).train_loader, precise) if precise else None,
             hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer) if main else None,
@@ -227,5 +249,6 @@ def train(cfg: DictConfig, *, resume: bool = False) -> nn.Module:
     prepare_statistics(model, sets, measured=bool(precise))
     resumed = resume and checkpointer.has_checkpoint()
     # The checkpoint holds the iteration that was finished last.
-    trainer.train(trainer.iter + 1 if resumed else 0, cfg.train.max_iter)
+    with locked(cfg.train.output_dir) if main else contextlib.nullcontext():
+        trainer.train(trainer.iter + 1 if resumed else 0, cfg.train.max_iter)
     return model

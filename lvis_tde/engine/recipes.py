@@ -12,16 +12,17 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.data import transforms
 from detectron2.data.detection_utils import build_augmentation
 from detectron2.evaluation import DatasetEvaluator
 from torch import nn
 
-from ..calibration.statistics import check_class_list
+from ..calibration.checkpoint import load_trained
+from ..checkpointer import SafeCheckpointer
 from ..config import use_tde_on_softmax
 from ..data.files import write_text
+from ..layers.functional import check_alpha
 from ..modeling.strengths import posthoc_options
 from ..posthoc import Settings
 from .trainer import Trainer
@@ -68,7 +69,11 @@ class Recipe(abc.ABC):
         num_classes: C, without background.
         train_sets, test_sets: registered names.
         calibration_sets: likewise, of images to choose on.
+        partial_weights: whether a model may be evaluated with weights that are not all of it; not
+            in the config.
     """
+
+    partial_weights = False
 
     keys: ClassVar[dict[str, str]]
     weights, output_dir, device, num_classes = (_Setting() for _ in range(4))
@@ -80,7 +85,9 @@ class Recipe(abc.ABC):
 
     def clone(self) -> Recipe:
         """A copy whose changes do not come back."""
-        return type(self)(copy.deepcopy(self.cfg))
+        other = type(self)(copy.deepcopy(self.cfg))
+        other.partial_weights = self.partial_weights
+        return other
 
     def use_cpu_without_gpu(self) -> None:
         """Turns ``device`` to "cpu" where no GPU can be used, and says so."""
@@ -112,14 +119,32 @@ class Recipe(abc.ABC):
         """The model with its weights; if ``resume``, those of the last checkpoint of its run.
 
         Raises:
-            ValueError: if the checkpoint's statistics are of other classes than a test set.
+            FileNotFoundError, ValueError: see :func:`load_trained`.
         """
-        model = self.build_model()
-        checkpointer = DetectionCheckpointer(model, save_dir=self.output_dir)
-        checkpointer.resume_or_load(self.weights, resume=resume)
-        for name in self.test_sets:
-            check_class_list(model, name)
-        return model
+        recipe = self.clone()
+        recipe.weights = self.weights_to_load(resume=resume)
+        return load_trained(recipe)
+
+    def weights_to_load(self, *, resume: bool = False) -> str:
+        """``weights``; if ``resume``, the last checkpoint in ``output_dir``, if there is one."""
+        checkpointer = SafeCheckpointer(nn.Module(), self.output_dir)
+        if resume and checkpointer.has_checkpoint():
+            return checkpointer.get_checkpoint_file()
+        return self.weights
+
+    @property
+    @abc.abstractmethod
+    def num_checkpoints(self) -> int:
+        """How many a training leaves behind."""
+
+    @property
+    @abc.abstractmethod
+    def batch_size(self) -> int:
+        """Training images of an iteration, over all processes."""
+
+    @abc.abstractmethod
+    def build_solver(self, model: nn.Module) -> None:
+        """Builds optimizer and schedule, to see whether the config has one of each."""
 
     def check(self, *, training: bool) -> None:  # noqa: B027
         """Fails if the settings do not go together.
@@ -205,8 +230,22 @@ class YacsRecipe(Recipe):
         "calibration_sets": "DATASETS.CALIB",
     }
 
+    @property
+    def num_checkpoints(self):
+        solver = self.cfg.SOLVER
+        if solver.CHECKPOINT_PERIOD < 1:
+            raise ValueError(f"SOLVER.CHECKPOINT_PERIOD={solver.CHECKPOINT_PERIOD} is below 1.")
+        return 1 + solver.MAX_ITER // solver.CHECKPOINT_PERIOD
+
+    @property
+    def batch_size(self):
+        return self.cfg.SOLVER.IMS_PER_BATCH
+
+    def build_solver(self, model):
+        Trainer.build_lr_scheduler(self.cfg, Trainer.build_optimizer(self.cfg, model))
+
     def set_alpha(self, alpha):
-        self.cfg.MODEL.TDE.ALPHA = float(alpha)
+        self.cfg.MODEL.TDE.ALPHA = check_alpha(alpha)
 
     def set_posthoc(self, settings):
         node = self.cfg.MODEL

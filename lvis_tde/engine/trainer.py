@@ -6,6 +6,7 @@ import contextlib
 import functools
 import logging
 import os
+import weakref
 from collections.abc import Iterable, Mapping
 
 import torch
@@ -22,6 +23,7 @@ from torch import nn
 from torch.utils.data import Sampler
 
 from ..calibration.statistics import prepare_statistics
+from ..checkpointer import SafeCheckpointer
 from ..data.classification.loader import build_test_loader as build_image_test_loader
 from ..data.classification.loader import build_train_loader as build_image_train_loader
 from ..data.classification.names import register_by_name
@@ -31,7 +33,9 @@ from ..evaluation.build import build_evaluator
 from ..modeling.mask_postprocess import masks_as_rle
 from ..modeling.sigmoid import check_sigmoids
 from .classification import calibrated_on, is_classification, new_classifier, resolved
-from .hooks import KeepBest, PreciseMean, SeedEveryIteration
+from .hooks import EarlyProgress, KeepBest, PreciseMean, SeedEveryIteration
+from .lock import locked
+from .results import log_results
 
 __all__ = ["Trainer", "predicting_for", "write_reports"]
 
@@ -45,7 +49,7 @@ def predicting_for(model: nn.Module, evaluators: Iterable[DatasetEvaluator]):
 
 
 def write_reports(evaluators: Mapping[str, DatasetEvaluator], folder: str) -> None:
-    """Writes a page and pictures for every set of LVIS's kind or of classification.
+    """Writes a page and pictures for every LVIS or classification set, and says where.
 
     Args:
         evaluators: by name of the dataset, after ``evaluate``.
@@ -54,7 +58,8 @@ def write_reports(evaluators: Mapping[str, DatasetEvaluator], folder: str) -> No
     for name, evaluator in evaluators.items():
         ours = isinstance(evaluator, (LVISEvaluator, ClassificationEvaluator))
         if comm.is_main_process() and ours:
-            evaluator.write_report(os.path.join(folder, name))
+            for page in evaluator.write_report(os.path.join(folder, name)):
+                logger.info("Report: %s", page)
 
 
 def _training_sampler(cfg: CfgNode, dataset: list) -> Sampler:
@@ -100,6 +105,15 @@ class Trainer(DefaultTrainer):
         with _ddp_on(cfg.MODEL.DEVICE):
             super().__init__(resolved(cfg))
 
+    def train(self):
+        """
+        Raises:
+            ValueError: if another process trains into the output folder.
+        """
+        holds = comm.is_main_process() and self.cfg.OUTPUT_DIR
+        with locked(self.cfg.OUTPUT_DIR) if holds else contextlib.nullcontext():
+            return super().train()
+
     def resume_or_load(self, resume=True):
         with new_classifier(self.model, unless=resume and self.checkpointer.has_checkpoint()):
             super().resume_or_load(resume)
@@ -126,7 +140,13 @@ class Trainer(DefaultTrainer):
             self._trainer.load_state_dict(state_dict["_trainer"])
 
     def build_hooks(self):
+        # Before the hook that saves is made with it.
+        self.checkpointer = SafeCheckpointer(
+            self.model, self.cfg.OUTPUT_DIR, trainer=weakref.proxy(self)
+        )
         hooks = super().build_hooks()
+        if comm.is_main_process():
+            hooks.insert(0, EarlyProgress())
         num_batches = self.cfg.MODEL.get("TDE", {}).get("PRECISE_MEAN", 0)
         if num_batches:
             # After the statistics of batch norm, before the last checkpoint and the evaluation.
@@ -216,7 +236,10 @@ class Trainer(DefaultTrainer):
         elif isinstance(evaluators, DatasetEvaluator):
             evaluators = [evaluators]
         with predicting_for(model, evaluators):
-            return super().test(cfg, model, evaluators)
+            results = super().test(cfg, model, evaluators)
+        if comm.is_main_process():
+            log_results(results)
+        return results
 
     @classmethod
     def test_with_TTA(cls, cfg, model) -> dict:

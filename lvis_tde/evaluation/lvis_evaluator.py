@@ -22,12 +22,13 @@ from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import create_small_table
 
+from ..data.files import atomic_path
 from .api import evaluate_lvis
 from .detections import Detections, id_column
 from .errors import complain
 from .ground_truth import GroundTruth
 from .official import load_official
-from .result import LVISResult
+from .result import LVISResult, percent
 from .rle import encode_masks
 
 logger = logging.getLogger(__name__)
@@ -178,8 +179,12 @@ class LVISEvaluator(_UpstreamEvaluator):
         if self._output_dir:
             path = os.path.join(self._output_dir, "lvis_instances_results.json")
             logger.info("Saving results to %s", path)
-            with PathManager.open(path, "w") as f:
-                detections.write_json(f)
+            if "://" in path:  # a storage that PathManager knows
+                with PathManager.open(path, "w") as f:
+                    detections.write_json(f)
+            else:
+                with atomic_path(path) as partial, open(partial, "w", encoding="utf-8") as f:
+                    detections.write_json(f)
         if self._truth is None:
             logger.info("Annotations are not available for evaluation.")
             return
@@ -189,8 +194,12 @@ class LVISEvaluator(_UpstreamEvaluator):
         for task in sorted(tasks):
             result = evaluate_lvis(truth, detections, task, engine=self._engine, **self._limits)
             self.lvis_results[task] = result
-            self._results[task] = {name: result.metrics[name] for name in REPORTED}
-            logger.info("LVIS %s:\n%s", task, create_small_table(self._results[task]))
+            shown = self._results[task] = {name: result.metrics[name] for name in REPORTED}
+            logger.info(
+                "LVIS %s:\n%s",
+                task,
+                create_small_table({k: percent(v, 3) for k, v in shown.items()}),
+            )
 
     def write_report(self, output_dir: str) -> list[Path]:
         """Write a page and pictures about each task that ``evaluate`` evaluated, on rank 0.

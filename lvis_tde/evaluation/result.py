@@ -61,6 +61,11 @@ class LVISComparison:
     b: LVISResult
 
 
+def percent(value: float, digits: int = 1) -> str:
+    """A metric in print; "n/a" for one that is undefined, which is negative here, NaN in COCO's."""
+    return f"{value:.{digits}f}" if value >= 0 else "n/a"
+
+
 def _mean(values: np.ndarray) -> float:
     # The selection and the order of the sum are those of LVISEval._summarize.
     values = values[values > -1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,8 +14,10 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.detection_utils import read_image
 from detectron2.structures import Boxes, BoxMode, Instances
+from matplotlib.figure import Figure
 from PIL import Image
 
+from ..data.files import write_with
 from ..data.long_tailed import LVIS_BOUNDS
 from ..evaluation import Detections
 from ..evaluation.report.classes import trend
@@ -38,18 +41,23 @@ def draw_charts(results: dict, output: Path) -> None:
         results: what it holds.
         output: folder.
     """
-    plot_group_ap(results["runs"]).savefig(output / "group_ap.png", dpi=150)
+    _save(plot_group_ap(results["runs"]), output / "group_ap.png")
     draw_ap_over_images([results], output / "ap_over_images.png")
     draw_methods([results], output / "posthoc.png")
     for run, calibration in results["calibrations"].items():
         curve = {float(a): values["bbox"] for a, values in calibration.items()}
         # The opening picture's run has the plain name.
         suffix = "" if run == "tde" else f"_{run.removesuffix('_tde')}"
-        plot_ap_over_alpha(
+        figure = plot_ap_over_alpha(
             curve,
             chosen=results["alphas"][run],
             title=f"{RUN_NAMES[run]}: box AP over its strength alpha, calibration split (%)",
-        ).savefig(output / f"ap_over_alpha{suffix}.png", dpi=150)
+        )
+        _save(figure, output / f"ap_over_alpha{suffix}.png")
+
+
+def _save(figure: Figure, file: Path) -> None:
+    write_with(file, functools.partial(figure.savefig, dpi=150))
 
 
 def draw_methods(seeds: Sequence[Mapping[str, Any]], file: Path) -> None:
@@ -67,7 +75,7 @@ def draw_methods(seeds: Sequence[Mapping[str, Any]], file: Path) -> None:
         models[name] = [(row["method"], *pair) for row, pair in zip(rows, means.tolist())]
     of_seeds = f", mean of {len(seeds)} seeds" if len(seeds) > 1 else ""
     title = f"Each method on the trained models: box AP over APr on val (%){of_seeds}"
-    plot_methods(models, title=title).savefig(file, dpi=150)
+    _save(plot_methods(models, title=title), file)
 
 
 def draw_ap_over_images(seeds: Sequence[Mapping[str, Any]], file: Path) -> None:
@@ -86,7 +94,7 @@ def draw_ap_over_images(seeds: Sequence[Mapping[str, Any]], file: Path) -> None:
             if ap is not None and seed["image_count"][name]
         ]
         lines[run] = trend(rows)
-    plot_ap_over_images(lines, bounds=LVIS_BOUNDS).savefig(file, dpi=150)
+    _save(plot_ap_over_images(lines, bounds=LVIS_BOUNDS), file)
 
 
 def draw_classes(dataset: str, output: Path, credit: str | None = None) -> None:
@@ -118,7 +126,8 @@ def draw_classes(dataset: str, output: Path, credit: str | None = None) -> None:
         credit=credit,
     )
     # 256 colors make the file a third as large and look the same.
-    Image.fromarray(sheet).quantize(256).save(output / "classes.png", optimize=True)
+    picture = Image.fromarray(sheet).quantize(256)
+    write_with(output / "classes.png", functools.partial(picture.save, optimize=True))
 
 
 def _cut_out(index: int, record: Mapping[str, Any]) -> np.ndarray:
@@ -193,7 +202,8 @@ def draw_images(
             score_threshold=SCORE,
             **options,
         )
-        Image.fromarray(picture).save(output / file, optimize=True)
+        save = functools.partial(Image.fromarray(picture).save, optimize=True)
+        write_with(output / file, save)
 
     for scene in most_changed[:count]:
         draw(scene, f"val_{scene.image_id}.png", panel_size=480, font_size=10)

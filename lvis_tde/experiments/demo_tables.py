@@ -13,6 +13,7 @@ from ..calibration.family import COMPOSITION
 from ..calibration.family import METRICS as SHOWN
 from ..calibration.methods import FACTUAL
 from ..calibration.settings import describe
+from ..data.files import atomic_path
 from ..posthoc import Settings
 from ..visualization.charts import plot_group_ap
 from ..visualization.palette import METHOD_NAMES, RUN_NAMES
@@ -137,7 +138,9 @@ def summarize_seeds(output: str | os.PathLike) -> str:
                 f"{path.parent} of {', '.join(result['runs'])}: run the same models for each seed."
             )
     runs = {run: [result["runs"][run] for result in results] for run in results[0]["runs"]}
-    plot_group_ap(runs).savefig(Path(output) / "group_ap_seeds.png", dpi=150)
+    figure = plot_group_ap(runs)
+    with atomic_path(Path(output) / "group_ap_seeds.png") as partial:
+        figure.savefig(partial, dpi=150)
     if all("per_class" in result for result in results):  # absent from older results
         draw_ap_over_images(results, Path(output) / "ap_over_images_seeds.png")
     lines = [f"| mask AP, {len(results)} seeds | " + " | ".join(METRICS) + " |"]

@@ -175,8 +175,8 @@ def test_a_checkpoint_is_complete_or_absent(tmp_path, monkeypatch):
     saved = (tmp_path / "model.pth").read_bytes()
     assert torch.load(tmp_path / "model.pth")["angle"] == 1.5
 
-    def fail(_, path):
-        Path(path).write_bytes(b"half")
+    def fail(_, file):
+        file.write(b"half")
         raise OSError("No space left on device")
 
     monkeypatch.setattr(torch, "save", fail)

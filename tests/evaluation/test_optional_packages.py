@@ -109,4 +109,4 @@ except AttributeError as error:
 
 def test_other_import_errors_are_not_hidden():
     with pytest.raises(AssertionError, match="fvcore is blocked|torchvision is blocked"):
-        run("import lvis_tde", {"fvcore", "torchvision"})
+        run("import lvis_tde; lvis_tde.TDEROIHeads", {"fvcore", "torchvision"})

@@ -1,0 +1,132 @@
+"""Arguments that the tools share. Nothing here needs torch or Detectron2, so that ``--help`` and a
+misspelt argument are answered at once."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import Any, NoReturn
+
+__all__ = [
+    "DEFAULT_ALPHAS",
+    "SETTINGS",
+    "Parser",
+    "add_data_arguments",
+    "add_folder_arguments",
+    "add_weight_arguments",
+    "argument_parser",
+    "numbers",
+]
+
+# What a sweep chooses, and the strengths of TDE that it tries.
+SETTINGS = ("alpha", "tau_norm", "logn", "logit_adjustment", "norcal", "fracal")
+DEFAULT_ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0)
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line, and which knows ``--traceback``.
+
+    The flag itself is for :func:`lvis_tde.cli.run`, which finds it wherever it stands.
+    """
+
+    def __init__(self, **options: Any):
+        options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(**options)
+        if not options.get("parents"):  # which have it
+            self.add_argument(
+                "--traceback", action="store_true", help="show where in the code an error arose"
+            )
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message} ({self.prog} --help says what it takes)\n")
+
+
+def numbers(text: str) -> list[float]:
+    """A comma-separated list, for ``type=``."""
+    try:
+        return [float(number) for number in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no list of numbers such as 0,0.5,1"
+        ) from None
+
+
+def add_data_arguments(parser: argparse.ArgumentParser, *, train: bool = True) -> None:
+    """Adds the arguments of ``engine.use_data``; without ``train`` only ``--test-data``."""
+    group = parser.add_argument_group("your own data, in LVIS or COCO format")
+    pair: dict[str, Any] = dict(nargs=2, metavar=("JSON", "IMAGES"))
+    use = "for the class names"
+    if train:
+        use = "give --train-data too, whose counts of images make the groups of AP_r, AP_c and AP_f"
+        group.add_argument("--train-data", help="annotation file and image folder", **pair)
+        group.add_argument(
+            "--bounds",
+            type=int,
+            nargs=2,
+            metavar=("RARE", "COMMON"),
+            help="most training images of a rare and of a common class (LVIS: 10 100)",
+        )
+    group.add_argument("--test-data", help=f"annotation file and image folder; {use}", **pair)
+
+
+def add_folder_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of :func:`lvis_tde.engine.image_recipe.use_folders`."""
+    group = parser.add_argument_group(
+        "your own images for a classifier: a folder that has a folder for each class"
+    )
+    group.add_argument("--train-folder", metavar="FOLDER", help="to train on")
+    group.add_argument("--test-folder", metavar="FOLDER", help="give --train-folder too")
+    group.add_argument(
+        "--hold-out",
+        action="store_true",
+        help="train without a tenth of every class of --train-folder, which is to choose on",
+    )
+
+
+def add_weight_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--allow-partial-weights``, for :attr:`~lvis_tde.engine.Recipe.partial_weights`."""
+    parser.add_argument(
+        "--allow-partial-weights",
+        action="store_true",
+        help="go on where a checkpoint lacks parameters of the model; they stay random",
+    )
+
+
+def argument_parser(**options: Any) -> Parser:
+    """The arguments of Detectron2's own ``train_net.py``, and what this package adds.
+
+    :func:`lvis_tde.engine.setup` takes its result.
+    """
+    parser = Parser(**options)
+    parser.add_argument("--config-file", default="", metavar="FILE", help="path to config file")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on from the last checkpoint of the output folder"
+    )
+    parser.add_argument("--eval-only", action="store_true", help="perform evaluation only")
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="only check data, weights, model and output folder, in seconds, and print a table",
+    )
+    add_weight_arguments(parser)
+    parser.add_argument("--num-gpus", type=int, default=1, help="number of gpus *per machine*")
+    parser.add_argument("--num-machines", type=int, default=1, help="total number of machines")
+    parser.add_argument(
+        "--machine-rank", type=int, default=0, help="the rank of this machine (unique per machine)"
+    )
+    # Detectron2's: orphans of an earlier run then show as a port that is taken.
+    port = 2**15 + 2**14 + hash(os.getuid() if sys.platform != "win32" else 1) % 2**14
+    parser.add_argument(
+        "--dist-url",
+        default=f"tcp://127.0.0.1:{port}",
+        help="where the processes of several machines meet",
+    )
+    add_data_arguments(parser)
+    add_folder_arguments(parser)
+    parser.add_argument(
+        "opts",
+        nargs=argparse.REMAINDER,
+        help='overrides of the config: "KEY VALUE" for yacs, "key=value" for a LazyConfig',
+    )
+    return parser

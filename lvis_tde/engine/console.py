@@ -1,0 +1,102 @@
+"""What a run says on the console, and what goes to ``log.txt`` alone.
+
+Detectron2 logs environment, arguments, config and model, hundreds of lines, before anything can be
+wrong. The console shows this package's messages, warnings, progress and where checkpoints go; all
+else is in the file.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any
+
+from detectron2.utils.logger import setup_logger
+from termcolor import colored
+
+__all__ = ["setup_console"]
+
+_ROOTS = ("lvis_tde", "detectron2", "fvcore")
+# Of these only warnings, or not even those: they are told in our own words.
+_PROGRESS = ("lvis_tde", "detectron2.utils.events", "detectron2.evaluation.evaluator")
+_SILENT = ("fvcore.common.checkpoint", "detectron2.checkpoint", "detectron2.evaluation.testing")
+# A sweep would show two for every alpha: who evaluates shows them at the end.
+_TABLES = "lvis_tde.evaluation.lvis_evaluator"
+_SAVED = "Saving checkpoint"
+_LONGEST = 400
+
+
+class _Console(logging.StreamHandler):
+    """Writes to what ``sys.stdout`` is at the time."""
+
+    def __init__(self) -> None:
+        super().__init__(sys.stdout)
+        self.addFilter(_is_shown)
+        color = sys.stdout.isatty()
+        stamp = "[%(asctime)s] "
+        self.setFormatter(_Short(colored(stamp, "green") if color else stamp))
+
+    @property
+    def stream(self) -> Any:
+        return sys.stdout
+
+    @stream.setter
+    def stream(self, value: Any) -> None:
+        pass
+
+
+class _Short(logging.Formatter):
+    def __init__(self, stamp: str):
+        super().__init__(stamp + "%(message)s", datefmt="%m/%d %H:%M:%S")
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        if record.levelno >= logging.WARNING:
+            stamp, _, message = text.partition("] ")
+            text = f"{stamp}] {record.levelname}: {message}"
+        if record.name.startswith("lvis_tde"):
+            return text
+        first, *more = text.splitlines() or [""]
+        cut = first[:_LONGEST]
+        return f"{cut} ... (more in log.txt)" if more or cut != first else cut
+
+
+def _is_shown(record: logging.LogRecord) -> bool:
+    name = record.name
+    if name.startswith(_SILENT):
+        return record.getMessage().startswith(_SAVED) or record.levelno >= logging.ERROR
+    if record.levelno >= logging.WARNING:
+        return True
+    return record.levelno >= logging.INFO and name.startswith(_PROGRESS) and name != _TABLES
+
+
+def setup_console(output_dir: str | None = None, rank: int = 0) -> None:
+    """Sends the messages of this package and of Detectron2 to console and file.
+
+    Args:
+        output_dir: folder of ``log.txt``, which gets all of them; None for no file.
+        rank: of this process; only the first has a console.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    for name in _ROOTS:
+        logger = logging.getLogger(name)
+        # In the same words as Detectron2's default_setup, which then finds it done.
+        options = {} if name == "detectron2" else {"name": name}
+        setup_logger(output_dir, distributed_rank=rank, **options)
+        for handler in logger.handlers[:]:
+            shown = getattr(handler, "stream", None) in (sys.stdout, sys.__stdout__)
+            if shown and not isinstance(handler, _Console):
+                logger.removeHandler(handler)
+        if rank == 0 and not any(isinstance(handler, _Console) for handler in logger.handlers):
+            logger.addHandler(_Console())
+    # On stderr, that there is no GPU, and what Detectron2 should call otherwise.
+    for name in ("torch.utils.cpp_extension", "torch.fx._symbolic_trace"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    # Of the libraries, as cli.run catches them.
+    of_libraries = logging.getLogger("py.warnings")
+    of_libraries.propagate = False
+    for handler in logging.getLogger("detectron2").handlers:
+        if not isinstance(handler, _Console) and handler not in of_libraries.handlers:
+            of_libraries.addHandler(handler)
