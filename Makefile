@@ -1,4 +1,4 @@
-# make install | demo | test | lint     Overrides: PYTHON=..., VENV=..., SEED=..., DETECTRON2=...
+# make install | demo | demo-classification | test | lint     Overrides: PYTHON=..., VENV=..., SEED=..., DETECTRON2=...
 PYTHON ?= python3
 SEED ?= 0
 # A folder or pip requirement to use instead of the registry's Detectron2 0.6; it gets an
@@ -11,7 +11,7 @@ STAMP := $(VENV)/.lvis-tde-installed
 # Two busy processes with two threads each on two cores are far slower than one thread each.
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: install demo test lint
+.PHONY: install demo demo-classification test lint
 
 install: $(STAMP)
 
@@ -34,6 +34,9 @@ endif
 
 demo: install
 	$(BIN)/python tools/run_demo.py --seed $(SEED)
+
+demo-classification: install
+	OMP_NUM_THREADS=1 $(BIN)/python tools/run_classification_demo.py
 
 # Files of tests side by side, each process with one thread.
 test: install

@@ -13,6 +13,7 @@ __all__ = [
     "SETTINGS",
     "Parser",
     "add_data_arguments",
+    "add_folder_arguments",
     "add_weight_arguments",
     "argument_parser",
     "numbers",
@@ -69,6 +70,20 @@ def add_data_arguments(parser: argparse.ArgumentParser, *, train: bool = True) -
     group.add_argument("--test-data", help=f"annotation file and image folder; {use}", **pair)
 
 
+def add_folder_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of :func:`lvis_tde.engine.image_recipe.use_folders`."""
+    group = parser.add_argument_group(
+        "your own images for a classifier: a folder that has a folder for each class"
+    )
+    group.add_argument("--train-folder", metavar="FOLDER", help="to train on")
+    group.add_argument("--test-folder", metavar="FOLDER", help="give --train-folder too")
+    group.add_argument(
+        "--hold-out",
+        action="store_true",
+        help="train without a tenth of every class of --train-folder, which is to choose on",
+    )
+
+
 def add_weight_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds ``--allow-partial-weights``, for :attr:`~lvis_tde.engine.Recipe.partial_weights`."""
     parser.add_argument(
@@ -108,6 +123,7 @@ def argument_parser(**options: Any) -> Parser:
         help="where the processes of several machines meet",
     )
     add_data_arguments(parser)
+    add_folder_arguments(parser)
     parser.add_argument(
         "opts",
         nargs=argparse.REMAINDER,

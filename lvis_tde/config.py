@@ -144,6 +144,14 @@ def add_classification_config(cfg: CfgNode) -> None:
     node.STEPS = ()
     node.WARMUP = 0
     node.DEFER = -1
+    # Passes between two evaluations (TEST.EVAL_PERIOD); 0 leaves that to iterations.
+    node.EVAL = 0
+
+    # Sets to choose on, never to report on: sweeps take them, and with an evaluation period the
+    # best checkpoint on them is kept, and tested at the end of training.
+    cfg.DATASETS.CALIB = ()
+    # What is best on them: "top1", "balanced" (mean over classes), "many", "medium" or "few".
+    cfg.TEST.CALIB_METRIC = "balanced"
 
 
 def tde_options(cfg: CfgNode) -> dict:

@@ -50,9 +50,12 @@ from .posthoc.margins import split_pull, with_background
 
 __all__ = [
     "NOTES",
+    "TOLERANCES",
     "TracedModel",
     "about",
     "export_onnx",
+    "exported_at",
+    "exporter_options",
     "largest_difference",
     "onnx_difference",
     "run_export",
@@ -65,7 +68,7 @@ logger = logging.getLogger(__name__)
 NOTES = "lvis_tde.json"
 
 # By file type, from an exported model to its original in fp32. Boxes of a detector are in pixels.
-_TOLERANCES = {".ts": 1e-3, ".onnx": 1e-5}
+TOLERANCES = {".ts": 1e-3, ".onnx": 1e-5}
 
 
 def tracing_adapter():
@@ -87,7 +90,12 @@ def tracing_adapter():
 
 
 @contextlib.contextmanager
-def _at(model: nn.Module, alpha: float | None):
+def exported_at(model: nn.Module, alpha: float | None):
+    """The model in eval mode and with this alpha, folded, while it is open.
+
+    Raises:
+        ValueError: if alpha is positive and the mean zero.
+    """
     with inference_context(model), settings(model, alpha=alpha) as predictors:
         for predictor in predictors:
             # Folded here: what it depends on is no part of the graph.
@@ -150,7 +158,7 @@ def trace_model(model: nn.Module, image: Tensor, alpha: float | None = None) -> 
     Raises:
         ValueError: if the model has no TDE predictor, or alpha is positive and the mean zero.
     """
-    with _at(model, alpha), torch.no_grad(), warnings.catch_warnings():
+    with exported_at(model, alpha), torch.no_grad(), warnings.catch_warnings():
         # Each says that a Python value becomes a constant; largest_difference finds mistakes.
         warnings.simplefilter("ignore")
         adapter = tracing_adapter()(model, [{"image": image}], _detect)
@@ -179,7 +187,7 @@ def largest_difference(
         float: infinite where the numbers of detections differ.
     """
     largest = 0.0
-    with _at(model, alpha):
+    with exported_at(model, alpha):
         for image in images:
             ours, theirs = traced(image).get_fields(), _detect(model, [{"image": image}])[0]
             for name, value in theirs.get_fields().items():
@@ -279,7 +287,7 @@ def export_onnx(
         ValueError: if alpha is positive and the mean zero, or the predictor shifts logits to
             keep their sum.
     """
-    with _at(predictor, alpha), warnings.catch_warnings():
+    with exported_at(predictor, alpha), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         reason = _solved_for(predictor)
         if reason:
@@ -293,7 +301,7 @@ def export_onnx(
                 input_names=["features"],
                 output_names=["probs", "deltas"],
                 dynamic_axes={name: {0: "regions"} for name in ("features", "probs", "deltas")},
-                **_exporter(),
+                **exporter_options(),
             )
             _add_notes(partial, predictor)
 
@@ -331,7 +339,8 @@ def _add_notes(path: Path, predictor: TDEFastRCNNOutputLayers) -> None:
     onnx.save(model, str(path))
 
 
-def _exporter() -> dict:
+def exporter_options() -> dict:
+    """What ``torch.onnx.export`` needs beside its usual arguments."""
     # Newer torch has another exporter by default, which needs one more package.
     known = inspect.signature(torch.onnx.export).parameters
     return {"dynamo": False} if "dynamo" in known else {}
@@ -359,7 +368,7 @@ def onnx_difference(
 
     session = onnxruntime.InferenceSession(os.fspath(path), providers=["CPUExecutionProvider"])
     theirs = session.run(["probs", "deltas"], {"features": features.cpu().numpy()})
-    with _at(predictor, alpha):
+    with exported_at(predictor, alpha):
         predictions = predictor(features.to(predictor.feature_mean.mean.device))
         (probs,) = predictor.predict_probs(predictions, [Instances((1, 1), features=features)])
     pairs = zip((probs, predictions[1]), theirs)
@@ -404,13 +413,13 @@ def run_export(
     traced = trace_model(model, images[0], alpha)
     files = [folder / "model.ts"]
     # Not by its own writer, which ends the process where the disk is full.
-    with _at(model, alpha):
+    with exported_at(model, alpha):
         notes = {NOTES: json.dumps(about(tde_predictors(model)[0]), indent=1)}
     write_bytes(files[0], traced.module.save_to_buffer(_extra_files=notes))
     reloaded = TracedModel(torch.jit.load(str(files[0])), traced.outputs, traced.schema)
     differences = {files[0]: largest_difference(model, reloaded, images, alpha)}
     for number, predictor in enumerate(tde_predictors(model) if onnx else ()):
-        with _at(predictor, alpha):
+        with exported_at(predictor, alpha):
             reason = _solved_for(predictor)
         if reason:
             logger.warning("ONNX is left out: %s", reason)
@@ -420,7 +429,7 @@ def run_export(
         features = torch.rand(100, predictor.cls_score.in_features)
         differences[files[-1]] = onnx_difference(predictor, files[-1], features, alpha)
     for file, difference in differences.items():
-        if not difference <= _TOLERANCES[file.suffix]:
+        if not difference <= TOLERANCES[file.suffix]:
             raise RuntimeError(f"{file} differs from the model by {difference:g}.")
         logger.info("%s: at most %.1e from the model.", file, difference)
     logger.info("%s gives %s.", files[0], ", ".join(traced.outputs))

@@ -27,7 +27,16 @@ from .posthoc import Settings
 from .visualization.charts import plot_explanation
 from .visualization.detections import draw_comparison
 
-__all__ = ["ClassInfo", "TDEDemo", "class_info", "classes_of", "find_inputs", "is_video"]
+__all__ = [
+    "ClassInfo",
+    "TDEDemo",
+    "class_info",
+    "classes_of",
+    "find_inputs",
+    "is_video",
+    "stems_of_inputs",
+    "unused_name",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -192,11 +201,11 @@ class TDEDemo:
         """
         folder = Path(output)
         written: list[Path] = []
-        kept = _stems_of_inputs(paths, folder)
+        kept = stems_of_inputs(paths, folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.skipped = []
         for path in paths:
-            stem = _unused(Path(path).stem, kept | {one.stem for one in written})
+            stem = unused_name(path, kept | {one.stem for one in written})
             try:
                 if is_video(path):
                     written.append(self._video(path, folder / f"{stem}.mp4"))
@@ -246,13 +255,15 @@ def _least(found: Instances) -> str:
     return f": the best {len(found)}, scores from {found.scores.min():.2f}"
 
 
-def _stems_of_inputs(paths: Sequence[str], folder: Path) -> set[str]:
+def stems_of_inputs(paths: Sequence[str], folder: Path) -> set[str]:
     """Names in an output folder that would replace an input."""
     files = [Path(os.path.realpath(path)) for path in paths]
     stems = {one.stem for one in files if one.parent == Path(os.path.realpath(folder))}
     return stems | {re.sub(r"_why_\d+$", "", stem) for stem in stems}
 
 
-def _unused(stem: str, taken: set) -> str:
+def unused_name(path: str, taken: set[str]) -> str:
+    """The stem of a path, with a number where it is taken."""
+    stem = Path(path).stem
     names = (f"{stem}_{number}" if number else stem for number in range(len(taken) + 1))
     return next(name for name in names if name not in taken)

@@ -1,4 +1,4 @@
-"""kill -9 at random moments: each file is whole or absent, and the next call ends as if nothing was.
+"""kill -9 at random moments: each file is whole or absent, and the next call ends as ever.
 
 The commands run in forks of one process that has imported everything, so that a moment is one of
 the work and not of the imports.

@@ -173,10 +173,10 @@ PICTURES = [
     (export("--image", "photo.png", "--alpha", "nan", "--output", "{out}"), "alpha=nan"),
     (export("--image", "photo.png", "--output", "file"), "is a file"),
     (
-        ["export", *MODEL, "--image", "photo.png", "--output", "{out}", "MODEL.WEIGHTS", "no_mean.pth"],
+        [*export("--image", "photo.png", "--output", "{out}")[:-1], "no_mean.pth"],
         "mean is zero",
     ),
-]  # fmt: skip
+]
 OUTPUTS = [
     (train("OUTPUT_DIR", "file"), "OUTPUT_DIR is file, but .*is a file"),
     (train("OUTPUT_DIR", "file/below"), "is a file: name a folder"),

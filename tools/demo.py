@@ -47,7 +47,10 @@ def parse_args(argv):
 def main(argv=None):
     args = parse_args(argv)
     from lvis_tde.calibration.checkpoint import load_trained
+    from lvis_tde.data.classification import register_by_name
     from lvis_tde.engine import check_run, load_recipe, setup_console, use_data
+    from lvis_tde.image_demo import ImageDemo
+    from lvis_tde.modeling import ImageClassifier
     from lvis_tde.predictor import TDEDemo, classes_of, find_inputs
 
     setup_console()
@@ -61,15 +64,20 @@ def main(argv=None):
     recipe.use_cpu_without_gpu()
     check_run(recipe)
     dataset = next(iter((*recipe.test_sets, *recipe.train_sets)), "__unused")
+    register_by_name(dataset)
     model = load_trained(recipe)
-    demo = TDEDemo(
-        model,
-        recipe.prepare,
-        classes_of(model, dataset),
-        score_threshold=args.score_threshold,
-        panel_size=args.panel_size,
-        top=args.top,
-    )
+    classes = classes_of(model, dataset)
+    if isinstance(model, ImageClassifier):
+        demo = ImageDemo(model, recipe.prepare, classes)
+    else:
+        demo = TDEDemo(
+            model,
+            recipe.prepare,
+            classes,
+            score_threshold=args.score_threshold,
+            panel_size=args.panel_size,
+            top=args.top,
+        )
     cli.wrote(demo.run(inputs, args.output, explain=args.explain))
     for path, reason in demo.skipped:
         print(f"skipped: {path}: {reason}", file=sys.stderr)

@@ -1,6 +1,8 @@
 #!/usr/bin/env python
 """Export a trained model for one alpha: TorchScript of the detector, ONNX of its box predictors.
 
+Of a classifier of images both are the whole model.
+
     tools/export_model.py --config-file C --image photo.jpg --output DIR MODEL.WEIGHTS W
 
 The exported files are run on three image sizes and compared with the model before the tool ends.
@@ -31,7 +33,9 @@ def main(argv=None):
     from lvis_tde.calibration.checkpoint import load_trained
     from lvis_tde.engine import check_run, load_recipe, setup_console
     from lvis_tde.export import run_export
+    from lvis_tde.export_images import run_image_export
     from lvis_tde.layers.functional import check_alpha
+    from lvis_tde.modeling import ImageClassifier
 
     setup_console()
     if args.alpha is not None:
@@ -44,15 +48,9 @@ def main(argv=None):
     recipe.use_cpu_without_gpu()
     check_run(recipe)
     onnx = all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime"))
-    files = run_export(
-        load_trained(recipe),
-        recipe.prepare,
-        args.image,
-        args.output,
-        alpha=args.alpha,
-        onnx=onnx,
-    )
-    cli.wrote(files)
+    model = load_trained(recipe)
+    export = run_image_export if isinstance(model, ImageClassifier) else run_export
+    cli.wrote(export(model, recipe.prepare, args.image, args.output, alpha=args.alpha, onnx=onnx))
     if not onnx:
         print("ONNX was left out: pip install onnx onnxruntime.")
 

@@ -31,7 +31,10 @@ def parse_args(argv):
     parser.add_argument(
         "--setting", choices=SETTINGS, default="alpha", help="what --alphas are strengths of"
     )
-    parser.add_argument("--metric", default="segm/AP", help="what the best alpha is the best in")
+    parser.add_argument(
+        "--metric",
+        help="what the best alpha is the best in (default: segm/AP, classification/balanced)",
+    )
     parser.add_argument(
         "--calibrate",
         type=float,
@@ -88,7 +91,7 @@ def work(args):
     if comm.is_main_process():
         print(f"\n{report['dataset']}, {report['seconds']:.0f} s\n\n{format_sweep(report)}\n")
         best = report[args.setting]
-        print(f"{args.setting} {best:g} has the best {args.metric}")
+        print(f"{args.setting} {best:g} has the best {report['metric']}")
         names = ("{}.json", "{}.png", "config_{}.yaml", "model_{}.pth")
         files = [folder / name.format(args.setting) for name in names]
         cli.wrote([*files, folder / "log.txt"])

@@ -227,6 +227,7 @@ def sweep_alpha(
     *,
     boxes_only: Collection[Strength] = (),
     on_result: Callable[[dict[Strength, dict]], None] | None = None,
+    on_evaluated: Callable[[Strength, DatasetEvaluator], None] | None = None,
 ) -> dict[Strength, dict]:
     """Evaluates a model for several alphas in one pass over the images.
 
@@ -240,6 +241,7 @@ def sweep_alpha(
         boxes_only: those of ``alphas`` that are evaluated without masks and keypoints, which take
             most of the time.
         on_result: called on rank 0 after each evaluation, with all results so far.
+        on_evaluated: likewise, before, with the evaluator while it has its predictions.
 
     Returns:
         dict: alpha to what its evaluator returned.
@@ -271,6 +273,8 @@ def sweep_alpha(
         # Each rank 0 gathers gigabytes of detections: those of one alpha at a time.
         evaluator = evaluators.pop(alpha)
         results[alpha] = evaluator.evaluate()
+        if on_evaluated is not None and comm.is_main_process():
+            on_evaluated(alpha, evaluator)
         if isinstance(evaluator, LVISEvaluator):
             evaluator.reset()
         if on_result is not None and comm.is_main_process():

@@ -18,7 +18,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from detectron2.modeling import GeneralizedRCNN
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch import Tensor, distributed, nn
@@ -129,8 +128,9 @@ class _LogitSums:
         self._count = self._sums.new_zeros(())
 
     def add(self, logits: Tensor) -> None:
-        """Adds (R, C + 1) logits; rows that are not finite are left out."""
-        logits = logits[torch.isfinite(logits).all(dim=1), :-1].double()
+        """Adds (R, C + 1) or (R, C) logits; rows that are not finite are left out."""
+        rows = torch.isfinite(logits).all(dim=1)
+        logits = logits[rows, : self._sums.shape[1]].double()  # without the background
         self._sums[0] += logits.sum(0)
         self._sums[1] += logits.square().sum(0)
         self._count += len(logits)
@@ -156,11 +156,15 @@ class _Halves:
     def next_batch(self) -> None:
         self._half, self._other = self._other, self._half
 
-    def losses(self, _, predictions, proposals) -> dict:
-        """In the place of the predictor's own: it is where features meet labels."""
-        labels = torch.cat([p.gt_classes for p in proposals])
+    def losses(self, _, predictions, truth, *__, **___) -> dict:
+        """In the place of the predictor's own: it is where features meet labels.
+
+        Of regions ``truth`` are proposals, of images their labels.
+        """
+        boxes = not isinstance(truth, Tensor)
+        labels = torch.cat([p.gt_classes for p in truth]) if boxes else truth
         self._logits.add(predictions[0])
-        self._half.add(predictions[2], (labels >= 0) & (labels < self.predictor.num_classes))
+        self._half.add(predictions[-1], (labels >= 0) & (labels < self.predictor.num_classes))
         return {}
 
     def logits(self) -> tuple[Tensor, Tensor]:
@@ -178,7 +182,7 @@ class _Halves:
 
 
 @contextlib.contextmanager
-def _labels_matched(model: GeneralizedRCNN):
+def _labels_matched(model: nn.Module):
     """Training mode where it matches labels: in the containers, and in none of their networks.
 
     So statistics are frozen, and neither dropout nor stochastic depth is active.
@@ -186,7 +190,9 @@ def _labels_matched(model: GeneralizedRCNN):
     before = [(module, module.training) for module in model.modules()]
     try:
         model.eval()
-        for module in (model, model.proposal_generator, model.roi_heads):
+        # A classifier of images is a container itself.
+        parts = (getattr(model, name, None) for name in ("proposal_generator", "roi_heads"))
+        for module in (model, *parts):
             if module is not None:
                 module.training = True
         yield
@@ -225,8 +231,7 @@ def estimate_feature_mean(
             middle of its training: the mode of each module is restored.
         loader: training batches with ground truth; every process needs as many.
         max_batches: most batches a process uses, >= 2.
-        tolerance: stop when the means of even and odd batches are at most so many degrees apart;
-            0 uses ``max_batches``.
+        tolerance: stop when even and odd batches' means are so near, in degrees; 0 uses all.
         min_batches: do not stop before so many.
 
     Returns:
@@ -240,8 +245,7 @@ def estimate_feature_mean(
     if isinstance(model, DistributedDataParallel):
         model = model.module
     halves = [_Halves(predictor) for predictor in tde_predictors(model)]
-    start = logged = time.monotonic()
-    count = 0
+    start, count = (logged := time.monotonic()), 0
     with contextlib.ExitStack() as stack:
         stack.enter_context(EventStorage(1))
         stack.enter_context(_labels_matched(model))
@@ -264,7 +268,6 @@ def estimate_feature_mean(
                 break
     sums, angles = zip(*(one.total() for one in halves))
     angle = max(angles)
-    converged = count >= min_batches and angle <= tolerance
     num_foreground = tuple(int(one.count) for one in sums)
     if not all(num_foreground):
         raise ValueError(
@@ -277,7 +280,7 @@ def estimate_feature_mean(
     return MeanEstimate(
         means=tuple(one.predictor.feature_mean.mean.clone() for one in halves),
         angle=angle,
-        converged=converged,
+        converged=count >= min_batches and angle <= tolerance,
         num_batches=count,
         num_foreground=num_foreground,
         num_left_out=tuple(int(one.left_out) for one in sums),

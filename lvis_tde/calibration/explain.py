@@ -19,17 +19,21 @@ from torch.nn import functional as F
 
 from ..layers.functional import check_alpha, cosine_to_mean, exempt_background
 from ..modeling.fast_rcnn import TDEFastRCNNOutputLayers
+from ..modeling.image_classifier import ImageClassifier
+from ..modeling.image_predictor import TDEImagePredictor
 from ..modeling.intercept import intercepted
 from ..posthoc import tde
 from .replay import BoxBranch
 from .settings import describe, settings
 
-__all__ = ["Explanation", "explain", "explain_detections"]
+__all__ = ["Explanation", "explain", "explain_detections", "explain_images"]
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """The parts of R predictions, all float64; background is the last class.
+    """The parts of R predictions, all float64; background, of regions, is the last class.
+
+    Read C for C + 1 where the rows are images, which have no background.
 
     Read sigmoid for softmax where the predictor has sigmoids. The last column is then none of the
     classes, and the shift that keeps the sum, if there is one, stands for the exemption.
@@ -99,12 +103,14 @@ _TENSORS = (
 
 @torch.no_grad()
 def explain(
-    predictor: TDEFastRCNNOutputLayers, features: Tensor, alpha: float | None = None
+    predictor: TDEFastRCNNOutputLayers | TDEImagePredictor,
+    features: Tensor,
+    alpha: float | None = None,
 ) -> Explanation:
     """Takes the predictions for some regions apart.
 
     Args:
-        predictor: a box predictor; not changed.
+        predictor: of boxes or of images; not changed.
         features: (R, D) classifier input, any floating type.
         alpha: strength of the removal, >= 0; default: the predictor's.
 
@@ -137,7 +143,7 @@ def explain(
         for logits in (adjusted, direct):  # of which the last column is no class
             logits[:, -1] = total[:, -1]
     probs = steps(total, *terms)
-    if plain and steps.uses_tde and background and not steps.sigmoid:
+    if plain and steps.uses_tde and background and steps.background and not steps.sigmoid:
         probs = exempt_background(total, direct)  # which has a floor
     activation = torch.sigmoid if steps.sigmoid else functools.partial(F.softmax, dim=-1)
     return Explanation(
@@ -212,6 +218,24 @@ def explain_detections(
         _check_scores(found, parts, heads)
         results.append((found, parts))
     return results
+
+
+@torch.no_grad()
+def explain_images(model: ImageClassifier, inputs: Any, alpha: float | None = None) -> Explanation:
+    """Classifies images and takes every prediction apart.
+
+    Args:
+        model: in eval mode.
+        inputs: N images, as the model takes them.
+        alpha: strength of the removal, >= 0; default: the model's.
+
+    Returns:
+        Explanation: one row an image.
+
+    Raises:
+        ValueError: if ``alpha`` is negative or not finite.
+    """
+    return explain(model.predictor, model.features(inputs), alpha)
 
 
 def _regions_of(found: Instances, boxes: Tensor, probs: Tensor, heads: str) -> Tensor:

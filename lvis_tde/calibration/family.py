@@ -2,8 +2,8 @@
 together, on held-out images.
 
 One pass over the images serves all methods and strengths, since all of them enter after the box
-head; what the box head gave is kept for the search for compositions around the best method. Which images these are is
-the caller's business: not those whose figures are to be reported.
+head; what the box head gave is kept for the search for compositions around the best method. Which
+images these are is the caller's business: not those whose figures are to be reported.
 """
 
 from __future__ import annotations

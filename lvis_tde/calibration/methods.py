@@ -1,4 +1,4 @@
-"""The methods of :mod:`lvis_tde.posthoc` and what to try of each, for softmax and sigmoids."""
+"""The methods of :mod:`lvis_tde.posthoc` and what to try of each: softmax, sigmoids, images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,14 @@ from torch import nn
 from ..posthoc import Settings
 from .settings import tde_predictors
 
-__all__ = ["FACTUAL", "SIGMOID_METHODS", "SOFTMAX_METHODS", "Method", "methods_of"]
+__all__ = [
+    "FACTUAL",
+    "IMAGE_METHODS",
+    "SIGMOID_METHODS",
+    "SOFTMAX_METHODS",
+    "Method",
+    "methods_of",
+]
 
 FACTUAL = "factual"  # the row of no method
 _TDE = ("region", "class_")
@@ -84,11 +91,22 @@ SIGMOID_METHODS = (
 )
 
 
+# Without a background NorCal is logit adjustment; FRACAL is about boxes.
+IMAGE_METHODS = (
+    Method("tde", _TDE, (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0), "mean", (0.25, 0.5, 1.0)),
+    Method("tau_norm", ("tau_norm",), (0.5, 1.0, 1.5, 2.0), "weights", (0.5, 1.0)),
+    Method("logit_adjustment", _ADJUSTMENT, (0.5, 1.0, 1.5, 2.0), "counts", (0.25, 0.5, 1.0)),
+    Method("logn", ("logn",), (0.5, 1.0), "logits"),
+)
+
+
 def methods_of(model: nn.Module) -> tuple[Method, ...]:
-    """:data:`SOFTMAX_METHODS` or :data:`SIGMOID_METHODS`, as the model classifies.
+    """The methods for a model: of a softmax or of sigmoids over regions, or of images.
 
     Raises:
         ValueError: if it has no TDE predictor.
     """
-    sigmoid = any(predictor.use_sigmoid_ce for predictor in tde_predictors(model))
-    return SIGMOID_METHODS if sigmoid else SOFTMAX_METHODS
+    predictors = tde_predictors(model)
+    if any(predictor.use_sigmoid_ce for predictor in predictors):
+        return SIGMOID_METHODS
+    return SOFTMAX_METHODS if predictors[0].has_background else IMAGE_METHODS

@@ -5,23 +5,24 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from torch import nn
 
 from ..layers.functional import check_alpha
-from ..modeling.fast_rcnn import TDEFastRCNNOutputLayers
+from ..modeling.strengths import Strengths
 from ..posthoc import Settings
 
 __all__ = ["describe", "settings", "tde_predictors"]
 
 
-def tde_predictors(model: nn.Module) -> list[TDEFastRCNNOutputLayers]:
-    """The TDE predictors of a model, one for every cascade stage.
+def tde_predictors(model: nn.Module) -> list[Any]:
+    """The TDE predictors of a model, of boxes one for every cascade stage, of images one.
 
     Raises:
         ValueError: if there is none.
     """
-    found = [m for m in model.modules() if isinstance(m, TDEFastRCNNOutputLayers)]
+    found = [m for m in model.modules() if isinstance(m, Strengths)]
     if not found:
         raise ValueError(
             "The model has no TDE predictor: set MODEL.ROI_HEADS.NAME to TDEROIHeads, "
@@ -52,12 +53,12 @@ def describe(strengths: Settings) -> str:
 
 @contextlib.contextmanager
 def settings(
-    model: nn.Module | Sequence[TDEFastRCNNOutputLayers],
+    model: nn.Module | Sequence[Any],
     *,
     alpha: float | None = None,
     alpha_region: float | None = None,
     posthoc: Settings | None = None,
-) -> Iterator[list[TDEFastRCNNOutputLayers]]:
+) -> Iterator[list[Any]]:
     """Sets what is done after training on every predictor of a model while it is open.
 
     Args:

@@ -13,8 +13,10 @@ from detectron2.structures import BoxMode
 from torch import nn
 
 from ..data.classes import class_info
-from ..modeling.fast_rcnn import TDEFastRCNNOutputLayers
+from ..data.classification.names import register_by_name
+from ..data.classification.sets import ClassificationSet
 from ..modeling.statistics import class_hash
+from ..modeling.strengths import Strengths
 from ..posthoc import fractal_dimension
 from .settings import tde_predictors
 
@@ -45,28 +47,40 @@ def gather_class_statistics(model: nn.Module, datasets: str | Sequence[str]) -> 
     predictors = tde_predictors(model)
     datasets = [datasets] if isinstance(datasets, str) else list(datasets)
     num_classes, names = predictors[0].num_classes, None
-    records: list[dict[str, Any]] = []
+    sets: list[Sequence[dict[str, Any]]] = []
     for dataset in datasets:
+        register_by_name(dataset)
+        sets.append(DatasetCatalog.get(dataset))
         names = MetadataCatalog.get(dataset).get("thing_classes") or names
         if names is not None and len(names) != num_classes:
             raise ValueError(
                 f"Dataset {dataset!r} has {len(names)} classes, the model {num_classes}: gather "
                 "the statistics from the set that it was trained on."
             )
-        records += DatasetCatalog.get(dataset)
-    found = _count(records, num_classes)
+    if all(isinstance(one, ClassificationSet) for one in sets):
+        found = _count_labels(sets, num_classes)
+    else:
+        found = _count([record for one in sets for record in one], num_classes)
+    num_images = sum(map(len, sets))
     groups = class_info(datasets[0], num_classes).frequency if names else None
     for predictor in predictors:
         predictor.statistics.set_annotations(
-            **found, num_images=len(records), names=names, groups=groups
+            **found, num_images=num_images, names=names, groups=groups
         )
     logger.info(
         "%d images, %d instances: %d of %d classes are in none.",
-        len(records),
+        num_images,
         int(found["instances"].sum()),
         int((found["images"] == 0).sum()),
         num_classes,
     )
+
+
+def _count_labels(sets: Sequence[Any], num_classes: int) -> dict[str, torch.Tensor]:
+    """As :func:`_count`, of images of one class each, which have no boxes."""
+    labels = np.concatenate([one.labels for one in sets])
+    counts = torch.from_numpy(np.bincount(labels, minlength=num_classes))
+    return {"images": counts, "instances": counts, "dimension": torch.zeros(num_classes)}
 
 
 def _count(records: Sequence[dict[str, Any]], num_classes: int) -> dict[str, torch.Tensor]:
@@ -117,7 +131,7 @@ def check_class_list(model: nn.Module, dataset: str) -> None:
         ValueError: naming the first class that differs.
     """
     names = MetadataCatalog.get(dataset).get("thing_classes")
-    predictors = [m for m in model.modules() if isinstance(m, TDEFastRCNNOutputLayers)]
+    predictors = [m for m in model.modules() if isinstance(m, Strengths)]
     if not names or not predictors:
         return
     known = predictors[0].statistics.classes.tolist()
@@ -142,7 +156,7 @@ def remember_classes(model: nn.Module, dataset: str) -> None:
             says nothing.
     """
     names = MetadataCatalog.get(dataset).get("thing_classes")
-    for predictor in (m for m in model.modules() if isinstance(m, TDEFastRCNNOutputLayers)):
+    for predictor in (m for m in model.modules() if isinstance(m, Strengths)):
         known = predictor.statistics
         if names and len(names) == known.num_classes and known.class_names is None:
             known.set_classes(names, class_info(dataset, len(names)).frequency)
@@ -162,7 +176,7 @@ def prepare_statistics(model: nn.Module, datasets: Sequence[str], *, measured: b
     Raises:
         ValueError: if a setting needs the statistics of the logits, and they will not be measured.
     """
-    predictors = [m for m in model.modules() if isinstance(m, TDEFastRCNNOutputLayers)]
+    predictors = [m for m in model.modules() if isinstance(m, Strengths)]
     if not predictors:
         return
     try:
@@ -182,6 +196,10 @@ def prepare_statistics(model: nn.Module, datasets: Sequence[str], *, measured: b
             "LazyConfig), which measures them at the end of training, or train with LOGN 0 and put "
             "it on the trained model."
         )
+    if not predictors[0].has_background:
+        # Of images they are counted in no time, and whatever is chosen later finds them.
+        gather_class_statistics(model, datasets)
+        return
     needed = any(one.logit_adjustment > 0 or one.norcal > 0 or one.fracal > 0 for one in used)
     if needed and not all(one.statistics.num_images > 0 for one in predictors):
         gather_class_statistics(model, datasets)

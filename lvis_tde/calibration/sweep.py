@@ -17,15 +17,18 @@ from torch import nn
 from ..arguments import DEFAULT_ALPHAS, SETTINGS
 from ..data.files import atomic_path, write_text
 from ..evaluation.result import percent
+from ..modeling.image_classifier import ImageClassifier
 from ..posthoc import Settings
-from ..visualization.charts import plot_ap_over_alpha
+from ..visualization.charts import TOP1_BARS, plot_ap_over_alpha
 from ..visualization.palette import KINDS
 from .alpha import Strength, sweep_alpha
 from .checkpoint import load_trained, save_checkpoint
 from .hold_out import hold_out
+from .image_sweep import SHOWN as IMAGE_METRICS
+from .image_sweep import TASK, sweep_images
 from .settings import tde_predictors
 from .statistics import remember_classes
-from .sweep_checks import check_metric, check_strengths
+from .sweep_checks import check_calibrate, check_metric, check_strengths, default_metric
 
 __all__ = ["DEFAULT_ALPHAS", "SETTINGS", "best_alpha", "check_metric", "format_sweep", "run_sweep"]
 
@@ -39,7 +42,7 @@ def run_sweep(
     alphas: Sequence[float] = DEFAULT_ALPHAS,
     *,
     setting: str = "alpha",
-    metric: str = "segm/AP",
+    metric: str | None = None,
     calibrate: float | None = None,
     seed: int = 0,
 ) -> dict:
@@ -58,8 +61,10 @@ def run_sweep(
         setting: what they are strengths of: "alpha", or a strength of
             :class:`~lvis_tde.posthoc.Settings`.
         metric: task and metric to maximize, such as "segm/APr"; of equals the smaller alpha.
-        calibrate: share of the training images to measure on; None for the test set, whose figures
-            are then those of the best of several models.
+            Default: "segm/AP", of a classifier of images "classification/balanced".
+        calibrate: share of the training images to measure on; None for the set that the recipe
+            has to choose on, or else the test set, whose figures are then those of the best of
+            several models.
         seed: of the choice of these images.
 
     Returns:
@@ -73,14 +78,17 @@ def run_sweep(
             range.
     """
     alphas = sorted({float(alpha) for alpha in alphas})
-    dataset = check_strengths(recipe, alphas, setting, calibrate)
+    dataset, split = check_strengths(recipe, alphas, setting, calibrate)
     folder = Path(recipe.output_dir)
     model = load_trained(recipe, (dataset,))
+    images = isinstance(model, ImageClassifier)
+    metric = metric or default_metric(model)
     strengths = _strengths(model, setting, alphas)
     check_metric(metric, model, dataset)
+    check_calibrate(model, calibrate)
     if calibrate is not None:
         dataset = hold_out(dataset, calibrate, folder, seed)
-    else:
+    elif split == "test_sets":
         logger.warning(
             "%s is chosen on %s. Do not report its figures there as those of a model that has "
             "not seen it: with --calibrate it is chosen on training images.",
@@ -101,7 +109,8 @@ def run_sweep(
         report.update({setting: best, "seconds": seconds, "results": _rounded(by_value)})
         write_text(folder / f"{setting}.json", json.dumps(report, indent=2) + "\n")
 
-    swept = sweep_alpha(
+    sweep: Any = sweep_images if images else sweep_alpha
+    swept = sweep(
         model,
         recipe.test_loader(dataset),
         list(strengths),
@@ -119,9 +128,12 @@ def run_sweep(
     write(swept, best)
     task, _ = metric.split("/")
     curve = {alpha: tasks[task] for alpha, tasks in found.items()}
-    kind = KINDS.get(task, task)
     on = "training images" if calibrate is not None else dataset
-    figure = plot_ap_over_alpha(curve, chosen=best, title=f"{kind} AP over {setting} on {on} (%)")
+    what, options = f"{KINDS.get(task, task)} AP", {}
+    if images:
+        what, options = "Accuracy", {"lines": TOP1_BARS}
+    title = f"{what} over {setting} on {on} (%)"
+    figure = plot_ap_over_alpha(curve, chosen=best, title=title, **options)
     with atomic_path(folder / f"{setting}.png") as partial:
         figure.savefig(partial, dpi=150)
     chosen, config = recipe.clone(), folder / f"config_{setting}.yaml"
@@ -160,7 +172,8 @@ def _strengths(model: nn.Module, setting: str, values: Sequence[float]) -> dict[
 def _rounded(found: dict[float, dict]) -> dict[str, dict]:
     return {
         f"{alpha:g}": {
-            task: {name: round(float(value), 4) for name, value in values.items()}
+            # Of a classifier NaN is a group without classes, which JSON has no number for.
+            task: {name: round(float(v), 4) for name, v in values.items() if not math.isnan(v)}
             for task, values in tasks.items()
         }
         for alpha, tasks in found.items()
@@ -207,11 +220,11 @@ def format_sweep(report: dict) -> str:
     columns: list[tuple[str, str]] = [
         (task, name)
         for task in tasks
-        for name in _SHOWN
+        for name in (IMAGE_METRICS if task == TASK else _SHOWN)
         if name in next(iter(report["results"].values()))[task]
     ]
     setting = next(name for name in SETTINGS if name in report)
-    heads = [f"{setting} ", *(f"{task} {name}" for task, name in columns)]
+    heads = [f"{setting} ", *(name if task == TASK else f"{task} {name}" for task, name in columns)]
     rows = [heads, ["-" * (len(head) - 1) + ":" for head in heads]]
     for alpha, results in report["results"].items():
         mark = "*" if float(alpha) == report[setting] else " "

@@ -9,17 +9,22 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from torch import nn
 
 from ..arguments import SETTINGS
+from ..data.classification.names import register_by_name
 from ..evaluation.lvis_evaluator import REPORTED
 from ..layers.functional import check_alpha
+from ..modeling.image_classifier import ImageClassifier
 from ..posthoc.margins import check_strength
+from .image_sweep import SHOWN as IMAGE_METRICS
+from .image_sweep import TASK
 from .settings import tde_predictors
 
-__all__ = ["check_defined", "check_metric", "check_strengths", "sweep_checks"]
+__all__ = ["check_defined", "check_metric", "check_strengths", "default_metric", "sweep_checks"]
 
 # What the evaluators report for each kind of data set.
 _METRICS = {
     "lvis": REPORTED,
     "coco": ("AP", "AP50", "AP75", "APs", "APm", "APl"),
+    "classification": IMAGE_METRICS,
 }
 _GROUPS = {"APr": ("r", "rare"), "APc": ("c", "common"), "APf": ("f", "frequent")}
 
@@ -30,7 +35,7 @@ def sweep_checks(
     *,
     alphas: Sequence[float],
     setting: str,
-    metric: str,
+    metric: str | None,
     calibrate: float | None,
 ) -> Iterator[tuple[str, Callable[[], str]]]:
     """The checks of :func:`~lvis_tde.calibration.sweep.run_sweep`, for a start of the tool.
@@ -42,15 +47,17 @@ def sweep_checks(
     """
 
     def strengths() -> str:
-        dataset = check_strengths(recipe, alphas, setting, calibrate)
+        dataset, _ = check_strengths(recipe, alphas, setting, calibrate)
         tde_predictors(model())
         return f"{len(set(alphas))} values of {setting} on {dataset}"
 
     def measured() -> str:
-        dataset = check_strengths(recipe, alphas, setting, calibrate)
-        check_metric(metric, model(), dataset)
-        check_defined(metric, dataset, least_images=1 if calibrate is None else 2)
-        return metric
+        dataset, _ = check_strengths(recipe, alphas, setting, calibrate)
+        chosen = metric or default_metric(model())
+        check_metric(chosen, model(), dataset)
+        check_calibrate(model(), calibrate)
+        check_defined(chosen, dataset, least_images=1 if calibrate is None else 2)
+        return chosen
 
     yield "strengths", strengths
     yield "metric", measured
@@ -58,8 +65,8 @@ def sweep_checks(
 
 def check_strengths(
     recipe, alphas: Sequence[float], setting: str, calibrate: float | None = None
-) -> str:
-    """The one dataset that a sweep is for.
+) -> tuple[str, str]:
+    """The one dataset that a sweep is for, and the attribute of the recipe that names it.
 
     Raises:
         ValueError: there is not exactly one, there is no alpha, a value is negative or not finite,
@@ -71,14 +78,35 @@ def check_strengths(
         check_alpha(alpha) if setting == "alpha" else check_strength(setting, alpha)
     if calibrate is not None and not 0 < calibrate < 1:
         raise ValueError(f"fraction={calibrate} (--calibrate) must lie between 0 and 1.")
-    split = "test_sets" if calibrate is None else "train_sets"
+    split = "train_sets"
+    if calibrate is None:
+        split = "calibration_sets" if recipe.calibration_sets else "test_sets"
     sets = getattr(recipe, split)
     if len(sets) != 1 or not len(alphas):
         raise ValueError(
             f"A sweep needs one dataset and at least one alpha, got {sets} and {alphas}. "
             f"Set {recipe.keys[split]}."
         )
-    return sets[0]
+    register_by_name(sets[0])
+    return sets[0], split
+
+
+def default_metric(model: nn.Module) -> str:
+    """What a strength is the best in where nothing is said."""
+    return f"{TASK}/balanced" if isinstance(model, ImageClassifier) else "segm/AP"
+
+
+def check_calibrate(model: nn.Module, calibrate: float | None) -> None:
+    """
+    Raises:
+        ValueError: a share of the training images is asked for, and the model classifies images.
+    """
+    if calibrate is not None and isinstance(model, ImageClassifier):
+        raise ValueError(
+            f"calibrate={calibrate} cuts an annotation file. What a classifier of images is "
+            "measured on is DATASETS.CALIB, images that it was not trained on, such as "
+            "cifar100_lt_100_calib for a model that was trained on cifar100_lt_100_fit."
+        )
 
 
 def check_defined(metric: str, dataset: str, *, least_images: int = 1) -> None:
@@ -121,7 +149,7 @@ def check_metric(metric: str, model: nn.Module, dataset: str) -> None:
     """
     kind = MetadataCatalog.get(dataset).get("evaluator_type")
     heads = getattr(model, "roi_heads", None)
-    tasks = ["bbox"]
+    tasks = ["bbox"] if kind != TASK else [TASK]
     if getattr(heads, "mask_on", False):
         tasks.append("segm")
     if getattr(heads, "keypoint_on", False) and kind != "lvis":

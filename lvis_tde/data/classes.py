@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from detectron2.data import MetadataCatalog
 from detectron2.data.datasets import lvis_v0_5_categories, lvis_v1_categories
 
-from .frequency import frequency_group
+from .frequency import LVIS_BOUNDS, frequency_group
 
 __all__ = ["ClassInfo", "class_info"]
 
@@ -52,7 +52,9 @@ def class_info(dataset: str, num_classes: int) -> ClassInfo:
         counts = metadata.get("class_image_count") or _lvis_counts(names)
         if counts is not None:
             counts = sorted(counts, key=lambda record: record["id"])
-            frequency = [frequency_group(record["image_count"]) for record in counts]
+            fewest, most = metadata.get("bounds", (LVIS_BOUNDS[0] + 1, LVIS_BOUNDS[1]))
+            bounds = fewest - 1, most
+            frequency = [frequency_group(record["image_count"], bounds) for record in counts]
     return ClassInfo(names, frequency)
 
 

@@ -15,6 +15,7 @@ from detectron2.data.detection_utils import read_image
 from detectron2.utils.file_io import PathManager
 from torch import nn
 
+from ..data.classification.names import register_by_name
 from .recipes import Recipe
 
 __all__ = ["check_dataset", "check_images", "check_inputs", "check_vit", "check_weights"]
@@ -57,6 +58,7 @@ def check_dataset(name: str, num_classes: int, key: str = "MODEL.ROI_HEADS.NUM_C
         FileNotFoundError: naming the missing path and where to read about it.
         ValueError: if the dataset has another number of classes than the model.
     """
+    register_by_name(name)
     if name not in DatasetCatalog.list():
         raise FileNotFoundError(
             f"Dataset {name!r} is not registered. Builtin LVIS names are lvis_v1_train and "
@@ -165,9 +167,10 @@ def check_inputs(
         ValueError: if a dataset has another number of classes than the model.
     """
     names = recipe.train_sets if training else ()
-    names += recipe.test_sets if testing else ()
+    names += (*recipe.calibration_sets, *recipe.test_sets) if testing else ()
     for name in names:
         check_dataset(name, recipe.num_classes, recipe.keys["num_classes"])
+    recipe.check(training=training)
     checkpointer = DetectionCheckpointer(nn.Module(), recipe.output_dir)
     if not (resume and checkpointer.has_checkpoint()):
         check_weights(recipe.weights, recipe.keys["weights"])

@@ -18,7 +18,9 @@ from detectron2.utils import comm
 
 from ..config import add_tde_config
 from ..data.long_tailed import register_long_tailed
+from .classification import is_classification
 from .console import setup_console
+from .image_recipe import ClassifierRecipe, use_folders
 from .lazy import LazyRecipe
 from .merging import config_errors, merge_file, merge_overrides
 from .preflight import Check, Finding, Warned, find, preflight
@@ -149,7 +151,8 @@ def load_recipe(config_file: str = "", opts: Sequence[str] = ()) -> Recipe:
         ValueError: if an override is of the wrong kind.
     """
     if not config_file or not _is_lazy(config_file):
-        return YacsRecipe(load_config(config_file, opts))
+        cfg = load_config(config_file, opts)
+        return ClassifierRecipe(cfg) if is_classification(cfg) else YacsRecipe(cfg)
     for override in opts:
         if "=" not in override:
             raise ValueError(
@@ -280,6 +283,7 @@ def _checked_recipe(
     training = not args.eval_only
     trained = args.eval_only if trained is None else trained
     use_data(recipe, args.train_data, args.test_data, args.bounds)
+    use_folders(recipe, args.train_folder, args.test_folder, hold_out=args.hold_out)
     recipe.use_cpu_without_gpu()
     checked = recipe.clone()
     if prepare is not None:

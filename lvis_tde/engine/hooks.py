@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
+import os
 import time
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
+from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from torch import nn
 
+from ..calibration.checkpoint import save_checkpoint
 from ..calibration.estimate import estimate_feature_mean
 
-__all__ = ["EarlyProgress", "PreciseMean", "SeedEveryIteration"]
+__all__ = ["EarlyProgress", "KeepBest", "PreciseMean", "SeedEveryIteration"]
 
 logger = logging.getLogger(__name__)
 
@@ -110,3 +115,72 @@ class SeedEveryIteration(HookBase):
     def before_step(self):
         step = self.trainer.iter * comm.get_world_size() + comm.get_rank()
         seed_all_rng((self._seed * 1_000_003 + step) % 2**31)
+
+
+class KeepBest(HookBase):
+    """Evaluates periodically and keeps the best checkpoint, whole: the mean in it is that of its
+    own iteration, as are the statistics of batch norm.
+
+    Register it before the hook that saves, so that a run that is killed in between evaluates
+    again instead of never. The best so far is read from the file when a run is resumed.
+    """
+
+    FILE = "model_best"
+
+    def __init__(
+        self,
+        period: int,
+        evaluate: Callable[[], dict[str, float]],
+        metric: str,
+        checkpointer: DetectionCheckpointer,
+    ):
+        """
+        Args:
+            period: iterations between two evaluations; the last iteration has one, too.
+            evaluate: called by all processes; the first returns metrics, which are recorded
+                as "calib/<name>".
+            metric: to maximize. Of equals the first is kept.
+            checkpointer: writes ``model_best.pth`` beside the others.
+
+        Raises:
+            ValueError: if ``period`` is not positive.
+        """
+        if period < 1:
+            raise ValueError(f"period={period} must be at least 1 iteration.")
+        self._period = period
+        self._evaluate = evaluate
+        self._metric = metric
+        self._checkpointer = checkpointer
+        self._best = -math.inf
+
+    @property
+    def path(self) -> str:
+        return os.path.join(self._checkpointer.save_dir, f"{self.FILE}.pth")
+
+    def before_train(self):
+        if self.trainer.start_iter and os.path.isfile(self.path):
+            saved = torch.load(self.path, map_location="cpu")
+            # That of an earlier run in the folder may be of iterations that are still to come.
+            if saved.get("iteration", math.inf) < self.trainer.start_iter:
+                self._best = saved["best"]
+
+    def after_step(self):
+        done = self.trainer.iter + 1
+        if done % self._period and done < self.trainer.max_iter:
+            return
+        found = self._evaluate()
+        if found:
+            self._record(found)
+        comm.synchronize()
+
+    def _record(self, found: dict[str, float]) -> None:
+        if self._metric not in found:
+            raise ValueError(f"TEST.CALIB_METRIC is {self._metric!r}; there is {', '.join(found)}.")
+        values: dict[str, Any] = {f"calib/{name}": float(v) for name, v in found.items()}
+        self.trainer.storage.put_scalars(**values, smoothing_hint=False)
+        value = float(found[self._metric])
+        if value > self._best:
+            self._best = value
+            how = {"iteration": self.trainer.iter, "best": value}
+            save_checkpoint(self._checkpointer.model, self.path, **how)
+            logger.info("calib/%s %.2f is the best so far: %s", self._metric, value, self.path)

@@ -22,7 +22,6 @@ from ..calibration.checkpoint import load_trained
 from ..checkpointer import SafeCheckpointer
 from ..config import use_tde_on_softmax
 from ..data.files import write_text
-from ..evaluation.build import build_evaluator
 from ..layers.functional import check_alpha
 from ..modeling.strengths import posthoc_options
 from ..posthoc import Settings
@@ -69,6 +68,7 @@ class Recipe(abc.ABC):
         device: such as "cuda".
         num_classes: C, without background.
         train_sets, test_sets: registered names.
+        calibration_sets: likewise, of images to choose on.
         partial_weights: whether a model may be evaluated with weights that are not all of it; not
             in the config.
     """
@@ -78,6 +78,7 @@ class Recipe(abc.ABC):
     keys: ClassVar[dict[str, str]]
     weights, output_dir, device, num_classes = (_Setting() for _ in range(4))
     train_sets, test_sets = _Sets(), _Sets()
+    calibration_sets: Any = ()
 
     def __init__(self, cfg):
         self.cfg = cfg
@@ -145,6 +146,13 @@ class Recipe(abc.ABC):
     def build_solver(self, model: nn.Module) -> None:
         """Builds optimizer and schedule, to see whether the config has one of each."""
 
+    def check(self, *, training: bool) -> None:  # noqa: B027
+        """Fails if the settings do not go together.
+
+        Raises:
+            ValueError: naming the setting and the cure.
+        """
+
     @abc.abstractmethod
     def set_alpha(self, alpha: float) -> None:
         """Sets the strength of TDE, >= 0.
@@ -211,6 +219,7 @@ class YacsRecipe(Recipe):
     """A yacs config, whose training and tests are those of :class:`Trainer`."""
 
     cfg: CfgNode
+    calibration_sets = _Sets()
     keys: ClassVar[dict[str, str]] = {
         "weights": "MODEL.WEIGHTS",
         "output_dir": "OUTPUT_DIR",
@@ -218,6 +227,7 @@ class YacsRecipe(Recipe):
         "num_classes": "MODEL.ROI_HEADS.NUM_CLASSES",
         "train_sets": "DATASETS.TRAIN",
         "test_sets": "DATASETS.TEST",
+        "calibration_sets": "DATASETS.CALIB",
         "masks": "MODEL.MASK_ON",
         "mask_format": "INPUT.MASK_FORMAT",
     }
@@ -263,7 +273,7 @@ class YacsRecipe(Recipe):
         return Trainer.build_test_loader(self.cfg, dataset)
 
     def evaluator(self, dataset, *, save=True):
-        return build_evaluator(self.cfg, dataset, save=save)
+        return Trainer.build_evaluator(self.cfg, dataset, save=save)
 
     def test_input(self):
         return self.cfg.INPUT.FORMAT, build_augmentation(self.cfg, is_train=False)

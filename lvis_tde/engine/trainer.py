@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
+from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_train_loader, get_detection_dataset_dicts
 from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSampler
@@ -24,12 +25,16 @@ from torch.utils.data import Sampler
 
 from ..calibration.statistics import prepare_statistics
 from ..checkpointer import SafeCheckpointer
+from ..data.classification.loader import build_test_loader as build_image_test_loader
+from ..data.classification.loader import build_train_loader as build_image_train_loader
+from ..data.classification.names import register_by_name
 from ..data.resume import ResumableSampler, is_wide
-from ..evaluation import LVISEvaluator
+from ..evaluation import ClassificationEvaluator, LVISEvaluator
 from ..evaluation.build import build_evaluator
 from ..modeling.mask_postprocess import masks_as_rle
 from ..modeling.sigmoid import check_sigmoids
-from .hooks import EarlyProgress, PreciseMean, SeedEveryIteration
+from .classification import calibrated_on, is_classification, new_classifier, resolved
+from .hooks import EarlyProgress, KeepBest, PreciseMean, SeedEveryIteration
 from .lock import locked
 from .results import log_results
 
@@ -45,7 +50,7 @@ def predicting_for(model: nn.Module, evaluators: Iterable[DatasetEvaluator]):
 
 
 def write_reports(evaluators: Mapping[str, DatasetEvaluator], folder: str, weights: str) -> None:
-    """Writes a page and pictures for every LVIS set, and says where.
+    """Writes a page and pictures for every LVIS or classification set, and says where.
 
     Args:
         evaluators: by name of the dataset, after ``evaluate``.
@@ -53,7 +58,8 @@ def write_reports(evaluators: Mapping[str, DatasetEvaluator], folder: str, weigh
         weights: of the model, for the titles.
     """
     for name, evaluator in evaluators.items():
-        if comm.is_main_process() and isinstance(evaluator, LVISEvaluator):
+        ours = isinstance(evaluator, (LVISEvaluator, ClassificationEvaluator))
+        if comm.is_main_process() and ours:
             place = os.path.join(folder, "report", name)
             for page in evaluator.write_report(place, model_name(weights, folder)):
                 logger.info("Report: %s", page)
@@ -105,7 +111,7 @@ class Trainer(DefaultTrainer):
 
     def __init__(self, cfg):
         with _ddp_on(cfg.MODEL.DEVICE):
-            super().__init__(cfg)
+            super().__init__(resolved(cfg))
 
     def train(self):
         """
@@ -117,7 +123,8 @@ class Trainer(DefaultTrainer):
             return super().train()
 
     def resume_or_load(self, resume=True):
-        super().resume_or_load(resume)
+        with new_classifier(self.model, unless=resume and self.checkpointer.has_checkpoint()):
+            super().resume_or_load(resume)
         measured = self.cfg.MODEL.get("TDE", {}).get("PRECISE_MEAN", 0) > 0
         prepare_statistics(self.model, self.cfg.DATASETS.TRAIN, measured=measured)
         sampler = getattr(self.data_loader, "resumable_sampler", None)
@@ -155,12 +162,34 @@ class Trainer(DefaultTrainer):
             place = next(i for i, hook in enumerate(hooks) if isinstance(hook, saves))
             loader = functools.partial(self.build_train_loader, self.cfg)
             hooks.insert(place, PreciseMean(self.model, loader, num_batches))
+        if self.cfg.DATASETS.get("CALIB") and self.cfg.TEST.EVAL_PERIOD > 0:
+            self._keep_best(hooks)
         if self.cfg.TEST.AUG.ENABLED:
             # Not last: the writer closes its files at the end of training.
             hooks.insert(0, EvalHook(0, lambda: self.test_with_TTA(self.cfg, self.model)))
         if self.cfg.SEED >= 0:
             hooks.insert(0, SeedEveryIteration(self.cfg.SEED))
         return hooks
+
+    def _keep_best(self, hooks: list) -> None:
+        """Lets DATASETS.CALIB choose the checkpoint that is tested, once, at the end."""
+        calib = calibrated_on(self.cfg)
+
+        def evaluate():
+            results = self.test(calib, self.model)
+            return next(iter(results.values()), {})
+
+        def test_best():
+            DetectionCheckpointer(self.model).load(best.path)
+            self._last_eval_results = self.test(self.cfg, self.model)
+            return self._last_eval_results
+
+        period, metric = self.cfg.TEST.EVAL_PERIOD, self.cfg.TEST.CALIB_METRIC
+        best = KeepBest(period, evaluate, metric, self.checkpointer)
+        (place,) = (i for i, hook in enumerate(hooks) if isinstance(hook, EvalHook))
+        hooks[place] = EvalHook(0, test_best)
+        saves = [i for i, hook in enumerate(hooks) if isinstance(hook, PeriodicCheckpointer)]
+        hooks.insert(saves[0] if saves else place, best)
 
     @classmethod
     def build_model(cls, cfg):
@@ -173,6 +202,8 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_train_loader(cls, cfg):
+        if is_classification(cfg):
+            return build_image_train_loader(cfg)
         samplers = ("TrainingSampler", "RepeatFactorTrainingSampler")
         if cfg.DATALOADER.SAMPLER_TRAIN not in samplers:
             return super().build_train_loader(cfg)
@@ -196,8 +227,15 @@ class Trainer(DefaultTrainer):
         return loader
 
     @classmethod
-    def build_evaluator(cls, cfg, dataset_name):
-        return build_evaluator(cfg, dataset_name)
+    def build_test_loader(cls, cfg, dataset_name):
+        if is_classification(cfg):
+            return build_image_test_loader(cfg, dataset_name)
+        return super().build_test_loader(cfg, dataset_name)
+
+    @classmethod
+    def build_evaluator(cls, cfg, dataset_name, *, save=True):
+        register_by_name(dataset_name)
+        return build_evaluator(cfg, dataset_name, save=save)
 
     @classmethod
     def test(cls, cfg, model, evaluators=None):
@@ -234,7 +272,7 @@ class Trainer(DefaultTrainer):
         """All that a run of evaluation gives.
 
         Args:
-            cfg: reports of LVIS sets go to ``OUTPUT_DIR/report``.
+            cfg: reports go to ``OUTPUT_DIR/report``.
             model: with its weights.
 
         Returns:

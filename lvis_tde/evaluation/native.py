@@ -151,11 +151,9 @@ def evaluate(matches: Matches, weights: np.ndarray | None = None) -> Evaluation:
         matches.candidates, matches.matched, matches.ignored, num_gt,
     )  # fmt: skip
     timings = {**matches.timings, "accumulate": time.process_time() - start}
-    counts = [
-        np.bincount(labels, minlength=num_cats)
-        for labels in (matches.truth_labels[~matches.ignore[:, 0]], matches.labels)
-    ]
-    return Evaluation(precision, recall, *counts, timings)
+    to_find = np.bincount(matches.truth_labels[~matches.ignore[:, 0]], minlength=num_cats)
+    counted = np.bincount(matches.labels, minlength=num_cats)
+    return Evaluation(precision, recall, to_find, counted, timings)
 
 
 def _outside(areas: np.ndarray) -> np.ndarray:

@@ -116,6 +116,7 @@ def plot_ap_over_alpha(
     *,
     chosen: float | None = None,
     title: str = "Mask AP on the calibration split over alpha (%)",
+    lines: Mapping[str, tuple[str, str]] | None = None,
 ) -> Figure:
     """Lines of AP, APr, APc and APf over the strength of TDE, with the chosen alpha marked.
 
@@ -123,6 +124,7 @@ def plot_ap_over_alpha(
         curve: for each alpha (0: TDE off) its ``{"AP", "APr", "APc", "APf"}`` in percent.
         chosen: the alpha to mark.
         title: title of the chart.
+        lines: other metrics, as :data:`TOP1_BARS`; the first is drawn bold.
 
     Returns:
         The figure.
@@ -136,16 +138,16 @@ def plot_ap_over_alpha(
     figure = new_figure(7.6, 3.8)
     axes = figure.add_axes((0.07, 0.14, 0.76, 0.70))
     ends = []
-    for metric in ("AP", *METRIC_GROUPS):
+    lines = lines or _AP_BARS
+    for metric, (label, color) in lines.items():
         values = np.array([curve[a].get(metric, math.nan) for a in alphas], dtype=float)
         values[values < 0] = math.nan  # no classes, as lvis says it
         known = np.flatnonzero(~np.isnan(values))
         if not len(known):
             continue
-        color = INK if metric == "AP" else GROUP_COLORS[METRIC_GROUPS[metric]]
-        width = 2.6 if metric == "AP" else 1.6
+        width = 2.6 if metric == next(iter(lines)) else 1.6
         axes.plot(alphas, values, "-o", color=color, lw=width, ms=4, clip_on=False, zorder=3)
-        ends.append((values[known[-1]], f"{metric}  {METRIC_NAMES[metric]}", color))
+        ends.append((values[known[-1]], label.replace("\n", "  "), color))
     bare(axes, "y")
     axes.tick_params(axis="y", labelcolor=MUTED)
     axes.set_xlabel("alpha (0: TDE off)", size=10, color=MUTED)
@@ -174,6 +176,7 @@ def plot_explanation(
     class_frequency: Sequence[str] | None = None,
     top: int = 8,
     title: str | None = None,
+    group_names: Mapping[str, str] = GROUPS,
     image: np.ndarray | None = None,
     box: Sequence[float] | None = None,
 ) -> Figure:
@@ -186,6 +189,7 @@ def plot_explanation(
         class_frequency: "r", "c" or "f" of each class; None draws all in one color.
         top: number of classes: those with the highest scores without or with TDE.
         title: default: names the class that TDE makes of it.
+        group_names: of "r", "c" and "f".
         image: RGB, (H, W, 3) uint8, to show what is explained.
         box: x0, y0, x1, y1 of the detection in its pixels.
 
@@ -197,9 +201,11 @@ def plot_explanation(
     """
     if not 0 <= row < len(explanation):
         raise ValueError(f"row={row} is not one of the {len(explanation)} that are explained")
-    num_classes = explanation.total.shape[1] - 1
-    if len(class_names) != num_classes:
-        raise ValueError(f"{len(class_names)} class names for {num_classes} classes")
+    columns, num_classes = explanation.total.shape[1], len(class_names)
+    if num_classes not in (columns, columns - 1):
+        raise ValueError(f"{num_classes} class names for {columns - 1} classes")
+    # Neither images nor sigmoids have a background.
+    background = num_classes < columns and not getattr(explanation, "sigmoid", False)
     values = {
         name: getattr(explanation, name)[row].tolist()
         for name in ("total", "adjusted", "factual_probs", "probs")
@@ -207,7 +213,7 @@ def plot_explanation(
     before, after = values["factual_probs"], values["probs"]
     order = sorted(range(num_classes), key=lambda i: (-max(before[i], after[i]), i))[:top]
     order = sorted(order, key=lambda i: (-after[i], -before[i], i))
-    if not getattr(explanation, "sigmoid", False):  # which have no background
+    if background:
         order.append(num_classes)
     names = [*(name.replace("_", " ") for name in class_names), "background"]
     groups = list(class_frequency) if class_frequency else ["c"] * num_classes
@@ -240,7 +246,8 @@ def plot_explanation(
         axes.set_yticks([])
         axes.set_xlabel(label, size=10, color=MUTED)
         axes.tick_params(axis="x", labelcolor=MUTED, labelsize=8)
-        axes.axhline(len(order) - 1.5, color=GRID, lw=0.8)
+        if background:
+            axes.axhline(len(order) - 1.5, color=GRID, lw=0.8)
         if label == "logit":
             axes.set_yticks(range(len(order)), [names[i] for i in order], size=9.5)
             axes.tick_params(axis="y", length=0)
@@ -256,7 +263,7 @@ def plot_explanation(
         ),
     ]
     if class_frequency:
-        legend += [(GROUPS[group], GROUP_COLORS[group]) for group in GROUPS]
+        legend += [(name, GROUP_COLORS[group]) for group, name in group_names.items()]
     steps = explanation.steps or "alpha 0"
     words = f"{names[best]}: {steps}, cosine to the mean {cosines}"
     headline(figure, title or words, legend)

@@ -1,0 +1,122 @@
+"""What a config of an image classifier means: its sets, its schedule, its loaders' arguments."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import inspect
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
+from detectron2.modeling import META_ARCH_REGISTRY
+from torch import nn
+
+from ..data.classification.names import register_by_name
+from ..modeling.image_classifier import ImageClassifier
+from ..modeling.image_predictor import TDEImagePredictor
+
+__all__ = ["calibrated_on", "is_classification", "new_classifier", "resolved", "scheduled"]
+
+
+def is_classification(cfg: CfgNode) -> bool:
+    """Whether ``MODEL.META_ARCHITECTURE`` is an :class:`ImageClassifier`."""
+    name = cfg.MODEL.META_ARCHITECTURE
+    kind = META_ARCH_REGISTRY.get(name) if name in META_ARCH_REGISTRY else None
+    return inspect.isclass(kind) and issubclass(kind, ImageClassifier)
+
+
+def scheduled(cfg: CfgNode, num_images: int) -> None:
+    """Turns ``SOLVER.EPOCHS`` into iterations, if ``TOTAL`` is set.
+
+    A pass over the training set has ``num_images / IMS_PER_BATCH`` iterations, a fraction too: no
+    image is left out.
+
+    Args:
+        cfg: changed.
+        num_images: of the training set.
+
+    Raises:
+        ValueError: if a step or the warm-up lies outside of the training.
+    """
+    epochs = cfg.SOLVER.EPOCHS
+    if not epochs.TOTAL:
+        return
+    for name, values in {"STEPS": epochs.STEPS, "WARMUP": (epochs.WARMUP,)}.items():
+        if any(not 0 <= value <= epochs.TOTAL for value in values):
+            raise ValueError(
+                f"SOLVER.EPOCHS.{name} {values} must lie between 0 and SOLVER.EPOCHS.TOTAL, which "
+                f"is {epochs.TOTAL}."
+            )
+    each = num_images / cfg.SOLVER.IMS_PER_BATCH
+    cfg.SOLVER.MAX_ITER = math.ceil(epochs.TOTAL * each)
+    cfg.SOLVER.STEPS = tuple(round(step * each) for step in epochs.STEPS)
+    cfg.SOLVER.WARMUP_ITERS = round(epochs.WARMUP * each)
+    cfg.MODEL.IMAGE_CLASSIFIER.DEFER_ITER = -1 if epochs.DEFER < 0 else round(epochs.DEFER * each)
+    if epochs.EVAL:
+        cfg.TEST.EVAL_PERIOD = max(1, round(epochs.EVAL * each))
+
+
+def resolved(cfg: CfgNode) -> CfgNode:
+    """The config of a classifier with what follows from its training set: counts and schedule.
+
+    A config of another model is given back as it is.
+
+    Raises:
+        ValueError: if there are several training sets, one has another number of classes than the
+            model, or the schedule is wrong.
+    """
+    if not is_classification(cfg):
+        return cfg
+    frozen, cfg = cfg.is_frozen(), cfg.clone()
+    cfg.defrost()
+    labels = _labels(cfg.DATASETS.TRAIN)
+    node = cfg.MODEL.IMAGE_CLASSIFIER
+    if labels.max() >= node.NUM_CLASSES:
+        raise ValueError(
+            f"{cfg.DATASETS.TRAIN[0]!r} has an image of class {labels.max()}, but "
+            f"MODEL.IMAGE_CLASSIFIER.NUM_CLASSES is {node.NUM_CLASSES}."
+        )
+    if not node.CLASS_COUNTS:
+        node.CLASS_COUNTS = np.bincount(labels, minlength=node.NUM_CLASSES).tolist()
+    scheduled(cfg, len(labels))
+    if frozen:
+        cfg.freeze()
+    return cfg
+
+
+def calibrated_on(cfg: CfgNode) -> CfgNode:
+    """The config with ``DATASETS.CALIB`` in the place of the test sets."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.DATASETS.TEST = cfg.DATASETS.CALIB
+    return cfg
+
+
+@contextlib.contextmanager
+def new_classifier(model: nn.Module, *, unless: bool) -> Iterator[None]:
+    """Keeps a classifier that is trained anew (cRT) out of what is loaded in between.
+
+    Args:
+        model: wrapped for several processes or not; one without such a classifier is left alone.
+        unless: for a run that goes on, whose classifier is the one in the checkpoint.
+    """
+    found = [m for m in model.modules() if isinstance(m, TDEImagePredictor)]
+    fresh = [
+        (one.cls_score, copy.deepcopy(one.cls_score.state_dict()))
+        for one in found
+        if one.train_only == "classifier" and not unless
+    ]
+    yield
+    # Those of the constructor, which are equal in all processes.
+    for classifier, state in fresh:
+        classifier.load_state_dict(state)
+
+
+def _labels(names: Sequence[str]) -> np.ndarray:
+    if len(names) != 1:
+        raise ValueError(f"DATASETS.TRAIN is {names}: a classifier has one training set.")
+    register_by_name(names[0])
+    return DatasetCatalog.get(names[0]).labels
