@@ -8,11 +8,12 @@ import json
 import re
 import shutil
 
+import pycocotools.mask as mask_utils
 import pytest
 import torch
 from wrong_turns_util import snapshot
 
-from lvis_tde.modeling.words import pack_words
+from lvis_tde.modeling.words import pack_words, unpack_words
 
 MODEL = ["--config-file", "deconfound.yaml"]
 POLYGONS = ["INPUT.MASK_FORMAT", "polygon"]
@@ -321,3 +322,28 @@ def test_a_report_of_two_settings(command, own, tmp_path):
     (page,) = (tmp_path / "out" / "report" / "val_test").glob("bbox/report.html")
     assert "deconfound.pth, TDE off / alpha 1.5</h1>" in page.read_text()
     assert str(page) in out
+
+
+def test_rles_in_lvis_format_and_objects_of_no_use_are_trained_on(command, playground, tmp_path):
+    data = json.loads((playground / "train.json").read_text())
+    sizes = {image["id"]: image for image in data["images"]}
+    for annotation in data["annotations"]:
+        image = sizes[annotation["image_id"]]
+        x, y, w, h = annotation["bbox"]
+        corners = [x, y, x + w, y, x + w, y + h, x, y + h]
+        rle = mask_utils.frPyObjects([corners], image["height"], image["width"])[0]
+        annotation["segmentation"] = {**rle, "counts": rle["counts"].decode()}
+    data["annotations"][3].update(bbox=[1, 1, NAN, 5])
+    data["annotations"][5].update(segmentation=[[1, 2, 3]])
+    (tmp_path / "rles.json").write_text(json.dumps(data))
+    code, out, err = command(
+        "train", *MODEL, "--train-data", tmp_path / "rles.json", "images", *OUT,
+        "INPUT.MASK_FORMAT", "bitmask", "SOLVER.MAX_ITER", "2",
+    )  # fmt: skip
+    first = data["annotations"][3]["id"]
+    assert code == 0 and (tmp_path / "out" / "model_final.pth").is_file(), (out, err)
+    told = f"2 of {len(data['annotations'])} annotations are left out.*annotation {first},"
+    assert re.search(told, out + err), out + err
+    state = torch.load(tmp_path / "out" / "model_final.pth", weights_only=True)["model"]
+    names = unpack_words(state["roi_heads.box_predictor.statistics.names"])
+    assert names == [c["name"] for c in sorted(data["categories"], key=lambda c: c["id"])]

@@ -58,6 +58,7 @@ class _Both(nn.Module):
     def __init__(self, model: nn.Module, beside: Settings, own: Settings):
         super().__init__()
         self.model, self.pair = model, [beside, own]
+        self.train(model.training)  # to which an evaluation returns
 
     @torch.no_grad()
     def forward(self, inputs: list[dict]) -> list[dict]:
@@ -84,6 +85,8 @@ class _Evaluators(DatasetEvaluator):
 
 def evaluate_beside(recipe, model: nn.Module, beside: Settings, model_name: str) -> dict:
     """Evaluates a model on its test sets with its own settings, and with others, in one pass.
+
+    Test-time augmentation and expected results play no part.
 
     Args:
         recipe: a :class:`~lvis_tde.engine.Recipe`; ``report`` in its ``output_dir`` gets a page
