@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 from collections.abc import Callable, Sequence
@@ -14,8 +15,9 @@ from detectron2.data.detection_utils import read_image
 from detectron2.evaluation import inference_context
 
 from .calibration.explain import Explanation, explain_images
+from .data.files import write_with
 from .modeling.image_classifier import ImageClassifier
-from .predictor import ClassInfo, is_video, unused_name
+from .predictor import ClassInfo, is_video, stems_of_inputs, unused_name
 from .visualization.charts import plot_explanation
 from .visualization.classified import draw_classified
 from .visualization.palette import TOP1_GROUPS
@@ -60,7 +62,7 @@ class ImageDemo:
     def run(
         self, paths: Sequence[str], output: str | os.PathLike, *, explain: bool = False
     ) -> list[Path]:
-        """Writes ``NAME.png`` for every picture, and ``NAME_why.png`` if ``explain``.
+        """Writes ``NAME.png`` for every picture, and ``NAME_why_1.png`` if ``explain``.
 
         Args:
             paths: images.
@@ -76,10 +78,12 @@ class ImageDemo:
         folder = Path(output)
         folder.mkdir(parents=True, exist_ok=True)
         written: list[Path] = []
+        kept = stems_of_inputs(paths, folder)
         for path in paths:
             if is_video(path):
                 raise ValueError(f"{path} is a video, and the model classifies pictures.")
-            image, stem = read_image(path, "RGB"), unused_name(path, {one.stem for one in written})
+            image = read_image(path, "RGB")
+            stem = unused_name(path, kept | {one.stem for one in written})
             parts = self.explain(image)
             options: dict[str, Any] = {
                 "class_names": self.classes.names,
@@ -89,12 +93,12 @@ class ImageDemo:
                 f"{stem}.png": draw_classified(image, parts, side=self.panel_size, **options)
             }
             if explain:
-                figures[f"{stem}_why.png"] = plot_explanation(
+                figures[f"{stem}_why_1.png"] = plot_explanation(
                     parts, 0, group_names=TOP1_GROUPS, **options
                 )
             for name, figure in figures.items():
                 written.append(folder / name)
-                figure.savefig(written[-1], dpi=100)
+                write_with(written[-1], functools.partial(figure.savefig, dpi=100))
             best = self.classes.names[int(parts.probs[0].argmax())]
             logger.info("%s: %s, see %s", path, best, folder / f"{stem}.png")
         return written

@@ -29,7 +29,15 @@ from .posthoc import Settings
 from .visualization.charts import plot_explanation
 from .visualization.detections import draw_comparison
 
-__all__ = ["ClassInfo", "TDEDemo", "class_info", "find_inputs", "is_video", "unused_name"]
+__all__ = [
+    "ClassInfo",
+    "TDEDemo",
+    "class_info",
+    "find_inputs",
+    "is_video",
+    "stems_of_inputs",
+    "unused_name",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -209,7 +217,7 @@ class TDEDemo:
         """
         folder = Path(output)
         written: list[Path] = []
-        kept = _stems_of_inputs(paths, folder)
+        kept = stems_of_inputs(paths, folder)
         folder.mkdir(parents=True, exist_ok=True)
         for path in paths:
             stem = unused_name(path, kept | {one.stem for one in written})
@@ -249,7 +257,7 @@ class TDEDemo:
         return target
 
 
-def _stems_of_inputs(paths: Sequence[str], folder: Path) -> set[str]:
+def stems_of_inputs(paths: Sequence[str], folder: Path) -> set[str]:
     """Names in an output folder that would replace an input."""
     files = [Path(os.path.realpath(path)) for path in paths]
     stems = {one.stem for one in files if one.parent == Path(os.path.realpath(folder))}

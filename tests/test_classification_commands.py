@@ -135,7 +135,7 @@ def test_pictures_and_charts(best, picture, tmp_path):
     pictures = [picture, str(tmp_path / "again" / "picture.jpg")]
     demo.main([*pictures, *options, *arguments[:2], "--opts", *arguments[2:]])
     names = {path.name for path in (tmp_path / "drawn").iterdir()}
-    assert names == {"picture.png", "picture_why.png", "picture_1.png", "picture_1_why.png"}
+    assert names == {"picture.png", "picture_why_1.png", "picture_1.png", "picture_1_why_1.png"}
     for name in names:
         assert np.asarray(Image.open(tmp_path / "drawn" / name)).std() > 10
     with pytest.raises(ValueError, match="video"):
