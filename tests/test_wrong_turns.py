@@ -130,9 +130,15 @@ DATA = [
     (["--train-data", "unknown_image.json", "images"], "unknown_image.json.*999999"),
     (["--train-data", "no_images.json", "images"], "no_images"),
     (["--train-data", "other_size.json", "images"], "64 x 64 pixels.*65 x 64"),
-    (["--train-data", "train.json", "nothing"], "24 of the 24 images.*missing"),
+    (
+        ["--train-data", "train.json", "nothing"],
+        "No image of train.json was found.*these were tried: nothing/train/",
+    ),
     (["--train-data", "train.json", "broken"], "broken.*no image that can be read"),
-    (["--test-data", "val.json", "nothing", *TRAIN], "6 of the 6 images.*missing"),
+    (
+        ["--test-data", "val.json", "nothing", *TRAIN],
+        "No image of val.json was found.*these were tried: nothing/val/",
+    ),
     (["--train-data", "train.json", "images", "--bounds", "5", "5"], "bounds.*5"),
     (["DATASETS.TRAIN", "('nope',)"], "'nope' is not registered"),
     (["DATASETS.TRAIN", "('lvis_v1_train',)"], "lvis_v1_train.json"),

@@ -7,7 +7,8 @@
     python tools/evaluate.py predictions.npz [OTHER.npz]    # classification; the second minus the
     first
 
-The numbers are those of the official lvis package, which --engine lvis runs itself.
+The numbers are those of the official lvis package, which --engine lvis runs itself. Annotations in
+COCO's format count as exhaustive; --train-annotations makes their groups.
 """
 
 import json
@@ -23,6 +24,7 @@ from lvis_tde.evaluation import (
     compare_top1,
     evaluate_lvis,
 )
+from lvis_tde.evaluation.truth_file import load_truth
 
 
 def main(argv=None):
@@ -30,8 +32,7 @@ def main(argv=None):
     parser = Parser(description=__doc__)
     parser.add_argument(
         "annotations",
-        help="file in LVIS v0.5 or v1 format, or a registered set; or predictions.npz of a "
-        "classifier",
+        help="file in LVIS or COCO format, or a registered set; or predictions.npz of a classifier",
     )
     parser.add_argument(
         "results",
@@ -39,7 +40,23 @@ def main(argv=None):
         help="result file: JSON list of detections; or predictions.npz of another classifier",
     )
     parser.add_argument(
-        "--iou-type", nargs="+", choices=["bbox", "segm", "boundary"], default=["bbox", "segm"]
+        "--train-annotations",
+        metavar="JSON",
+        help="file of the training set, whose numbers of images say which classes are rare; for "
+        "annotations that do not say it",
+    )
+    parser.add_argument(
+        "--bounds",
+        type=int,
+        nargs=2,
+        metavar=("RARE", "COMMON"),
+        help="most training images of a rare and of a common class (LVIS: 10 100)",
+    )
+    parser.add_argument(
+        "--iou-type",
+        nargs="+",
+        choices=["bbox", "segm", "boundary"],
+        help="default: bbox, and segm if the results have masks",
     )
     parser.add_argument("--max-dets", type=int, default=300, help="per image; -1: no limit")
     parser.add_argument(
@@ -73,9 +90,11 @@ def main(argv=None):
         args.max_dets, args.per_category = -1, 10000
 
     start = time.perf_counter()
-    native = args.engine == "native"
-    truth = GroundTruth.load(args.annotations) if native else args.annotations
+    truth, remark = load_truth(args.annotations, args.train_annotations, args.bounds)
+    if args.engine == "native":
+        truth = GroundTruth.load(truth)
     detections = Detections.from_file(args.results)
+    masks = not len(detections) or detections.has_mask.any()
     results = {
         iou_type: evaluate_lvis(
             truth,
@@ -86,13 +105,17 @@ def main(argv=None):
             per_category=args.per_category,
             mask_area=args.mask_area,
         )
-        for iou_type in args.iou_type
+        for iou_type in args.iou_type or ["bbox", "segm"][: 2 if masks else 1]
     }
+    for result in results.values() if remark else ():
+        result.metrics.update(dict.fromkeys(("APr", "APc", "APf"), -100.0))
     names = list(next(iter(results.values())).metrics)
     print(" " * 9 + "".join(f"{name:>9}" for name in names))
     for iou_type, result in results.items():
         cells = ["n/a" if v < 0 else f"{v:.2f}" for v in result.metrics.values()]
         print(f"{iou_type:<9}" + "".join(f"{cell:>9}" for cell in cells))
+    if remark:
+        print(remark)
     print(f"{len(detections):,} detections in {time.perf_counter() - start:.1f} s")
     if args.output:
         content = {

@@ -14,6 +14,7 @@ from lvis_tde.evaluation import Detections, GroundTruth, Predictions, evaluate_l
 from lvis_tde.evaluation.confusion import rare_confusions
 from lvis_tde.evaluation.report.top1 import write_top1_report
 from lvis_tde.evaluation.report.writer import write_report
+from lvis_tde.evaluation.truth_file import load_truth
 
 
 def main(argv=None):
@@ -22,16 +23,34 @@ def main(argv=None):
     parser.add_argument(
         "annotations",
         nargs="?",
-        help="file in LVIS v0.5 or v1 format, or a registered set; none for classifiers",
+        help="file in LVIS or COCO format, or a registered set; none for classifiers",
     )
     parser.add_argument(
         "results",
         nargs="?",
         help="result file: JSON list of detections, or predictions.npz of a classifier",
     )
+    parser.add_argument(
+        "--train-annotations",
+        metavar="JSON",
+        help="file of the training set, whose numbers of images say which classes are rare; for "
+        "annotations that do not say it",
+    )
+    parser.add_argument(
+        "--bounds",
+        type=int,
+        nargs=2,
+        metavar=("RARE", "COMMON"),
+        help="most training images of a rare and of a common class (LVIS: 10 100)",
+    )
     parser.add_argument("--compare", nargs=2, metavar=("A", "B"), help="two result files")
     parser.add_argument("--names", nargs="+", help="what the runs are called (default: file names)")
-    parser.add_argument("--iou-type", choices=["bbox", "segm", "boundary"], default="segm")
+    parser.add_argument(
+        "--iou-type",
+        choices=["bbox", "segm", "boundary"],
+        help="default: segm if the results have masks, else bbox",
+    )
+    parser.add_argument("--dataset", help="its name in the title (default: that of the file)")
     parser.add_argument("--max-dets", type=int, default=300, help="per image; -1: no limit")
     parser.add_argument(
         "--mask-area",
@@ -57,15 +76,22 @@ def main(argv=None):
         results = {n: Predictions.load(p).evaluate(bootstrap=1000) for n, p in zip(names, paths)}
         print(write_top1_report(args.output, results))
         return
-    truth = GroundTruth.load(args.annotations)
+    content, remark = load_truth(args.annotations, args.train_annotations, args.bounds)
+    truth = GroundTruth.load(content)
+    runs = {name: Detections.from_file(path) for name, path in zip(names, paths)}
+    masks = all(not len(detections) or detections.has_mask.any() for detections in runs.values())
+    iou_type = args.iou_type or ("segm" if masks else "bbox")
     results, confusions = {}, {}
-    for name, path in zip(names, paths):
-        detections = Detections.from_file(path)
+    for name, detections in runs.items():
         results[name] = evaluate_lvis(
-            truth, detections, args.iou_type, args.max_dets, mask_area=args.mask_area
+            truth, detections, iou_type, args.max_dets, mask_area=args.mask_area
         )
         confusions[name] = rare_confusions(truth, detections, args.max_dets)
-    print(write_report(args.output, results, confusions))
+    dataset = args.dataset or Path(args.annotations).stem
+    if remark:
+        remark = f"Rare, common and frequent are by the images of {dataset} itself. {remark}"
+        print(remark)
+    print(write_report(args.output, results, confusions, dataset=dataset, remark=remark))
 
 
 def _short_names(paths):

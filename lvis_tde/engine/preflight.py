@@ -22,6 +22,7 @@ from detectron2.utils import comm
 from ..calibration.checkpoint import check_named, load_all
 from ..data.files import existing_parent, free_space
 from .checks import check_dataset, check_images, check_weights
+from .data_checks import check_annotations, check_sets
 from .lock import check_unlocked
 from .recipes import Recipe
 from .trial import TrialModel, building, is_ours, quiet
@@ -74,17 +75,18 @@ def preflight(
     model = TrialModel(recipe)
     yield Check("device", functools.partial(_device, recipe))
     yield Check("input", functools.partial(_input, recipe, training))
+    yield Check("data", functools.partial(check_sets, recipe, training, testing))
     read = recipe.train_sets if training else ()
     read += (*recipe.calibration_sets, *recipe.test_sets) if testing else ()
     for name in dict.fromkeys(read):
-        yield Check(f"data {name}", functools.partial(_data, recipe, name, thorough))
+        yield Check(f"data {name}", functools.partial(_data, recipe, name, training, thorough))
     yield Check("model", functools.partial(_builds, model))
     yield Check("weights", functools.partial(_weights, recipe, model, trained, resume))
-    if training and not trained:
+    writes = training and not trained
+    if writes:
         yield Check("schedule", functools.partial(_schedule, recipe, model))
     if also is not None:
         yield from (Check(*one) for one in also(recipe, lambda: model.built))
-    writes = training and not trained
     yield Check("output", functools.partial(_output, recipe, model, writes))
 
 
@@ -134,12 +136,13 @@ def _schedule(recipe: Recipe, model: TrialModel) -> str:
     return f"{size} images per batch, {recipe.num_checkpoints} checkpoints"
 
 
-def _data(recipe: Recipe, name: str, thorough: bool) -> str:
+def _data(recipe: Recipe, name: str, training: bool, thorough: bool) -> str:
     check_dataset(name, recipe.num_classes, recipe.keys["num_classes"])
+    check_annotations(recipe, name, training=training and name in recipe.train_sets)
     path = MetadataCatalog.get(name).get("json_file")
-    if path is not None and os.path.isfile(path) and os.path.getsize(path) > _MOST_BYTES:
-        if not thorough:
-            return "files are there (--check reads them)"
+    large = path is not None and os.path.isfile(path) and os.path.getsize(path) > _MOST_BYTES
+    if large and not thorough:
+        return "files are there (--check reads them)"
     with quiet():
         try:
             records = DatasetCatalog.get(name)
@@ -148,11 +151,11 @@ def _data(recipe: Recipe, name: str, thorough: bool) -> str:
                 raise
             reason = f"{type(error).__name__}: {error}".split("\n")[0]
             raise ValueError(f"{path or name} cannot be read ({reason[:200]}).") from error
+    count = sum(len(record.get("annotations", ())) for record in records)
     if not records:
         raise ValueError(f"Dataset {name!r} has no images.")
-    count = sum(len(record.get("annotations", ())) for record in records)
-    message = f"{len(records):,} images, {count:,} annotations"
-    return f"{message}; {check_images(name, records, recipe.test_input()[0])}"
+    images = check_images(name, records, recipe.test_input()[0])
+    return f"{len(records):,} images, {count:,} annotations; {images}"
 
 
 def _builds(model: TrialModel) -> str:
@@ -185,8 +188,7 @@ def _weights(recipe: Recipe, model: TrialModel, trained: bool, resume: bool) -> 
         return f"{path} fits, all {total} parameters"
     text = f"{path} has {total - len(missing)} of {total} parameters, the others start at random"
     if other or trained:
-        first = (other or missing)[0]
-        return Warned(f"{text}; {len(other)} have another shape, such as {first}")
+        return Warned(f"{text}; {len(other)} have another shape, such as {(other or missing)[0]}")
     return text
 
 

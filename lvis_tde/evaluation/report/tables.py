@@ -82,7 +82,7 @@ def change_tables(
 
 
 def class_table(results: Mapping[str, LVISResult]) -> str:
-    """A line per class, for the page's filter and sorting.
+    """A line per class, for the page's filter and sorting; those without objects are hidden.
 
     Args:
         results: name of a run to its result, all on the same annotations.
@@ -92,13 +92,17 @@ def class_table(results: Mapping[str, LVISResult]) -> str:
     """
     columns = ["class", "frequency", "training images", "objects", "detections counted"]
     columns += [f"{m} {name}" for name in results for m in ("AP", "AP50", "AR")]
+    columns += ["change of AP"] if len(results) > 1 else []
     body = []
     for rows in zip(*(result.per_category for result in results.values())):
         row = rows[0]
         cells = [escape(row["name"]), mark(row["frequency"]), row["image_count"] or "–"]
         cells += [row["num_gt"], " / ".join(str(r["num_dt"]) for r in rows)]
         cells += [number(r[m]) for r in rows for m in ("AP", "AP50", "AR")]
-        body.append("<tr>" + "".join(f"<td>{cell}" for cell in cells))
+        if len(rows) > 1:
+            cells.append(number(rows[-1]["AP"] - rows[0]["AP"], sign=True))
+        start = "<tr>" if row["num_gt"] else "<tr class=empty hidden>"
+        body.append(start + "".join(f"<td>{cell}" for cell in cells))
     return filtered(columns, body)
 
 
@@ -107,14 +111,20 @@ def filtered(columns: Sequence[str], body: Sequence[str]) -> str:
 
     Args:
         columns: their headings; numbers from the third on.
-        body: rows as HTML.
+        body: rows as HTML; those that begin with ``<tr class=empty hidden>`` are shown on request.
 
     Returns:
         HTML.
     """
     head = "".join(f"<th>{escape(column)}" for column in columns)
+    empty = sum(row.startswith("<tr class=empty") for row in body)
+    switch = (
+        f" <label><input id=empty type=checkbox> show the {empty} classes without objects</label>"
+        if empty
+        else ""
+    )
     return (
         '<p><input id=filter type=search placeholder="filter by name"> '
-        "Click on a heading to sort.</p><div class='wide tall'>"
+        f"Click on a heading to sort.{switch}</p><div class='wide tall'>"
         f"<table id=classes><thead><tr>{head}</thead><tbody>{''.join(body)}</tbody></table></div>"
     )
