@@ -77,12 +77,15 @@ def main(argv=None):
     parser.add_argument(
         "--bootstrap",
         type=int,
-        default=1000,
-        help="resamples for the 95%% intervals of classifiers (default: 1000)",
+        metavar="N",
+        help="resamples of the images for 95%% intervals (default: 0, of classifiers 1000)",
     )
     parser.add_argument("--output", help="JSON file for metrics and the table by category")
     args = parser.parse_args(argv)
-    if args.annotations.endswith(".npz"):
+    classifiers = args.annotations.endswith(".npz")
+    if args.bootstrap is None:
+        args.bootstrap = 1000 if classifiers else 0
+    if classifiers:
         return classification(args)
     if not args.results:
         parser.error("give the annotations and a result file")
@@ -104,6 +107,7 @@ def main(argv=None):
             args.engine,
             per_category=args.per_category,
             mask_area=args.mask_area,
+            bootstrap=args.bootstrap,
         )
         for iou_type in args.iou_type or ["bbox", "segm"][: 2 if masks else 1]
     }
@@ -114,12 +118,20 @@ def main(argv=None):
     for iou_type, result in results.items():
         cells = ["n/a" if v < 0 else f"{v:.2f}" for v in result.metrics.values()]
         print(f"{iou_type:<9}" + "".join(f"{cell:>9}" for cell in cells))
+        for end, side in enumerate(("from", "to") if result.intervals else ()):
+            ends = [result.intervals.get(name, (float("nan"),) * 2)[end] for name in names]
+            cells = ["" if v != v else f"{v:.2f}" for v in ends]
+            print(f"  {side:<7}" + "".join(f"{cell:>9}" for cell in cells))
     if remark:
         print(remark)
     print(f"{len(detections):,} detections in {time.perf_counter() - start:.1f} s")
     if args.output:
         content = {
-            iou_type: {"metrics": result.metrics, "per_category": known(result.per_category)}
+            iou_type: {
+                "metrics": result.metrics,
+                "intervals": result.intervals,
+                "per_category": known(result.per_category),
+            }
             for iou_type, result in results.items()
         }
         write_text(args.output, json.dumps(content, indent=1))

@@ -10,7 +10,13 @@ from pathlib import Path
 
 from lvis_tde import cli
 from lvis_tde.arguments import Parser
-from lvis_tde.evaluation import Detections, GroundTruth, Predictions, evaluate_lvis
+from lvis_tde.evaluation import (
+    Detections,
+    GroundTruth,
+    Predictions,
+    compare_lvis,
+    evaluate_lvis,
+)
 from lvis_tde.evaluation.confusion import rare_confusions
 from lvis_tde.evaluation.report.top1 import write_top1_report
 from lvis_tde.evaluation.report.writer import write_report
@@ -58,6 +64,13 @@ def main(argv=None):
         help="masks decide what is small, medium and large, as in Detectron2; lvis takes the boxes "
         "where the results have any",
     )
+    parser.add_argument(
+        "--bootstrap",
+        type=int,
+        default=1000,
+        metavar="N",
+        help="resamples of the images for 95%% intervals (default: 1000; 0: none)",
+    )
     parser.add_argument("--output", default="report", help="folder (default: report)")
     args = parser.parse_args(argv)
     if args.annotations and args.annotations.endswith(".npz"):
@@ -73,7 +86,9 @@ def main(argv=None):
     if classifiers == bool(args.annotations):
         parser.error("detections need their annotations, predictions.npz of classifiers need none")
     if classifiers:
-        results = {n: Predictions.load(p).evaluate(bootstrap=1000) for n, p in zip(names, paths)}
+        results = {
+            n: Predictions.load(p).evaluate(bootstrap=args.bootstrap) for n, p in zip(names, paths)
+        }
         print(write_top1_report(args.output, results))
         return
     content, remark = load_truth(args.annotations, args.train_annotations, args.bounds)
@@ -81,17 +96,25 @@ def main(argv=None):
     runs = {name: Detections.from_file(path) for name, path in zip(names, paths)}
     masks = all(not len(detections) or detections.has_mask.any() for detections in runs.values())
     iou_type = args.iou_type or ("segm" if masks else "bbox")
-    results, confusions = {}, {}
-    for name, detections in runs.items():
-        results[name] = evaluate_lvis(
-            truth, detections, iou_type, args.max_dets, mask_area=args.mask_area
-        )
-        confusions[name] = rare_confusions(truth, detections, args.max_dets)
+    options = {"mask_area": args.mask_area, "bootstrap": args.bootstrap}
+    comparison = None
+    if args.compare and args.bootstrap:
+        comparison = compare_lvis(truth, *runs.values(), iou_type, args.max_dets, **options)
+        results = dict(zip(runs, (comparison.a, comparison.b)))
+    else:
+        results = {
+            name: evaluate_lvis(truth, detections, iou_type, args.max_dets, **options)
+            for name, detections in runs.items()
+        }
+    confusions = {name: rare_confusions(truth, one, args.max_dets) for name, one in runs.items()}
     dataset = args.dataset or Path(args.annotations).stem
     if remark:
         remark = f"Rare, common and frequent are by the images of {dataset} itself. {remark}"
         print(remark)
-    print(write_report(args.output, results, confusions, dataset=dataset, remark=remark))
+    page = write_report(
+        args.output, results, confusions, dataset=dataset, remark=remark, comparison=comparison
+    )
+    print(page)
 
 
 def _short_names(paths):

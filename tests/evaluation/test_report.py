@@ -14,7 +14,7 @@ import pytest
 from lvis_cases import problem
 from lvis_table import A, B, C, dataset, found, image, truth
 
-from lvis_tde.evaluation import Detections, GroundTruth, evaluate_lvis
+from lvis_tde.evaluation import Detections, GroundTruth, compare_lvis, evaluate_lvis
 from lvis_tde.evaluation.confusion import OUTCOMES, RANKS, rare_confusions
 from lvis_tde.evaluation.report import write_report
 from lvis_tde.evaluation.report.classes import changes, dots, trend
@@ -199,6 +199,27 @@ def test_evaluate_tool(files, capsys):
         assert len(content["per_category"]) == len(annotations["categories"])
     printed = capsys.readouterr().out
     assert "ARl@300" in printed and f"{out['segm']['metrics']['AP']:.2f}" in printed
+
+
+def test_tools_give_intervals(files, capsys):
+    folder, annotations, results = files
+    options = ["--iou-type", "bbox", "--bootstrap", 40]
+    tool("evaluate", folder / "gt.json", folder / "a.json", *options, "--output", folder / "o.json")
+    expected = evaluate_lvis(annotations, results, "bbox", bootstrap=40).intervals["AP"]
+    low, high = json.loads((folder / "o.json").read_text())["bbox"]["intervals"]["AP"]
+    assert (low, high) == expected and low < high
+    printed = capsys.readouterr().out.splitlines()
+    ends = [float(line.split()[1]) for line in printed if line.startswith(("  from", "  to"))]
+    assert ends == pytest.approx(expected, abs=0.006)
+    compare = ["--compare", folder / "a.json", folder / "b.json", "--output", folder / "report"]
+    tool("report", folder / "gt.json", *compare, *options)
+    text = (folder / "report" / "report.html").read_text()
+    both = compare_lvis(annotations, results, results[::2], "bbox", bootstrap=40)
+    low, high = both.intervals["AP"]
+    assert "Is b better than a?" in text and f"{low:+.1f} to {high:+.1f}" in text
+    assert f"<td>{both.wins['AP']:.0%}</td>" in text
+    tool("report", folder / "gt.json", *compare, "--bootstrap", 0)
+    assert "Is b better than a?" not in (folder / "report" / "report.html").read_text()
 
 
 def test_evaluate_tool_ap_fixed(files):

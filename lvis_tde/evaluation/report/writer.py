@@ -17,11 +17,11 @@ from ...visualization.class_charts import (
     rank_bars,
 )
 from ..confusion import OUTCOMES, RANKS, Confusions
-from ..result import LVISResult
+from ..result import LVISComparison, LVISResult
 from .classes import changes, dots, trend
 from .page import picture, write_page
 from .scatter import scatter
-from .tables import change_tables, class_table, mark, metrics_table
+from .tables import change_tables, class_table, difference_table, mark, metrics_table
 
 __all__ = ["write_report"]
 
@@ -34,6 +34,7 @@ def write_report(
     dataset: str = "",
     model: str = "",
     remark: str = "",
+    comparison: LVISComparison | None = None,
 ) -> Path:
     """Write ``report.html`` and its PNGs.
 
@@ -45,6 +46,7 @@ def write_report(
         dataset: its name, for the title.
         model: what all runs share, likewise.
         remark: words above all else.
+        comparison: of the first run with the last.
 
     Returns:
         Path of the page, which needs no other file.
@@ -61,6 +63,9 @@ def write_report(
         ("Rare, common and frequent classes", _groups(folder, results, iou_type)),
         ("AP against training images", _images(folder, results, iou_type)),
     ]
+    if comparison is not None:
+        title = f"Is {names[-1]} better than {names[0]}?"
+        sections.insert(1, (title, difference_table(comparison)))
     if len(names) > 1:
         title = f"Most improved and most damaged, {names[0]} → {names[-1]}"
         sections.append((title, _changes(folder, results[names[0]], results[names[-1]])))
@@ -77,7 +82,10 @@ def write_report(
 
 def _groups(folder: Path, results: Mapping[str, LVISResult], iou_type: str) -> str:
     runs = {name: {iou_type: result.metrics} for name, result in results.items()}
-    figure = plot_group_ap(runs, task=iou_type, names={name: name for name in runs})
+    intervals = {name: result.intervals for name, result in results.items() if result.intervals}
+    figure = plot_group_ap(
+        runs, task=iou_type, names={name: name for name in runs}, intervals=intervals or None
+    )
     return picture(figure, folder / "group_ap.png", 680) + metrics_table(results)
 
 
