@@ -16,6 +16,7 @@ import torch
 from detectron2.data.detection_utils import read_image
 from torch import Tensor, nn
 
+from .data.files import atomic_path, write_with
 from .export import TOLERANCES, exported_at, exporter_options
 from .modeling.image_classifier import ImageClassifier
 
@@ -73,15 +74,16 @@ def export_images_onnx(
     """
     with exported_at(model, alpha), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.onnx.export(
-            _Probabilities(model).eval(),
-            (images,),
-            os.fspath(path),
-            input_names=["images"],
-            output_names=["probabilities"],
-            dynamic_axes={name: {0: "images"} for name in ("images", "probabilities")},
-            **exporter_options(),
-        )
+        with atomic_path(path) as partial:
+            torch.onnx.export(
+                _Probabilities(model).eval(),
+                (images,),
+                str(partial),
+                input_names=["images"],
+                output_names=["probabilities"],
+                dynamic_axes={name: {0: "images"} for name in ("images", "probabilities")},
+                **exporter_options(),
+            )
 
 
 def _run_onnx(path: Path) -> Callable[[Tensor], Tensor]:
@@ -128,7 +130,8 @@ def run_image_export(
     one = prepare(read_image(image, "RGB"))["image"][None].float().to(model.device)
     other = 255 * torch.rand(7, *one.shape[1:], generator=torch.Generator().manual_seed(0))
     files = [folder / "model.ts"]
-    trace_classifier(model, one, alpha).save(str(files[0]))
+    traced = trace_classifier(model, one, alpha)
+    write_with(files[0], lambda path: traced.save(str(path)))
     runs: list[Callable[[Tensor], Tensor]] = [torch.jit.load(str(files[0]))]
     if onnx:
         files.append(folder / "model.onnx")

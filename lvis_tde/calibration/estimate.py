@@ -89,12 +89,9 @@ class _Halves:
         self._half, self._other = self._other, self._half
 
     def losses(self, _, predictions, truth, *__, **___) -> dict:
-        """In the place of the predictor's own: it is where features meet labels.
-
-        Of regions ``truth`` are proposals, of images their labels.
-        """
-        boxes = not isinstance(truth, Tensor)
-        labels = torch.cat([p.gt_classes for p in truth]) if boxes else truth
+        """In the place of the predictor's own: where features meet proposals, or labels."""
+        images = isinstance(truth, Tensor)
+        labels = truth if images else torch.cat([p.gt_classes for p in truth])
         self._logits.add(predictions[0])
         self._half.add(predictions[-1], (labels >= 0) & (labels < self.predictor.num_classes))
         return {}
