@@ -16,7 +16,7 @@ import torch
 from detectron2.data.detection_utils import read_image
 from torch import Tensor, nn
 
-from .data.files import atomic_path, write_with
+from .data.files import atomic_path, write_bytes
 from .export import TOLERANCES, exported_at, exporter_options
 from .modeling.image_classifier import ImageClassifier
 
@@ -126,12 +126,10 @@ def run_image_export(
         ValueError: see :func:`trace_classifier`.
     """
     folder = Path(output)
-    folder.mkdir(parents=True, exist_ok=True)
     one = prepare(read_image(image, "RGB"))["image"][None].float().to(model.device)
     other = 255 * torch.rand(7, *one.shape[1:], generator=torch.Generator().manual_seed(0))
     files = [folder / "model.ts"]
-    traced = trace_classifier(model, one, alpha)
-    write_with(files[0], lambda path: traced.save(str(path)))
+    write_bytes(files[0], trace_classifier(model, one, alpha).save_to_buffer())
     runs: list[Callable[[Tensor], Tensor]] = [torch.jit.load(str(files[0]))]
     if onnx:
         files.append(folder / "model.onnx")

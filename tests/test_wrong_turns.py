@@ -7,6 +7,7 @@ name. Exit code 2, no traceback, hardly a line above it, and no file anywhere is
 import re
 
 import pytest
+from conftest import ROOT
 from wrong_turns_util import snapshot
 
 MODEL = ["--config-file", "deconfound.yaml"]
@@ -177,6 +178,16 @@ PICTURES = [
         "mean is zero",
     ),
 ]
+_CLASSIFIER = ["--config-file", str(ROOT / "configs/classification/digits_lt_tde.yaml")]
+FOLDERS = [
+    (["train", *MODEL, "--train-folder", "images"], "are for classifiers"),
+    (["train", *_CLASSIFIER, "--test-folder", "images"], "needs --train-folder"),
+    (["train", *_CLASSIFIER, "--train-folder", "gone", *OUT], "gone"),
+    (["train", *_CLASSIFIER, "--train-folder", "nothing", *OUT], "nothing"),
+    (["train", *_CLASSIFIER, *OUT, "DATASETS.TRAIN", "('nope',)"], "'nope'"),
+    (["train", "--eval-only", *_CLASSIFIER, *OUT, "MODEL.WEIGHTS", "list.pth"], "list.pth"),
+    (["sweep", *_CLASSIFIER, "--calibrate", "0.1", *OUT, "MODEL.WEIGHTS", "x.pth"], "x.pth"),
+]
 OUTPUTS = [
     (train("OUTPUT_DIR", "file"), "OUTPUT_DIR is file, but .*is a file"),
     (train("OUTPUT_DIR", "file/below"), "is a file: name a folder"),
@@ -221,6 +232,7 @@ TABLE = [
     *SWEEPS,
     *PICTURES,
     *OUTPUTS,
+    *FOLDERS,
     *((train("MODEL.WEIGHTS", file), named) for file, named in _CHECKPOINTS),
     (train("MODEL.WEIGHTS", "foreign.pth"), "foreign.pth has none of the 95 parameters"),
     *(

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_train_loader, get_detection_dataset_dicts
 from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSampler
@@ -180,7 +179,7 @@ class Trainer(DefaultTrainer):
             return next(iter(results.values()), {})
 
         def test_best():
-            DetectionCheckpointer(self.model).load(best.path)
+            SafeCheckpointer(self.model).load(best.path)
             self._last_eval_results = self.test(self.cfg, self.model)
             return self._last_eval_results
 
