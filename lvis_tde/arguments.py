@@ -4,6 +4,7 @@ misspelt argument are answered at once."""
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import sys
 from typing import Any, NoReturn
@@ -16,6 +17,8 @@ __all__ = [
     "add_folder_arguments",
     "add_weight_arguments",
     "argument_parser",
+    "named_numbers",
+    "names",
     "numbers",
 ]
 
@@ -50,6 +53,19 @@ def numbers(text: str) -> list[float]:
         raise argparse.ArgumentTypeError(
             f"{text!r} is no list of numbers such as 0,0.5,1"
         ) from None
+
+
+def names(text: str) -> list[str]:
+    """Comma-separated words, for ``type=``."""
+    return [name for name in text.split(",") if name]
+
+
+def named_numbers(text: str) -> tuple[str, list[float]]:
+    """A name and its numbers, such as "tde=0.5,1", for ``type=``."""
+    name, equals, values = text.partition("=")
+    if not name or not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is no NAME=NUMBER, such as APf=0.5")
+    return name, numbers(values)
 
 
 def add_data_arguments(parser: argparse.ArgumentParser, *, train: bool = True) -> None:
@@ -93,34 +109,51 @@ def add_weight_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def argument_parser(**options: Any) -> Parser:
+def argument_parser(*, trains: bool = True, **options: Any) -> Parser:
     """The arguments of Detectron2's own ``train_net.py``, and what this package adds.
 
-    :func:`lvis_tde.engine.setup` takes its result.
+    :func:`lvis_tde.engine.setup` takes its result. What only a training or several machines need is
+    taken without ``trains``, too, but is not in the help then.
     """
+    if not trains:  # one screen
+        wide = functools.partial(argparse.RawDescriptionHelpFormatter, max_help_position=30)
+        options.setdefault("formatter_class", wide)
     parser = Parser(**options)
+
+    def rare(text: str) -> str:
+        return text if trains else argparse.SUPPRESS
+
     parser.add_argument("--config-file", default="", metavar="FILE", help="path to config file")
     parser.add_argument(
-        "--resume", action="store_true", help="go on from the last checkpoint of the output folder"
+        "--resume",
+        action="store_true",
+        help=rare("go on from the last checkpoint of the output folder"),
     )
-    parser.add_argument("--eval-only", action="store_true", help="perform evaluation only")
+    parser.add_argument("--eval-only", action="store_true", help=rare("perform evaluation only"))
     parser.add_argument(
         "--check",
         action="store_true",
         help="only check data, weights, model and output folder, in seconds, and print a table",
     )
     add_weight_arguments(parser)
-    parser.add_argument("--num-gpus", type=int, default=1, help="number of gpus *per machine*")
-    parser.add_argument("--num-machines", type=int, default=1, help="total number of machines")
     parser.add_argument(
-        "--machine-rank", type=int, default=0, help="the rank of this machine (unique per machine)"
+        "--num-gpus", type=int, default=1, metavar="N", help="number of gpus *per machine*"
+    )
+    parser.add_argument(
+        "--num-machines", type=int, default=1, help=rare("total number of machines")
+    )
+    parser.add_argument(
+        "--machine-rank",
+        type=int,
+        default=0,
+        help=rare("the rank of this machine (unique per machine)"),
     )
     # Detectron2's: orphans of an earlier run then show as a port that is taken.
     port = 2**15 + 2**14 + hash(os.getuid() if sys.platform != "win32" else 1) % 2**14
     parser.add_argument(
         "--dist-url",
         default=f"tcp://127.0.0.1:{port}",
-        help="where the processes of several machines meet",
+        help=rare("where the processes of several machines meet"),
     )
     add_data_arguments(parser)
     add_folder_arguments(parser)

@@ -28,7 +28,8 @@ __all__ = ["main", "run", "tell", "wrote"]
 COMMANDS = {
     "train": ("train_net", "train or evaluate a model"),
     "estimate": ("estimate_feature_mean", "put TDE on a trained model"),
-    "sweep": ("sweep_alpha", "choose the strength of TDE"),
+    "sweep": ("sweep_posthoc", "choose post-hoc methods and their strengths"),
+    "sweep-alpha": ("sweep_alpha", "choose one strength, such as that of TDE"),
     "demo": ("demo", "draw detections without and with TDE"),
     "export": ("export_model", "write TorchScript and ONNX"),
     "evaluate": ("evaluate", "evaluate a result file: LVIS, or top-1 accuracy"),
@@ -39,6 +40,8 @@ COMMANDS = {
 USAGE = "usage: lvis-tde COMMAND [ARGUMENT ...]\n\n" + "".join(
     f"  {name:<12}{summary}\n" for name, (_, summary) in COMMANDS.items()
 )
+# Of the tool that chooses one strength, which was the first to have the name.
+_OF_ONE_STRENGTH = ("--alphas", "--setting", "--split-only")
 # Whose ValueErrors are messages to the user.
 _OURS = ("lvis_tde", "__main__", "json", "tools")
 _MOST_LINES, _MOST_LETTERS = 3, 1200
@@ -133,6 +136,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if name in ("-h", "--help"):
         print(f"{USAGE}\nlvis-tde COMMAND --help says what a command takes.")
         return
+    if name == "sweep" and any(one.partition("=")[0] in _OF_ONE_STRENGTH for one in arguments):
+        name = "sweep-alpha"
     if name not in COMMANDS:
         print(f"error: {name!r} is no command: {', '.join(COMMANDS)}.", file=sys.stderr)
         sys.exit(2)

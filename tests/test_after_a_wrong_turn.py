@@ -49,8 +49,8 @@ def words(out):
     [
         ["train", "--check", *MODEL, *TRAIN, *TEST, *OUT],
         ["train", "--check", "--eval-only", *MODEL, *TEST, *OUT, *WEIGHTS],
-        ["sweep", "--check", *MODEL, *TRAIN, *TEST, *OUT, *WEIGHTS],
-        ["sweep", "--check", "--calibrate", "0.5", *MODEL, *TRAIN, *OUT, *WEIGHTS],
+        ["sweep-alpha", "--check", *MODEL, *TRAIN, *TEST, *OUT, *WEIGHTS],
+        ["sweep-alpha", "--check", "--calibrate", "0.5", *MODEL, *TRAIN, *OUT, *WEIGHTS],
         ["estimate", "--check", "--output", "{out}", "--config-file", "softmax.yaml", *TRAIN,
          "MODEL.WEIGHTS", "softmax.pth"],
     ],
@@ -64,14 +64,14 @@ def test_check_is_a_table_and_writes_nothing(arguments, command, playground, tmp
     checked = [row.split()[1] for row in rows]
     assert {"device", "input", "data", "model", "weights", "output"} <= set(checked)
     assert ("schedule" in checked) == (arguments[0] == "train" and "--eval-only" not in arguments)
-    assert ("metric" in checked) == (arguments[0] == "sweep")
+    assert ("metric" in checked) == (arguments[0] == "sweep-alpha")
     assert out.splitlines()[-1].startswith("0 errors")
     assert snapshot(playground) == before and not (tmp_path / "out").exists()
 
 
 def test_check_goes_on_after_an_error_and_tells_all(command):
     code, out, err = command(
-        "sweep", "--check", "--metric", "segm/APx", *MODEL, "--train-data", "train.json", "nothing",
+        "sweep-alpha", "--check", "--metric", "segm/APx", *MODEL, "--train-data", "train.json", "nothing",
         "--test-data", "val.json", "broken", *OUT, "MODEL.WEIGHTS", "text.pth",
     )  # fmt: skip
     assert code == 2 and err == ""
@@ -122,7 +122,16 @@ def test_training_evaluation_and_resumption(command, tmp_path):
 
 def test_the_sweep_prints_one_table_and_what_it_wrote(command, tmp_path):
     code, out, err = command(
-        "sweep", "--alphas", "0,1", "--metric", "bbox/AP", *MODEL, *TRAIN, *TEST, *OUT, *WEIGHTS
+        "sweep-alpha",
+        "--alphas",
+        "0,1",
+        "--metric",
+        "bbox/AP",
+        *MODEL,
+        *TRAIN,
+        *TEST,
+        *OUT,
+        *WEIGHTS,
     )
     assert (code, err) == (0, ""), err
     assert out.count("bbox AP |") == 1 and "-100" not in out and "n/a" in out

@@ -26,8 +26,12 @@ def evaluation(*more):
     return ["train", "--eval-only", *MODEL, *TEST, *OUT, *more]
 
 
-def sweep(*options):
+def choose(*options):
     return ["sweep", *options, *MODEL, *TRAIN, *TEST, *OUT, *WEIGHTS]
+
+
+def sweep(*options):
+    return ["sweep-alpha", *options, *MODEL, *TRAIN, *TEST, *OUT, *WEIGHTS]
 
 
 def estimate(*options):
@@ -154,8 +158,17 @@ SWEEPS = [
     (sweep("--alphas", "inf", "--setting", "norcal"), "norcal=inf"),
     (sweep("--calibrate", "2"), "fraction=2.0"),
     (sweep("--calibrate", "0"), "fraction=0.0"),
-    (["sweep", *MODEL, *TRAIN, *OUT, *WEIGHTS], "DATASETS.TEST"),
-    (["sweep", *SOFTMAX, *TEST, *OUT, "MODEL.WEIGHTS", "softmax.pth"], "no TDE predictor"),
+    (choose("--calibrate", "2"), "fraction=2.0"),
+    (choose("--choose-on", "nowhere"), "'nowhere' is not registered"),
+    (choose("--calib-data", "val.json", "images"), "is to choose on and to report on"),
+    (choose("--calib-data", "images", "val.json"), "--calib-data takes the annotation file"),
+    (choose("--calibrate", "0.5", "--metric", "APx"), "metric='bbox/APx'"),
+    (choose("--calibrate", "0.5", "--max-loss", "APr=-1"), "APr=-1.0"),
+    (choose("--calibrate", "0.5", "--methods", "bags"), "'bags' is no method"),
+    (choose("--calibrate", "0.5", "--memory", "0"), "memory=0.0"),
+    (choose(), "--choose-on or --calib-data"),
+    (["sweep-alpha", *MODEL, *TRAIN, *OUT, *WEIGHTS], "DATASETS.TEST"),
+    (["sweep-alpha", *SOFTMAX, *TEST, *OUT, "MODEL.WEIGHTS", "softmax.pth"], "no TDE predictor"),
     (estimate("--max-batches", "1"), "max_batches=1"),
     (estimate("--tolerance", "-1"), "tolerance=-1.0"),
     (estimate("--num-heads", "5", "--output", "{out}"), "5"),
@@ -219,7 +232,7 @@ _INCOMPLETE = [
 ]
 _WITH_WEIGHTS = {
     "evaluation": evaluation("MODEL.WEIGHTS"),
-    "sweep": ["sweep", *MODEL, *TEST, *OUT, "MODEL.WEIGHTS"],
+    "sweep-alpha": ["sweep-alpha", *MODEL, *TEST, *OUT, "MODEL.WEIGHTS"],
     "estimate": ["estimate", "--output", "{out}", *MODEL, *TRAIN, "MODEL.WEIGHTS"],
     "demo": ["demo", "photo.png", "--output", "{out}", *MODEL, *TEST, "--opts", "MODEL.WEIGHTS"],
     "export": ["export", "--image", "photo.png", "--output", "{out}", *MODEL, "MODEL.WEIGHTS"],

@@ -8,6 +8,7 @@ every box where masks do not depend on the class.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Sequence
@@ -26,7 +27,7 @@ from ..layers.functional import check_alpha
 from ..modeling.mask_postprocess import postprocess_to_rle
 from ..posthoc import Settings
 from .replay import BoxBranch, KeptBranches
-from .settings import settings, tde_predictors
+from .settings import choose, settings, tde_predictors
 
 __all__ = ["predict_for_alphas", "sweep_alpha"]
 
@@ -140,11 +141,13 @@ def _with_other_branches(heads, features, unions: list[Instances]) -> list[Insta
 
 def _detect(model: nn.Module, branch: BoxBranch, alphas: Sequence[Strength]):
     """For each alpha N images' boxes."""
-    predictors = tde_predictors(model)
     found = []
-    for alpha in alphas:
-        with settings(predictors, **_options(alpha)):
-            found.append(branch.detect())
+    with settings(model) as predictors, branch.opened() as detect:
+        # Settings replace all of the ones before; an alpha leaves the others the model's own.
+        leaving = choose if all(isinstance(one, Settings) for one in alphas) else settings
+        for alpha in alphas:
+            with leaving(predictors, **_options(alpha)) or contextlib.nullcontext():
+                found.append(detect())
     return found
 
 

@@ -1,10 +1,8 @@
 """TDE for a trained model: the feature mean is all that a softmax detector lacks.
 
-The same pass over training batches gives mean and deviation of each class's logit, for LogN.
-
 The mean is a plain average over training batches that stream through the frozen model: no momentum
-and no learning rate, since nothing moves. Only its direction is used, so the direction is what
-decides when to stop.
+and no learning rate, since nothing moves. Only its direction is used, so that decides when to stop.
+The same pass gives mean and deviation of each class's logit, for LogN.
 """
 
 from __future__ import annotations
@@ -174,7 +172,8 @@ def estimate_feature_mean(
     if isinstance(model, DistributedDataParallel):
         model = model.module
     halves = [_Halves(predictor) for predictor in tde_predictors(model)]
-    start, count = (logged := time.monotonic()), 0
+    start = logged = time.monotonic()
+    count = 0
     with contextlib.ExitStack() as stack:
         stack.enter_context(EventStorage(1))
         stack.enter_context(_labels_matched(model))

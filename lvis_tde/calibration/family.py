@@ -127,6 +127,7 @@ def search(
     evaluate: Callable[[Sequence[Settings]], Mapping[Settings, Mapping[str, float]]],
     *,
     metric: str = "AP",
+    max_loss: Mapping[str, float] | None = None,
     sigmoid: bool = False,
     rounds: int = 2,
     most: int = 6,
@@ -142,6 +143,8 @@ def search(
         methods: to choose from, with names of their own.
         evaluate: one pass: distinct settings to the metrics of each, :data:`METRICS` in percent.
         metric: to maximize.
+        max_loss: metric to how much of it a choice may cost at most, against the factual
+            probabilities, in percent (points).
         sigmoid: the probabilities are sigmoids, which have no background.
         rounds: most rounds for compositions, each one call of ``evaluate``.
         most: settings a round.
@@ -160,8 +163,11 @@ def search(
         tried.update({one: found[one] for one in new})
 
     def value(settings: Settings) -> float:
-        number = tried[settings][metric]
-        return number if number >= 0 else -math.inf
+        metrics, before = tried[settings], tried[Settings()]
+        # What is undefined before is undefined after; a millionth is rounding.
+        if any(before[k] - metrics[k] > most + 1e-6 for k, most in (max_loss or {}).items()):
+            return -math.inf
+        return metrics[metric] if metrics[metric] >= 0 else -math.inf
 
     run([Settings(), *(m.settings(s) for m in methods for s in m.tried)])
     if not any(value(one) >= 0 for one in tried):

@@ -11,7 +11,7 @@ import contextlib
 import copy
 import functools
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -72,7 +72,7 @@ class BoxBranch:
         self._heads = model.roi_heads
         # Of each call of a network: its name, the regions it was given and what it gave.
         self._calls: list[tuple[str, Tensor | None, Any]] = []
-        self._next = 0
+        self._next, self._recorded = 0, False
 
     def detect(self) -> list[Instances]:
         """Detections under the current settings, boxes alone, by the path of the head.
@@ -85,19 +85,45 @@ class BoxBranch:
         Raises:
             ValueError: if the settings change what the head runs its networks on.
         """
-        self._next = 0
-        recorded = bool(self._calls)
-        step = self._replay if recorded else self._record
+        with self.opened() as detect:
+            return detect()
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[Callable[[], list[Instances]]]:
+        """:meth:`detect` for many settings in a row; boxes are decoded once, too."""
+        boxes: list[Any] = []
         with contextlib.ExitStack() as stack:
             stack.enter_context(box_branch_only(self._heads))
             for name, module in _networks(self._heads).items():
-                stack.enter_context(intercepted(module, "forward", functools.partial(step, name)))
-            # A copy: a head may change its proposals in place.
-            proposals = [_private_regions(one) for one in self._proposals]
-            found, _ = self._heads(self.images, self.features, proposals, None)
-        if recorded and self._next != len(self._calls):
+                step = functools.partial(self._step, name)
+                stack.enter_context(intercepted(module, "forward", step))
+                if hasattr(module, "predict_boxes"):
+                    decode = functools.partial(self._boxes, boxes)
+                    stack.enter_context(intercepted(module, "predict_boxes", decode))
+            yield self._detect
+
+    def _detect(self) -> list[Instances]:
+        self._next = self._decoded = 0
+        self._recorded = bool(self._calls)
+        # A copy: a head may change its proposals in place.
+        proposals = [_private_regions(one) for one in self._proposals]
+        found, _ = self._heads(self.images, self.features, proposals, None)
+        if self._recorded and self._next != len(self._calls):
             raise self._differs(f"{self._next} calls, not {len(self._calls)}")
         return found
+
+    def _boxes(self, known: list[Any], predict_boxes, predictions, proposals):
+        if self._decoded == len(known):
+            regions = [one.proposal_boxes.tensor for one in proposals]
+            known.append((regions, predict_boxes(predictions, proposals)))
+        self._decoded += 1
+        before, boxes = known[self._decoded - 1]
+        if not all(_same(a, b.proposal_boxes.tensor) for a, b in zip(before, proposals)):
+            return predict_boxes(predictions, proposals)
+        return _private(boxes)
+
+    def _step(self, name, *call, **kwargs):
+        return (self._replay if self._recorded else self._record)(name, *call, **kwargs)
 
     def without_maps(self) -> BoxBranch:
         """A copy that has no feature maps and no pooled features, which are nearly all of it.

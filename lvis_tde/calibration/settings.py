@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from torch import nn
@@ -13,7 +13,7 @@ from ..layers.functional import check_alpha
 from ..modeling.strengths import Strengths
 from ..posthoc import Settings
 
-__all__ = ["describe", "settings", "tde_predictors"]
+__all__ = ["choose", "describe", "settings", "tde_predictors"]
 
 
 def tde_predictors(model: nn.Module) -> list[Any]:
@@ -51,6 +51,29 @@ def describe(strengths: Settings) -> str:
     return ", ".join(words)
 
 
+def choose(
+    predictors: Iterable[Any],
+    *,
+    alpha: float | None = None,
+    alpha_region: float | None = None,
+    posthoc: Settings | None = None,
+) -> None:
+    """Sets what :func:`settings` sets, for good."""
+    if alpha is not None:
+        alpha = check_alpha(alpha)
+    for predictor in predictors:
+        if posthoc is not None:
+            predictor.posthoc = posthoc
+        if alpha is not None:
+            predictor.alpha = alpha
+        if alpha_region is not None:
+            predictor.alpha_region = alpha_region
+        if alpha is not None or posthoc is not None:
+            # Who sets it here has chosen it.
+            predictor.calibrated_alpha = predictor.alpha
+            predictor.composition()
+
+
 @contextlib.contextmanager
 def settings(
     model: nn.Module | Sequence[Any],
@@ -76,20 +99,8 @@ def settings(
     """
     predictors = tde_predictors(model) if isinstance(model, nn.Module) else list(model)
     before = [(one.posthoc, one.alpha_region, one.calibrated_alpha) for one in predictors]
-    if alpha is not None:
-        alpha = check_alpha(alpha)
     try:
-        for predictor in predictors:
-            if posthoc is not None:
-                predictor.posthoc = posthoc
-            if alpha is not None:
-                predictor.alpha = alpha
-            if alpha_region is not None:
-                predictor.alpha_region = alpha_region
-            if alpha is not None or posthoc is not None:
-                # Who sets it here has chosen it.
-                predictor.calibrated_alpha = predictor.alpha
-                predictor.composition()
+        choose(predictors, alpha=alpha, alpha_region=alpha_region, posthoc=posthoc)
         yield predictors
     finally:
         for predictor, (strengths, region, calibrated) in zip(predictors, before):

@@ -39,7 +39,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 
-def use_data(recipe: Recipe, train=None, test=None, bounds=None) -> None:
+def use_data(recipe: Recipe, train=None, test=None, bounds=None, calib=None) -> None:
     """Registers a user's files and points a recipe at them: data sets and number of classes.
 
     Without ``test``, test sets of other classes than those of ``train`` are left out.
@@ -49,12 +49,13 @@ def use_data(recipe: Recipe, train=None, test=None, bounds=None) -> None:
         train, test: (annotation file, image folder) in LVIS or COCO format, or None to leave the
             recipe's own. The groups of ``test`` are those of ``train`` where both are given.
         bounds: most images of a rare and of a common class; None for LVIS's 10 and 100.
+        calib: as ``test``, of images to choose on.
 
     Raises:
         FileNotFoundError: if a file or folder does not exist.
         ValueError: if a file is not consistent, see :func:`register_long_tailed`.
     """
-    for flag, pair in (("--train-data", train), ("--test-data", test)):
+    for flag, pair in (("--train-data", train), ("--test-data", test), ("--calib-data", calib)):
         for path in pair or ():
             if not os.path.exists(path):
                 raise FileNotFoundError(f"{path} does not exist (see datasets/README.md).")
@@ -67,6 +68,11 @@ def use_data(recipe: Recipe, train=None, test=None, bounds=None) -> None:
         name = _free_name(f"{Path(train[0]).stem}_train", train, None, bounds)
         register_long_tailed(name, *train, bounds=bounds, missing_images="note")
         recipe.train_sets = (name,)
+        recipe.num_classes = len(_classes(name))
+    if calib is not None:
+        name = f"{Path(calib[0]).stem}_calib"
+        register_long_tailed(name, *calib, train_json=train and train[0], bounds=bounds)
+        recipe.calibration_sets = (name,)
         recipe.num_classes = len(_classes(name))
     if test is not None:
         name = _free_name(f"{Path(test[0]).stem}_test", test, train, bounds)
@@ -282,7 +288,8 @@ def _checked_recipe(
         recipe.output_dir = output_dir
     training = not args.eval_only
     trained = args.eval_only if trained is None else trained
-    use_data(recipe, args.train_data, args.test_data, args.bounds)
+    calib = getattr(args, "calib_data", None)
+    use_data(recipe, args.train_data, args.test_data, args.bounds, calib)
     use_folders(recipe, args.train_folder, args.test_folder, hold_out=args.hold_out)
     recipe.use_cpu_without_gpu()
     checked = recipe.clone()

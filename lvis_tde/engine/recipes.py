@@ -85,8 +85,8 @@ class Recipe(abc.ABC):
 
     def clone(self) -> Recipe:
         """A copy whose changes do not come back."""
-        other = type(self)(copy.deepcopy(self.cfg))
-        other.partial_weights = self.partial_weights
+        other = copy.copy(self)
+        other.cfg = copy.deepcopy(self.cfg)
         return other
 
     def use_cpu_without_gpu(self) -> None:

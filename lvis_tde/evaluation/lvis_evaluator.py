@@ -245,6 +245,16 @@ class LVISEvaluator(_UpstreamEvaluator):
             for task in self.lvis_results
         ]
 
+    def intervals(self, resamples: int, seed: int = 0) -> dict[str, dict[str, tuple[float, float]]]:
+        """Each task's 95 % intervals of what ``evaluate`` evaluated, on rank 0."""
+        if self._truth is None:
+            return {}
+        options = {**self._limits, "bootstrap": resamples, "seed": seed}
+        found, tasks = self.detections(), self.lvis_results
+        return {
+            task: evaluate_lvis(self._truth, found, task, **options).intervals for task in tasks
+        }
+
     def detections(self) -> Detections:
         """What ``evaluate`` evaluated, with the category ids of the annotation file.
 

@@ -12,9 +12,8 @@ from typing import Any
 from ..calibration.family import COMPOSITION
 from ..calibration.family import METRICS as SHOWN
 from ..calibration.methods import FACTUAL
-from ..calibration.settings import describe
+from ..calibration.posthoc_table import aligned, strength_of
 from ..data.files import atomic_path
-from ..posthoc import Settings
 from ..visualization.charts import plot_group_ap
 from ..visualization.palette import METHOD_NAMES, RUN_NAMES
 from .demo_pictures import draw_ap_over_images, draw_methods
@@ -37,28 +36,6 @@ def format_table(results: dict) -> str:
     return "\n".join(f"| {line} |" for line in lines)
 
 
-def _aligned(rows: Sequence[Sequence[str]], left: int) -> str:
-    """A table in Markdown whose first columns are flush left; the first row is its head."""
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    lines = [
-        [
-            cell.ljust(w) if i < left else cell.rjust(w)
-            for i, (cell, w) in enumerate(zip(row, widths))
-        ]
-        for row in rows
-    ]
-    rule = ["-" * w if i < left else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in [lines[0], rule, *lines[1:]])
-
-
-def _strength(row: Mapping[str, Any]) -> str:
-    if row["method"] == FACTUAL:
-        return ""
-    if row["strength"] is None:
-        return describe(Settings(**row["settings"])) or FACTUAL
-    return f"{row['strength']:g}" if row["strength"] else "0 (off)"
-
-
 def format_family(results: Mapping[str, Any]) -> str:
     """Every method on every model, box AP on val, as one table in Markdown for each model.
 
@@ -71,8 +48,10 @@ def format_family(results: Mapping[str, Any]) -> str:
         table = [[f"{name}, boxes on val", "strength", *SHOWN]]
         for row in rows:
             numbers = [f"{row['val'][metric]:.1f}" for metric in SHOWN]
-            table.append([METHOD_NAMES.get(row["method"], row["method"]), _strength(row), *numbers])
-        tables.append(_aligned(table, 2))
+            table.append(
+                [METHOD_NAMES.get(row["method"], row["method"]), strength_of(row), *numbers]
+            )
+        tables.append(aligned(table, 2))
     return "\n\n".join(tables)
 
 
@@ -100,9 +79,9 @@ def _summarize_family(seeds: Sequence[Mapping[str, Any]]) -> str:
                     for m in ("AP", "APr")
                 ]
             between = "; " if method == COMPOSITION else ", "
-            strengths = between.join(dict.fromkeys(_strength(row) for row in rows))
+            strengths = between.join(dict.fromkeys(strength_of(row) for row in rows))
             table.append([METHOD_NAMES.get(method, method), strengths, *cells, *gains])
-        tables.append(_aligned(table, 2))
+        tables.append(aligned(table, 2))
     return "\n\n".join(tables)
 
 
