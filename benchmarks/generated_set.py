@@ -19,8 +19,9 @@ from detectron2.evaluation import inference_on_dataset
 
 from lvis_tde.calibration.checkpoint import load_trained
 from lvis_tde.data.annotation_file import read_annotation_file
+from lvis_tde.data.frequency import frequency_group
 from lvis_tde.data.generation.glyph_table import lvis_image_counts
-from lvis_tde.data.long_tailed import frequency_group, register_long_tailed
+from lvis_tde.data.long_tailed import register_long_tailed
 from lvis_tde.engine import YacsRecipe, load_config
 from lvis_tde.evaluation.build import build_evaluator
 from lvis_tde.visualization.palette import GROUPS

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter
 from PIL import Image
 
-from lvis_tde.data.long_tailed import LVIS_BOUNDS, frequency_group
+from lvis_tde.data.frequency import LVIS_BOUNDS, frequency_group
 from lvis_tde.visualization.detections import draw_comparison
 from lvis_tde.visualization.figure import bare, figure_to_array, headline, new_figure
 from lvis_tde.visualization.palette import (

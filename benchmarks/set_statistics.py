@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from lvis_tde.data.long_tailed import frequency_group
+from lvis_tde.data.frequency import frequency_group
 
 __all__ = ["LVIS_V1", "families", "groups", "image_counts", "percent", "set_statistics"]
 

@@ -69,7 +69,7 @@ def named_numbers(text: str) -> tuple[str, list[float]]:
 
 
 def add_data_arguments(parser: argparse.ArgumentParser, *, train: bool = True) -> None:
-    """Adds those of ``lvis_tde.engine.use_data``; without ``train`` only ``--test-data``."""
+    """Adds the arguments of ``engine.use_data``; without ``train`` only ``--test-data``."""
     group = parser.add_argument_group("your own data, in LVIS or COCO format")
     pair: dict[str, Any] = dict(nargs=2, metavar=("JSON", "IMAGES"))
     use = "for the class names"

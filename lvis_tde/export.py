@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import importlib
 import inspect
+import json
 import logging
 import os
 import sys
@@ -19,6 +21,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import detectron2
 import numpy as np
@@ -46,8 +49,10 @@ from .modeling.intercept import intercepted
 from .posthoc.margins import split_pull, with_background
 
 __all__ = [
+    "NOTES",
     "TOLERANCES",
     "TracedModel",
+    "about",
     "export_onnx",
     "exported_at",
     "exporter_options",
@@ -58,6 +63,9 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
+
+# Of the notes in an exported file.
+NOTES = "lvis_tde.json"
 
 # By file type, from an exported model to its original in fp32. Boxes of a detector are in pixels.
 TOLERANCES = {".ts": 1e-3, ".onnx": 1e-5}
@@ -295,6 +303,40 @@ def export_onnx(
                 dynamic_axes={name: {0: "regions"} for name in ("features", "probs", "deltas")},
                 **exporter_options(),
             )
+            _add_notes(partial, predictor)
+
+
+def about(predictor: TDEFastRCNNOutputLayers) -> dict[str, Any]:
+    """What an exported file says of itself: classes, strengths and how they were chosen.
+
+    In ``model.ts`` it is the extra file ``lvis_tde.json``
+    (``torch.jit.load(path, _extra_files={"lvis_tde.json": ""})``), in ONNX the property of that
+    name.
+
+    Args:
+        predictor: what is exported.
+
+    Returns:
+        ``classes`` (names, or None), ``frequency`` ("r", "c", "f" of each, or None), ``alpha``,
+        ``settings`` (all strengths), ``chosen`` (words, or "") and ``sigmoid``.
+    """
+    statistics = predictor.statistics
+    return {
+        "classes": statistics.class_names,
+        "frequency": statistics.class_groups,
+        "alpha": predictor.alpha,
+        "settings": dataclasses.asdict(predictor.posthoc),
+        "chosen": predictor.chosen,
+        "sigmoid": predictor.use_sigmoid_ce,
+    }
+
+
+def _add_notes(path: Path, predictor: TDEFastRCNNOutputLayers) -> None:
+    import onnx
+
+    model = onnx.load(str(path))
+    onnx.helper.set_model_props(model, {NOTES: json.dumps(about(predictor))})
+    onnx.save(model, str(path))
 
 
 def exporter_options() -> dict:
@@ -371,7 +413,9 @@ def run_export(
     traced = trace_model(model, images[0], alpha)
     files = [folder / "model.ts"]
     # Not by its own writer, which ends the process where the disk is full.
-    write_bytes(files[0], traced.module.save_to_buffer())
+    with exported_at(model, alpha):
+        notes = {NOTES: json.dumps(about(tde_predictors(model)[0]), indent=1)}
+    write_bytes(files[0], traced.module.save_to_buffer(_extra_files=notes))
     reloaded = TracedModel(torch.jit.load(str(files[0])), traced.outputs, traced.schema)
     differences = {files[0]: largest_difference(model, reloaded, images, alpha)}
     for number, predictor in enumerate(tde_predictors(model) if onnx else ()):

@@ -16,6 +16,7 @@ import torch
 from detectron2.data.detection_utils import read_image
 from torch import Tensor, nn
 
+from .data.files import atomic_path, write_bytes
 from .export import TOLERANCES, exported_at, exporter_options
 from .modeling.image_classifier import ImageClassifier
 
@@ -73,15 +74,16 @@ def export_images_onnx(
     """
     with exported_at(model, alpha), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.onnx.export(
-            _Probabilities(model).eval(),
-            (images,),
-            os.fspath(path),
-            input_names=["images"],
-            output_names=["probabilities"],
-            dynamic_axes={name: {0: "images"} for name in ("images", "probabilities")},
-            **exporter_options(),
-        )
+        with atomic_path(path) as partial:
+            torch.onnx.export(
+                _Probabilities(model).eval(),
+                (images,),
+                str(partial),
+                input_names=["images"],
+                output_names=["probabilities"],
+                dynamic_axes={name: {0: "images"} for name in ("images", "probabilities")},
+                **exporter_options(),
+            )
 
 
 def _run_onnx(path: Path) -> Callable[[Tensor], Tensor]:
@@ -124,11 +126,10 @@ def run_image_export(
         ValueError: see :func:`trace_classifier`.
     """
     folder = Path(output)
-    folder.mkdir(parents=True, exist_ok=True)
     one = prepare(read_image(image, "RGB"))["image"][None].float().to(model.device)
     other = 255 * torch.rand(7, *one.shape[1:], generator=torch.Generator().manual_seed(0))
     files = [folder / "model.ts"]
-    trace_classifier(model, one, alpha).save(str(files[0]))
+    write_bytes(files[0], trace_classifier(model, one, alpha).save_to_buffer())
     runs: list[Callable[[Tensor], Tensor]] = [torch.jit.load(str(files[0]))]
     if onnx:
         files.append(folder / "model.onnx")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 from collections.abc import Callable, Sequence
@@ -10,12 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from detectron2.data.detection_utils import read_image
 from detectron2.evaluation import inference_context
 
 from .calibration.explain import Explanation, explain_images
+from .data.files import write_with
+from .data.pictures import UnreadableError, read_picture
 from .modeling.image_classifier import ImageClassifier
-from .predictor import ClassInfo, is_video, unused_name
+from .predictor import ClassInfo, stems_of_inputs, unused_name
 from .visualization.charts import plot_explanation
 from .visualization.classified import draw_classified
 from .visualization.palette import TOP1_GROUPS
@@ -40,13 +42,15 @@ class ImageDemo:
         Args:
             model: trained; used with its own settings, and with none.
             prepare: makes the model's input of an RGB picture, such as ``Recipe.prepare``.
-            classes: see :func:`~lvis_tde.predictor.class_info`.
+            classes: see :func:`~lvis_tde.predictor.classes_of`.
             panel_size: side of the picture in the drawing, in pixels.
         """
         self.model = model.eval()
         self.classes = classes
         self.panel_size = panel_size
         self._input = prepare
+        # Inputs that could not be read, and why.
+        self.skipped: list[tuple[str, str]] = []
 
     def explain(self, image: np.ndarray) -> Explanation:
         """The parts of the prediction for a picture.
@@ -68,33 +72,37 @@ class ImageDemo:
             explain: write charts of the logits, too.
 
         Returns:
-            list: what was written.
-
-        Raises:
-            ValueError: for a video.
+            list: what was written. What cannot be read as a picture, such as a video, is skipped,
+            with a warning, and noted in :attr:`skipped`.
         """
         folder = Path(output)
         folder.mkdir(parents=True, exist_ok=True)
+        kept = stems_of_inputs(paths, folder)
         written: list[Path] = []
+        self.skipped = []
         for path in paths:
-            if is_video(path):
-                raise ValueError(f"{path} is a video, and the model classifies pictures.")
-            image, stem = read_image(path, "RGB"), unused_name(path, {one.stem for one in written})
-            parts = self.explain(image)
-            options: dict[str, Any] = {
-                "class_names": self.classes.names,
-                "class_frequency": self.classes.frequency,
-            }
-            figures = {
-                f"{stem}.png": draw_classified(image, parts, side=self.panel_size, **options)
-            }
-            if explain:
-                figures[f"{stem}_why.png"] = plot_explanation(
-                    parts, 0, group_names=TOP1_GROUPS, **options
-                )
-            for name, figure in figures.items():
-                written.append(folder / name)
-                figure.savefig(written[-1], dpi=100)
-            best = self.classes.names[int(parts.probs[0].argmax())]
-            logger.info("%s: %s, see %s", path, best, folder / f"{stem}.png")
+            stem = unused_name(path, kept | {one.stem for one in written})
+            try:
+                written += self._picture(path, folder, stem, explain)
+            except UnreadableError as error:
+                logger.warning("Skipped %s: %s", path, error)
+                self.skipped.append((os.fspath(path), str(error)))
         return written
+
+    def _picture(self, path: str, folder: Path, stem: str, explain: bool) -> list[Path]:
+        image = read_picture(path)
+        parts = self.explain(image)
+        options: dict[str, Any] = {
+            "class_names": self.classes.names,
+            "class_frequency": self.classes.frequency,
+        }
+        figures = {f"{stem}.png": draw_classified(image, parts, side=self.panel_size, **options)}
+        if explain:
+            figures[f"{stem}_why.png"] = plot_explanation(
+                parts, 0, group_names=TOP1_GROUPS, **options
+            )
+        for name, figure in figures.items():
+            write_with(folder / name, functools.partial(figure.savefig, dpi=100))
+        best = self.classes.names[int(parts.probs[0].argmax())]
+        logger.info("%s: %s, see %s", path, best, folder / f"{stem}.png")
+        return [folder / name for name in figures]

@@ -3,118 +3,69 @@
 from __future__ import annotations
 
 import functools
-import glob
 import logging
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 from detectron2.data import MetadataCatalog
-from detectron2.data.datasets import lvis_v0_5_categories, lvis_v1_categories
-from detectron2.data.detection_utils import read_image
+from detectron2.structures import Instances
 from PIL import Image
 from torch import nn
 
 from .calibration.alpha import predict_for_alphas
 from .calibration.explain import explain_detections
 from .calibration.settings import describe, tde_predictors
+from .data.classes import ClassInfo, class_info
 from .data.files import write_with
-from .data.frequency import LVIS_BOUNDS, frequency_group
+from .data.pictures import UnreadableError, find_inputs, frames, is_video, read_picture
 from .posthoc import Settings
 from .visualization.charts import plot_explanation
 from .visualization.detections import draw_comparison
 
-__all__ = ["ClassInfo", "TDEDemo", "class_info", "find_inputs", "is_video", "unused_name"]
+__all__ = [
+    "ClassInfo",
+    "TDEDemo",
+    "class_info",
+    "classes_of",
+    "find_inputs",
+    "is_video",
+    "stems_of_inputs",
+    "unused_name",
+]
 
 logger = logging.getLogger(__name__)
 
-_VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
 
-
-@dataclass(frozen=True)
-class ClassInfo:
-    """Names of the classes, and "r", "c" or "f" of each where it is known."""
-
-    names: Sequence[str]
-    frequency: Sequence[str] | None
-
-
-def class_info(dataset: str, num_classes: int) -> ClassInfo:
-    """Names and frequency groups from a dataset's metadata.
+def classes_of(model: nn.Module, dataset: str) -> ClassInfo:
+    """Names and frequency groups of a model's classes: the data set's, or those in its checkpoint.
 
     Args:
-        dataset: registered name.
-        num_classes: C of the model.
+        model: with TDE predictors and its weights.
+        dataset: registered name, or one that is not registered here.
 
     Returns:
-        ClassInfo: without groups where neither the metadata nor Detectron2's LVIS tables know them.
+        ClassInfo: without groups where neither knows them.
 
     Raises:
-        ValueError: if the metadata has no class names, or not as many as the model has classes.
+        ValueError: if neither has names, or the data set has another number of classes.
     """
-    metadata = MetadataCatalog.get(dataset)
-    names = metadata.get("thing_classes")
-    if names is None:
-        raise ValueError(
-            f"The metadata of {dataset!r} has no class names (thing_classes), so detections cannot "
-            "be named. Use a registered dataset in the config, such as lvis_v1_val, or "
-            "give your annotation file with --test-data JSON IMAGES."
-        )
-    if len(names) != num_classes:
-        raise ValueError(
-            f"Dataset {dataset!r} has {len(names)} class names, but the model has {num_classes} "
-            "classes: name the dataset that it was trained on."
-        )
-    frequency = metadata.get("class_frequency")
-    if frequency is None:
-        counts = metadata.get("class_image_count") or _lvis_counts(names)
-        if counts is not None:
-            counts = sorted(counts, key=lambda record: record["id"])
-            fewest, most = metadata.get("bounds", (LVIS_BOUNDS[0] + 1, LVIS_BOUNDS[1]))
-            bounds = fewest - 1, most
-            frequency = [frequency_group(record["image_count"], bounds) for record in counts]
-    return ClassInfo(names, frequency)
-
-
-def _lvis_counts(names: Sequence[str]) -> list[dict] | None:
-    # Detectron2 0.6 has the groups of LVIS, but no counts and nothing of both in its metadata.
-    for module in (lvis_v1_categories, lvis_v0_5_categories):
-        records = sorted(module.LVIS_CATEGORIES, key=lambda record: record["id"])
-        if [record["synonyms"][0] for record in records] == list(names):
-            most = {"r": 10, "c": 100, "f": 101}
-            return [{"id": r["id"], "image_count": most[r["frequency"]]} for r in records]
-    return None
-
-
-def is_video(path: str | os.PathLike) -> bool:
-    """Whether the name is that of a video file."""
-    return Path(path).suffix.lower() in _VIDEOS
-
-
-def find_inputs(patterns: Iterable[str]) -> list[str]:
-    """Files for names and globs, in order, each once.
-
-    Raises:
-        FileNotFoundError: naming the one that matches no file.
-    """
-    found = []
-    for pattern in patterns:
-        # A name is taken as it is, even if it has the characters of a pattern.
-        matches = [pattern] if os.path.isfile(pattern) else sorted(glob.glob(pattern))
-        matches = [match for match in matches if os.path.isfile(match)]
-        if not matches:
-            raise FileNotFoundError(f"No file matches {pattern!r}.")
-        found += matches
-    return list(dict.fromkeys(found))
+    statistics = tde_predictors(model)[0].statistics
+    if MetadataCatalog.get(dataset).get("thing_classes") is None and statistics.class_names:
+        return ClassInfo(statistics.class_names, statistics.class_groups)
+    return class_info(dataset, statistics.num_classes)
 
 
 class TDEDemo:
-    """Draws what a model detects without and with TDE, and why."""
+    """Draws what a model detects without and with TDE, and why.
+
+    Attributes:
+        skipped: after :meth:`run`, the inputs that could not be read, and why.
+    """
 
     def __init__(
         self,
@@ -124,15 +75,28 @@ class TDEDemo:
         *,
         score_threshold: float = 0.3,
         panel_size: int = 640,
+        top: int = 20,
     ):
         """
         Args:
             model: trained, with TDE predictors; used with its own settings, and with none.
             prepare: makes the model's input of an RGB picture, such as ``Recipe.prepare``.
-            classes: see :func:`class_info`.
-            score_threshold: detections with a lower score are left out.
+            classes: see :func:`classes_of`.
+            score_threshold: without TDE, detections with a lower score are left out. With TDE as
+                many are shown, those with the highest scores: it moves all scores, and the same
+                threshold would be another one.
             panel_size: longer side of each of the two pictures, in pixels.
+            top: most detections on each side.
+
+        Raises:
+            ValueError: if ``top`` is not positive or the threshold not in [0, 1].
         """
+        if top < 1:
+            raise ValueError(f"top={top} (--top) shows nothing: it must be at least 1.")
+        if not 0 <= score_threshold <= 1:
+            raise ValueError(
+                f"score_threshold={score_threshold} (--score-threshold) must lie in [0, 1]."
+            )
         self.model = model.eval()
         self.classes = classes
         predictor = tde_predictors(model)[0]
@@ -140,7 +104,24 @@ class TDEDemo:
         self._off_and_on = [Settings(), predictor.posthoc]
         self.score_threshold = score_threshold
         self.panel_size = panel_size
+        self.top = top
+        self.skipped: list[tuple[str, str]] = []
         self._input = prepare
+
+    def detect(self, image: np.ndarray) -> tuple[Instances, Instances]:
+        """The detections that are shown, the best first: as many with TDE as without it.
+
+        Args:
+            image: RGB, (H, W, 3) uint8.
+
+        Returns:
+            Those without, and those with TDE and the other steps, on the CPU.
+        """
+        (off,), (on,) = predict_for_alphas(self.model, [self._input(image)], self._off_and_on)
+        pair = [one["instances"].to("cpu") for one in (off, on)]
+        off, on = (one[one.scores.argsort(descending=True, stable=True)] for one in pair)
+        count = min(self.top, int((off.scores >= self.score_threshold).sum()))
+        return off[:count], on[:count]
 
     def compare(self, image: np.ndarray) -> tuple[np.ndarray, int]:
         """Detections without and with TDE side by side.
@@ -151,32 +132,39 @@ class TDEDemo:
         Returns:
             tuple: the picture, RGB uint8, and the number of detections that it shows with TDE.
         """
-        (off,), (on,) = predict_for_alphas(self.model, [self._input(image)], self._off_and_on)
-        off, on = off["instances"].to("cpu"), on["instances"].to("cpu")
+        off, on = self.detect(image)
         steps = describe(self._off_and_on[1]) or "alpha 0"
         picture = draw_comparison(
             image,
-            [("without TDE", off), (f"with TDE, {steps}", on)],
+            [
+                (f"without TDE{_least(off)}", off),
+                (f"with TDE, {steps}{_least(on)}", on),
+            ],
             class_names=self.classes.names,
             class_frequency=self.classes.frequency,
-            score_threshold=self.score_threshold,
+            score_threshold=0,
+            max_objects=self.top,
             panel_size=self.panel_size,
         )
-        return picture, int((on.scores >= self.score_threshold).sum())
+        return picture, len(on)
 
-    def explain(self, image: np.ndarray, count: int = 3):
-        """Charts of the detections whose scores TDE changed most.
+    def explain(self, image: np.ndarray, count: int = 3, shown: int | None = None):
+        """Charts of the detections, of those that are shown, whose scores TDE changed most.
 
         Args:
             image: RGB, (H, W, 3) uint8.
             count: most charts.
+            shown: what :meth:`compare` returned, if it is known.
 
         Yields:
             Figure: see :func:`~lvis_tde.visualization.charts.plot_explanation`.
         """
+        shown = len(self.detect(image)[1]) if shown is None else shown
         ((found, parts),) = explain_detections(self.model, [self._input(image)])
         change = (parts.probs - parts.factual_probs).abs().sum(1).cpu()
-        change[found.scores.cpu() < self.score_threshold] = -1
+        change[found.scores.cpu().argsort(descending=True, stable=True)[shown:]] = -1
+        height, width = found.image_size
+        scale = np.array([image.shape[1] / width, image.shape[0] / height] * 2)
         # Detections of one region have the same explanation: only the best of them counts.
         seen: set[float] = set()
         for row in change.argsort(descending=True, stable=True).tolist():
@@ -190,12 +178,16 @@ class TDEDemo:
                     row,
                     class_names=self.classes.names,
                     class_frequency=self.classes.frequency,
+                    image=image,
+                    box=found.pred_boxes.tensor[row].cpu().numpy() * scale,
                 )
 
     def run(
         self, paths: Sequence[str], output: str | os.PathLike, *, explain: bool = False
     ) -> list[Path]:
         """Writes pictures and videos.
+
+        What cannot be read is skipped, with a warning, and noted in :attr:`skipped`.
 
         Args:
             paths: images and videos.
@@ -209,29 +201,36 @@ class TDEDemo:
         """
         folder = Path(output)
         written: list[Path] = []
-        kept = _stems_of_inputs(paths, folder)
+        kept = stems_of_inputs(paths, folder)
         folder.mkdir(parents=True, exist_ok=True)
+        self.skipped = []
         for path in paths:
             stem = unused_name(path, kept | {one.stem for one in written})
-            if is_video(path):
-                written.append(self._video(path, folder / f"{stem}.mp4"))
-                continue
-            image = read_image(path, "RGB")
-            picture, shown = self.compare(image)
-            written.append(folder / f"{stem}.png")
-            write_with(written[-1], Image.fromarray(picture).save)
-            logger.info("%s: %d detections, see %s", path, shown, written[-1])
-            if not explain:
-                continue
-            for number, figure in enumerate(self.explain(image), 1):
-                written.append(folder / f"{stem}_why_{number}.png")
-                write_with(written[-1], functools.partial(figure.savefig, dpi=150))
+            try:
+                if is_video(path):
+                    written.append(self._video(path, folder / f"{stem}.mp4"))
+                else:
+                    written += self._picture(path, folder, stem, explain)
+            except UnreadableError as error:
+                logger.warning("Skipped %s: %s", path, error)
+                self.skipped.append((os.fspath(path), str(error)))
+        return written
+
+    def _picture(self, path: str, folder: Path, stem: str, explain: bool) -> list[Path]:
+        image = read_picture(path)
+        picture, shown = self.compare(image)
+        written = [folder / f"{stem}.png"]
+        write_with(written[0], Image.fromarray(picture).save)
+        logger.info("%s: %d detections, see %s", path, shown, written[0])
+        for number, figure in enumerate(self.explain(image, shown=shown) if explain else (), 1):
+            written.append(folder / f"{stem}_why_{number}.png")
+            write_with(written[-1], functools.partial(figure.savefig, dpi=150))
         return written
 
     def _video(self, path: str, target: Path) -> Path:
         writer: Any = None
         count = 0
-        for frame, rate in _frames(path):
+        for frame, rate in frames(path):
             picture, _ = self.compare(frame)
             # Codecs want even sizes.
             picture = picture[: picture.shape[0] // 2 * 2, : picture.shape[1] // 2 * 2]
@@ -249,7 +248,14 @@ class TDEDemo:
         return target
 
 
-def _stems_of_inputs(paths: Sequence[str], folder: Path) -> set[str]:
+def _least(found: Instances) -> str:
+    """Words on how many are shown, and down to which score."""
+    if not len(found):
+        return ": nothing"
+    return f": the best {len(found)}, scores from {found.scores.min():.2f}"
+
+
+def stems_of_inputs(paths: Sequence[str], folder: Path) -> set[str]:
     """Names in an output folder that would replace an input."""
     files = [Path(os.path.realpath(path)) for path in paths]
     stems = {one.stem for one in files if one.parent == Path(os.path.realpath(folder))}
@@ -261,22 +267,3 @@ def unused_name(path: str, taken: set[str]) -> str:
     stem = Path(path).stem
     names = (f"{stem}_{number}" if number else stem for number in range(len(taken) + 1))
     return next(name for name in names if name not in taken)
-
-
-def _frames(path: str) -> Iterator[tuple[np.ndarray, float]]:
-    """RGB frames of a video and its frames per second.
-
-    Raises:
-        OSError: if OpenCV cannot read it.
-    """
-    video = cv2.VideoCapture(path)
-    try:
-        rate = video.get(cv2.CAP_PROP_FPS) or 25.0
-        readable, frame = video.read()
-        if not readable:
-            raise OSError(f"OpenCV cannot read the video {path}.")
-        while readable:
-            yield np.ascontiguousarray(frame[:, :, ::-1]), rate
-            readable, frame = video.read()
-    finally:
-        video.release()

@@ -98,10 +98,12 @@ def command(playground, tmp_path, capsys, monkeypatch):
 
     monkeypatch.chdir(playground)
     monkeypatch.setenv("HOME", str(tmp_path))  # completed copies of annotations go there
-    before = set(DatasetCatalog.list())
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "datasets"))  # and subsets here
+    stems = [file.stem for file in playground.glob("*.json")]
+    names = {f"{stem}_{kind}" for stem in stems for kind in ("train", "test")}
 
     def forget():
-        for name in set(DatasetCatalog.list()) - before:
+        for name in names.intersection(DatasetCatalog.list()):
             DatasetCatalog.remove(name)
             MetadataCatalog.remove(name)
 

@@ -22,10 +22,13 @@ from wrong_turns_util import snapshot
 from lvis_tde import cli
 from lvis_tde.arguments import argument_parser
 from lvis_tde.checkpointer import SafeCheckpointer, read_checkpoint, save_checkpoint
+from lvis_tde.data.check import DATASETS
+from lvis_tde.data.classification.check import CLASSIFICATION_SETS
 from lvis_tde.data.files import atomic_path, write_bytes, write_text, write_with
 from lvis_tde.engine import YacsRecipe, load_config
 from lvis_tde.engine.lock import FILE, check_unlocked, locked
 from lvis_tde.evaluation.result import percent
+from lvis_tde.experiments.demo_parts import DEFAULT_PARTS, PARTS
 from lvis_tde.export import export_onnx
 from lvis_tde.layers.functional import check_alpha
 
@@ -119,7 +122,16 @@ def test_training_evaluation_and_resumption(command, tmp_path):
 
 def test_the_sweep_prints_one_table_and_what_it_wrote(command, tmp_path):
     code, out, err = command(
-        "sweep-alpha", "--alphas", "0,1", "--metric", "bbox/AP", *MODEL, *TRAIN, *TEST, *OUT, *WEIGHTS
+        "sweep-alpha",
+        "--alphas",
+        "0,1",
+        "--metric",
+        "bbox/AP",
+        *MODEL,
+        *TRAIN,
+        *TEST,
+        *OUT,
+        *WEIGHTS,
     )
     assert (code, err) == (0, ""), err
     assert out.count("bbox AP |") == 1 and "-100" not in out and "n/a" in out
@@ -412,10 +424,8 @@ def test_help_of_every_tool_needs_no_torch_and_no_second():
     assert done.returncode == 0, done.stderr
     # All of them together, and the interpreter.
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 3
-    from lvis_tde.experiments.demo_parts import DEFAULT_PARTS, PARTS
-
     assert ",".join(DEFAULT_PARTS) in done.stdout
-    assert all(part in done.stdout for part in PARTS)
+    assert all(part in done.stdout for part in [*PARTS, *DATASETS, *CLASSIFICATION_SETS])
     assert done.stdout.count("--traceback") >= len(TOOLS) - 1  # not of the benchmarks
 
 

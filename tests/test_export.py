@@ -1,5 +1,7 @@
 """Exported models against the model they come from."""
 
+import json
+
 import pytest
 import torch
 from detectron2.data import DatasetCatalog
@@ -7,6 +9,7 @@ from heads_util import TDE_NAMES, build, predictors, zoo_config
 
 from lvis_tde.engine import YacsRecipe
 from lvis_tde.export import (
+    NOTES,
     export_onnx,
     largest_difference,
     onnx_difference,
@@ -81,11 +84,27 @@ def test_files(tiny_cfg, tiny_model, tiny_set, tmp_path):
     cfg = tiny_cfg("deconfound", "INPUT.MIN_SIZE_TEST", 64)
     image = DatasetCatalog.get(tiny_set["val"])[0]["file_name"]
     onnx = bool(pytest.importorskip("onnxruntime"))
-    files = run_export(
-        with_means(tiny_model()), YacsRecipe(cfg).prepare, image, tmp_path / "out", onnx=onnx
-    )
+    model = with_means(tiny_model())
+    (predictor,) = predictors(model)
+    predictor.statistics.set_classes([f"class {i}" for i in range(7)], "rrccfff")
+    predictor.chosen = "alpha 1.5 by bbox/AP on birds"
+    prepare = YacsRecipe(cfg).prepare
+    files = run_export(model, prepare, image, tmp_path / "out", alpha=0.8, onnx=onnx)
     assert [file.name for file in files] == ["model.ts", "box_predictor.onnx"]
     assert all(file.stat().st_size > 1000 for file in files)
+    # Classes, strengths and how they were chosen go with them.
+    notes = {NOTES: ""}
+    torch.jit.load(str(files[0]), _extra_files=notes)
+    found = [json.loads(notes[NOTES])]
+    for prop in pytest.importorskip("onnx").load(str(files[1])).metadata_props:
+        assert prop.key == NOTES
+        found.append(json.loads(prop.value))
+    for one in found:
+        assert one["classes"] == [f"class {i}" for i in range(7)]
+        assert one["frequency"] == list("rrccfff") and one["sigmoid"] is False
+        assert one["alpha"] == one["settings"]["class_"] == 0.8
+        assert one["chosen"] == "alpha 1.5 by bbox/AP on birds"
+    assert len(found) == 2 and predictor.alpha == 1.5
 
 
 def test_no_mean_no_export(tiny_model):

@@ -1,12 +1,16 @@
 """Pictures for images, globs and videos; class names and their absence."""
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
+import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.detection_utils import read_image
 
 from lvis_tde.calibration.alpha import predict_for_alphas
+from lvis_tde.calibration.settings import tde_predictors
 from lvis_tde.engine import YacsRecipe
 from lvis_tde.predictor import ClassInfo, TDEDemo, class_info, find_inputs, is_video
 from lvis_tde.visualization.charts import GROUP_COLORS
@@ -43,17 +47,47 @@ def test_the_detections_are_those_of_the_model(demo, files):
     assert one["image"].shape == (3, 96, 96) and (one["height"], one["width"]) == (64, 64)
     # Detectron2's models read BGR.
     assert one["image"][0].mean().item() == pytest.approx(image[:, :, 2].mean(), rel=0.02)
-    (found,) = predict_for_alphas(demo.model, [one], [demo.alpha])[0]
-    assert shown == (found["instances"].scores >= 0.05).sum()
+    off, on = demo.detect(image)
+    outputs = predict_for_alphas(demo.model, [one], [0.0, demo.alpha])
+    for found, shown_here in zip(outputs, (off, on)):
+        scores = found[0]["instances"].scores.sort(descending=True).values
+        torch.testing.assert_close(shown_here.scores, scores[: len(off)])
+    assert len(off) == len(on) == shown == (outputs[0][0]["instances"].scores >= 0.05).sum() > 0
+
+
+@pytest.mark.parametrize("alpha, top", [(0.1, 20), (3.0, 20), (3.0, 2)])
+def test_both_sides_show_as_many_whatever_alpha_does_to_the_scores(demo, files, alpha, top):
+    model = demo.model
+    tde_predictors(model)[0].alpha = alpha
+    other = TDEDemo(model, demo._input, demo.classes, score_threshold=0.05, top=top)
+    image = read_image(files[0], "RGB")
+    off, on = other.detect(image)
+    _, shown = other.compare(image)
+    assert len(off) == len(on) == shown == min(top, len(demo.detect(image)[0]))
+    if top == 2:
+        assert len(list(other.explain(image, 50, shown))) <= shown
+
+
+def test_nothing_above_the_threshold(demo, files):
+    demo.score_threshold = 1.0
+    image = read_image(files[0], "RGB")
+    assert demo.compare(image)[1] == 0 and not list(demo.explain(image))
+    for options, name in ((dict(top=0), "top=0"), (dict(score_threshold=7), "score_threshold=7")):
+        with pytest.raises(ValueError, match=name):
+            TDEDemo(demo.model, demo._input, demo.classes, **options)
 
 
 def test_the_chart_names_the_classes(demo, files):
     figures = list(demo.explain(read_image(files[0], "RGB"), count=2))
     assert len(figures) == 2
-    labels = [label.get_text() for label in figures[0].axes[0].get_yticklabels()]
+    crop, logits, scores_axes = figures[0].axes
+    (x0, x1), (y1, y0) = crop.get_xlim(), crop.get_ylim()
+    box = crop.patches[0].get_bbox()
+    assert x0 <= box.x0 < box.x1 <= x1 and y0 <= box.y0 < box.y1 <= y1 and len(crop.images) == 1
+    labels = [label.get_text() for label in logits.get_yticklabels()]
     names = [name.replace("_", " ") for name in demo.classes.names]
     assert labels[-1] == "background" and set(labels[:-1]) <= set(names)
-    bars = figures[0].axes[1].patches
+    bars = scores_axes.patches
     colors = {tuple(np.round(bar.get_facecolor()[:3], 3)) for bar in bars}
     known = {tuple(int(c[i : i + 2], 16) / 255 for i in (1, 3, 5)) for c in GROUP_COLORS.values()}
     assert len(colors & {tuple(np.round(color, 3)) for color in known}) > 0
@@ -73,8 +107,20 @@ def test_video(demo, tmp_path):
     ok, frame = video.read()
     assert ok and frame.shape[1] > 2 * 160
     (tmp_path / "broken.mp4").write_bytes(b"no video")
-    with pytest.raises(OSError, match="broken.mp4"):
-        demo.run([str(tmp_path / "broken.mp4")], tmp_path / "out")
+    assert demo.run([str(tmp_path / "broken.mp4")], tmp_path / "out") == []
+    assert "broken.mp4" in demo.skipped[0][0] and "cannot read the video" in demo.skipped[0][1]
+
+
+def test_what_cannot_be_read_is_skipped_and_the_rest_is_drawn(demo, files, tmp_path, caplog):
+    data = Path(files[0]).read_bytes()
+    bad = {"cut.png": data[: len(data) // 2], "text.png": b"no picture", "empty.png": b""}
+    for name, content in bad.items():
+        (tmp_path / name).write_bytes(content)
+    paths = [*(str(tmp_path / name) for name in bad), files[1]]
+    written = demo.run(paths, tmp_path / "out", explain=True)
+    assert {Path(path).name for path, _ in demo.skipped} == set(bad)
+    assert written and all(path.stem.startswith(Path(files[1]).stem) for path in written)
+    assert set(written) == set((tmp_path / "out").iterdir()) and "Skipped" in caplog.text
 
 
 def test_inputs(tmp_path):
@@ -84,6 +130,14 @@ def test_inputs(tmp_path):
     names = [str(tmp_path / name) for name in ("a.jpg", "b.jpg", "odd[1].jpg")]
     assert find_inputs([str(tmp_path / "*.jpg"), names[0]]) == names
     assert find_inputs([names[2]]) == [names[2]]
+    assert find_inputs([str(tmp_path)]) == [
+        names[0],
+        names[1],
+        str(tmp_path / "clip.MP4"),
+        names[2],
+    ]
+    with pytest.raises(FileNotFoundError, match="folder.jpg has no pictures"):
+        find_inputs([str(tmp_path / "folder.jpg")])
     with pytest.raises(FileNotFoundError, match="none"):
         find_inputs([str(tmp_path / "none*.png")])
     assert is_video(tmp_path / "clip.MP4") and not is_video(names[0])

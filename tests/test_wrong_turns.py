@@ -7,6 +7,7 @@ name. Exit code 2, no traceback, hardly a line above it, and no file anywhere is
 import re
 
 import pytest
+from conftest import ROOT
 from wrong_turns_util import snapshot
 
 MODEL = ["--config-file", "deconfound.yaml"]
@@ -59,7 +60,7 @@ ARGUMENTS = [
     (["demo"], "inputs, --config-file"),
     (["demo", "photo.png"], "--config-file"),
     (["export", "--config-file", "x"], "--image"),
-    (["evaluate"], "annotations"),
+    (["evaluate"], "required: annotations"),
     (["evaluate", "a", "b", "--engine", "none"], "'none'"),
     (["report", "val.json"], "--compare"),
     (["report", "val.json", "x.json", "--compare", "a", "b"], "--compare"),
@@ -134,9 +135,15 @@ DATA = [
     (["--train-data", "unknown_image.json", "images"], "unknown_image.json.*999999"),
     (["--train-data", "no_images.json", "images"], "no_images"),
     (["--train-data", "other_size.json", "images"], "64 x 64 pixels.*65 x 64"),
-    (["--train-data", "train.json", "nothing"], "24 of the 24 images.*missing"),
+    (
+        ["--train-data", "train.json", "nothing"],
+        "No image of train.json was found.*these were tried: nothing/train/",
+    ),
     (["--train-data", "train.json", "broken"], "broken.*no image that can be read"),
-    (["--test-data", "val.json", "nothing", *TRAIN], "6 of the 6 images.*missing"),
+    (
+        ["--test-data", "val.json", "nothing", *TRAIN],
+        "No image of val.json was found.*these were tried: nothing/val/",
+    ),
     (["--train-data", "train.json", "images", "--bounds", "5", "5"], "bounds.*5"),
     (["DATASETS.TRAIN", "('nope',)"], "'nope' is not registered"),
     (["DATASETS.TRAIN", "('lvis_v1_train',)"], "lvis_v1_train.json"),
@@ -180,10 +187,20 @@ PICTURES = [
     (export("--image", "photo.png", "--alpha", "nan", "--output", "{out}"), "alpha=nan"),
     (export("--image", "photo.png", "--output", "file"), "is a file"),
     (
-        ["export", *MODEL, "--image", "photo.png", "--output", "{out}", "MODEL.WEIGHTS", "no_mean.pth"],
+        [*export("--image", "photo.png", "--output", "{out}")[:-1], "no_mean.pth"],
         "mean is zero",
     ),
-]  # fmt: skip
+]
+_CLASSIFIER = ["--config-file", str(ROOT / "configs/classification/digits_lt_tde.yaml")]
+FOLDERS = [
+    (["train", *MODEL, "--train-folder", "images"], "are for classifiers"),
+    (["train", *_CLASSIFIER, "--test-folder", "images"], "needs --train-folder"),
+    (["train", *_CLASSIFIER, "--train-folder", "gone", *OUT], "gone"),
+    (["train", *_CLASSIFIER, "--train-folder", "nothing", *OUT], "nothing"),
+    (["train", *_CLASSIFIER, *OUT, "DATASETS.TRAIN", "('nope',)"], "'nope'"),
+    (["train", "--eval-only", *_CLASSIFIER, *OUT, "MODEL.WEIGHTS", "list.pth"], "list.pth"),
+    (["sweep", *_CLASSIFIER, "--calibrate", "0.1", *OUT, "MODEL.WEIGHTS", "x.pth"], "x.pth"),
+]
 OUTPUTS = [
     (train("OUTPUT_DIR", "file"), "OUTPUT_DIR is file, but .*is a file"),
     (train("OUTPUT_DIR", "file/below"), "is a file: name a folder"),
@@ -228,6 +245,7 @@ TABLE = [
     *SWEEPS,
     *PICTURES,
     *OUTPUTS,
+    *FOLDERS,
     *((train("MODEL.WEIGHTS", file), named) for file, named in _CHECKPOINTS),
     (train("MODEL.WEIGHTS", "foreign.pth"), "foreign.pth has none of the 95 parameters"),
     *(

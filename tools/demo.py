@@ -4,10 +4,14 @@
     tools/demo.py 'photos/*.jpg' clip.mp4 --config-file C --output DIR --explain \
         --opts MODEL.WEIGHTS W
 
-Class names and frequency groups are those of the config's dataset, or of --test-data.
+A folder stands for the pictures and videos in it. Class names and frequency groups are those of
+the config's dataset, of --test-data, or of the checkpoint. Without TDE detections from
+--score-threshold on are shown, with TDE as many, the best first. Inputs that cannot be read are
+skipped; the exit code is then 1.
 """
 
 import argparse
+import sys
 
 from lvis_tde import cli
 from lvis_tde.arguments import Parser, add_data_arguments, add_weight_arguments
@@ -15,11 +19,19 @@ from lvis_tde.arguments import Parser, add_data_arguments, add_weight_arguments
 
 def parse_args(argv):
     parser = Parser(description=__doc__)
-    parser.add_argument("inputs", nargs="+", help="images, globs (quoted) and videos")
+    parser.add_argument("inputs", nargs="+", help="images, videos, folders, globs (quoted)")
     parser.add_argument("--config-file", required=True, help="of a model with TDE heads")
     parser.add_argument("--output", default="output/pictures", help="folder for the pictures")
     parser.add_argument("--alpha", type=float, help="strength of TDE, default: the config's")
-    parser.add_argument("--score-threshold", type=float, default=0.3, help="least score shown")
+    parser.add_argument(
+        "--score-threshold",
+        type=float,
+        default=0.3,
+        help="least score shown without TDE (default: 0.3); with TDE as many objects are shown",
+    )
+    parser.add_argument(
+        "--top", type=int, default=20, help="most objects on each side (default: 20)"
+    )
     parser.add_argument("--panel-size", type=int, default=640, help="pixels of the longer side")
     parser.add_argument(
         "--explain", action="store_true", help="charts of the detections that TDE changed most"
@@ -39,7 +51,7 @@ def main(argv=None):
     from lvis_tde.engine import check_run, load_recipe, setup_console, use_data
     from lvis_tde.image_demo import ImageDemo
     from lvis_tde.modeling import ImageClassifier
-    from lvis_tde.predictor import TDEDemo, class_info, find_inputs
+    from lvis_tde.predictor import TDEDemo, classes_of, find_inputs
 
     setup_console()
     inputs = find_inputs(args.inputs)
@@ -53,19 +65,23 @@ def main(argv=None):
     check_run(recipe)
     dataset = next(iter((*recipe.test_sets, *recipe.train_sets)), "__unused")
     register_by_name(dataset)
-    classes = class_info(dataset, recipe.num_classes)
     model = load_trained(recipe)
+    classes = classes_of(model, dataset)
     if isinstance(model, ImageClassifier):
-        images = ImageDemo(model, recipe.prepare, classes)
-        return cli.wrote(images.run(inputs, args.output, explain=args.explain))
-    demo = TDEDemo(
-        model,
-        recipe.prepare,
-        classes,
-        score_threshold=args.score_threshold,
-        panel_size=args.panel_size,
-    )
+        demo = ImageDemo(model, recipe.prepare, classes)
+    else:
+        demo = TDEDemo(
+            model,
+            recipe.prepare,
+            classes,
+            score_threshold=args.score_threshold,
+            panel_size=args.panel_size,
+            top=args.top,
+        )
     cli.wrote(demo.run(inputs, args.output, explain=args.explain))
+    for path, reason in demo.skipped:
+        print(f"skipped: {path}: {reason}", file=sys.stderr)
+    return 1 if demo.skipped else 0
 
 
 if __name__ == "__main__":

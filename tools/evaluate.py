@@ -7,7 +7,8 @@
     python tools/evaluate.py predictions.npz [OTHER.npz]    # classification; the second minus the
     first
 
-The numbers are those of the official lvis package, which --engine lvis runs itself.
+The numbers are those of the official lvis package, which --engine lvis runs itself. Annotations in
+COCO's format count as exhaustive; --train-annotations makes their groups.
 """
 
 import json
@@ -23,6 +24,7 @@ from lvis_tde.evaluation import (
     compare_top1,
     evaluate_lvis,
 )
+from lvis_tde.evaluation.truth_file import load_truth
 
 
 def main(argv=None):
@@ -30,8 +32,7 @@ def main(argv=None):
     parser = Parser(description=__doc__)
     parser.add_argument(
         "annotations",
-        help="file in LVIS v0.5 or v1 format, or a registered set; or predictions.npz of a "
-        "classifier",
+        help="file in LVIS or COCO format, or a registered set; or predictions.npz of a classifier",
     )
     parser.add_argument(
         "results",
@@ -39,7 +40,23 @@ def main(argv=None):
         help="result file: JSON list of detections; or predictions.npz of another classifier",
     )
     parser.add_argument(
-        "--iou-type", nargs="+", choices=["bbox", "segm", "boundary"], default=["bbox", "segm"]
+        "--train-annotations",
+        metavar="JSON",
+        help="file of the training set, whose numbers of images say which classes are rare; for "
+        "annotations that do not say it",
+    )
+    parser.add_argument(
+        "--bounds",
+        type=int,
+        nargs=2,
+        metavar=("RARE", "COMMON"),
+        help="most training images of a rare and of a common class (LVIS: 10 100)",
+    )
+    parser.add_argument(
+        "--iou-type",
+        nargs="+",
+        choices=["bbox", "segm", "boundary"],
+        help="default: bbox, and segm if the results have masks",
     )
     parser.add_argument("--max-dets", type=int, default=300, help="per image; -1: no limit")
     parser.add_argument(
@@ -60,12 +77,15 @@ def main(argv=None):
     parser.add_argument(
         "--bootstrap",
         type=int,
-        default=1000,
-        help="resamples for the 95%% intervals of classifiers (default: 1000)",
+        metavar="N",
+        help="resamples of the images for 95%% intervals (default: 0, of classifiers 1000)",
     )
     parser.add_argument("--output", help="JSON file for metrics and the table by category")
     args = parser.parse_args(argv)
-    if args.annotations.endswith(".npz"):
+    classifiers = args.annotations.endswith(".npz")
+    if args.bootstrap is None:
+        args.bootstrap = 1000 if classifiers else 0
+    if classifiers:
         return classification(args)
     if not args.results:
         parser.error("give the annotations and a result file")
@@ -73,9 +93,11 @@ def main(argv=None):
         args.max_dets, args.per_category = -1, 10000
 
     start = time.perf_counter()
-    native = args.engine == "native"
-    truth = GroundTruth.load(args.annotations) if native else args.annotations
+    truth, remark = load_truth(args.annotations, args.train_annotations, args.bounds)
+    if args.engine == "native":
+        truth = GroundTruth.load(truth)
     detections = Detections.from_file(args.results)
+    masks = not len(detections) or detections.has_mask.any()
     results = {
         iou_type: evaluate_lvis(
             truth,
@@ -85,18 +107,31 @@ def main(argv=None):
             args.engine,
             per_category=args.per_category,
             mask_area=args.mask_area,
+            bootstrap=args.bootstrap,
         )
-        for iou_type in args.iou_type
+        for iou_type in args.iou_type or ["bbox", "segm"][: 2 if masks else 1]
     }
+    for result in results.values() if remark else ():
+        result.metrics.update(dict.fromkeys(("APr", "APc", "APf"), -100.0))
     names = list(next(iter(results.values())).metrics)
     print(" " * 9 + "".join(f"{name:>9}" for name in names))
     for iou_type, result in results.items():
         cells = ["n/a" if v < 0 else f"{v:.2f}" for v in result.metrics.values()]
         print(f"{iou_type:<9}" + "".join(f"{cell:>9}" for cell in cells))
+        for end, side in enumerate(("from", "to") if result.intervals else ()):
+            ends = [result.intervals.get(name, (float("nan"),) * 2)[end] for name in names]
+            cells = ["" if v != v else f"{v:.2f}" for v in ends]
+            print(f"  {side:<7}" + "".join(f"{cell:>9}" for cell in cells))
+    if remark:
+        print(remark)
     print(f"{len(detections):,} detections in {time.perf_counter() - start:.1f} s")
     if args.output:
         content = {
-            iou_type: {"metrics": result.metrics, "per_category": known(result.per_category)}
+            iou_type: {
+                "metrics": result.metrics,
+                "intervals": result.intervals,
+                "per_category": known(result.per_category),
+            }
             for iou_type, result in results.items()
         }
         write_text(args.output, json.dumps(content, indent=1))

@@ -10,10 +10,17 @@ from pathlib import Path
 
 from lvis_tde import cli
 from lvis_tde.arguments import Parser
-from lvis_tde.evaluation import Detections, GroundTruth, Predictions, evaluate_lvis
+from lvis_tde.evaluation import (
+    Detections,
+    GroundTruth,
+    Predictions,
+    compare_lvis,
+    evaluate_lvis,
+)
 from lvis_tde.evaluation.confusion import rare_confusions
 from lvis_tde.evaluation.report.top1 import write_top1_report
 from lvis_tde.evaluation.report.writer import write_report
+from lvis_tde.evaluation.truth_file import load_truth
 
 
 def main(argv=None):
@@ -22,22 +29,47 @@ def main(argv=None):
     parser.add_argument(
         "annotations",
         nargs="?",
-        help="file in LVIS v0.5 or v1 format, or a registered set; none for classifiers",
+        help="file in LVIS or COCO format, or a registered set; none for classifiers",
     )
     parser.add_argument(
         "results",
         nargs="?",
         help="result file: JSON list of detections, or predictions.npz of a classifier",
     )
+    parser.add_argument(
+        "--train-annotations",
+        metavar="JSON",
+        help="file of the training set, whose numbers of images say which classes are rare; for "
+        "annotations that do not say it",
+    )
+    parser.add_argument(
+        "--bounds",
+        type=int,
+        nargs=2,
+        metavar=("RARE", "COMMON"),
+        help="most training images of a rare and of a common class (LVIS: 10 100)",
+    )
     parser.add_argument("--compare", nargs=2, metavar=("A", "B"), help="two result files")
     parser.add_argument("--names", nargs="+", help="what the runs are called (default: file names)")
-    parser.add_argument("--iou-type", choices=["bbox", "segm", "boundary"], default="segm")
+    parser.add_argument(
+        "--iou-type",
+        choices=["bbox", "segm", "boundary"],
+        help="default: segm if the results have masks, else bbox",
+    )
+    parser.add_argument("--dataset", help="its name in the title (default: that of the file)")
     parser.add_argument("--max-dets", type=int, default=300, help="per image; -1: no limit")
     parser.add_argument(
         "--mask-area",
         action="store_true",
         help="masks decide what is small, medium and large, as in Detectron2; lvis takes the boxes "
         "where the results have any",
+    )
+    parser.add_argument(
+        "--bootstrap",
+        type=int,
+        default=1000,
+        metavar="N",
+        help="resamples of the images for 95%% intervals (default: 1000; 0: none)",
     )
     parser.add_argument("--output", default="report", help="folder (default: report)")
     args = parser.parse_args(argv)
@@ -54,18 +86,35 @@ def main(argv=None):
     if classifiers == bool(args.annotations):
         parser.error("detections need their annotations, predictions.npz of classifiers need none")
     if classifiers:
-        results = {n: Predictions.load(p).evaluate(bootstrap=1000) for n, p in zip(names, paths)}
+        results = {
+            n: Predictions.load(p).evaluate(bootstrap=args.bootstrap) for n, p in zip(names, paths)
+        }
         print(write_top1_report(args.output, results))
         return
-    truth = GroundTruth.load(args.annotations)
-    results, confusions = {}, {}
-    for name, path in zip(names, paths):
-        detections = Detections.from_file(path)
-        results[name] = evaluate_lvis(
-            truth, detections, args.iou_type, args.max_dets, mask_area=args.mask_area
-        )
-        confusions[name] = rare_confusions(truth, detections, args.max_dets)
-    print(write_report(args.output, results, confusions))
+    content, remark = load_truth(args.annotations, args.train_annotations, args.bounds)
+    truth = GroundTruth.load(content)
+    runs = {name: Detections.from_file(path) for name, path in zip(names, paths)}
+    masks = all(not len(detections) or detections.has_mask.any() for detections in runs.values())
+    iou_type = args.iou_type or ("segm" if masks else "bbox")
+    options = {"mask_area": args.mask_area, "bootstrap": args.bootstrap}
+    comparison = None
+    if args.compare and args.bootstrap:
+        comparison = compare_lvis(truth, *runs.values(), iou_type, args.max_dets, **options)
+        results = dict(zip(runs, (comparison.a, comparison.b)))
+    else:
+        results = {
+            name: evaluate_lvis(truth, detections, iou_type, args.max_dets, **options)
+            for name, detections in runs.items()
+        }
+    confusions = {name: rare_confusions(truth, one, args.max_dets) for name, one in runs.items()}
+    dataset = args.dataset or Path(args.annotations).stem
+    if remark:
+        remark = f"Rare, common and frequent are by the images of {dataset} itself. {remark}"
+        print(remark)
+    page = write_report(
+        args.output, results, confusions, dataset=dataset, remark=remark, comparison=comparison
+    )
+    print(page)
 
 
 def _short_names(paths):

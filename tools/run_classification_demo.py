@@ -6,22 +6,16 @@
 prints the table of the README.
 """
 
-import argparse
 from pathlib import Path
 
 from lvis_tde import cli
-from lvis_tde.data.glyphs import find_font
-from lvis_tde.experiments.classification_demo import (
-    SETS,
-    format_classification,
-    run_classification_demo,
-)
+from lvis_tde.arguments import Parser
+
+SETS = ("digits_lt", "emoji_lt")
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__)
     parser.add_argument("--sets", nargs="+", choices=SETS, help="default: all that can be made")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--jobs", type=int, default=2, help="processes, of one thread each")
@@ -29,6 +23,12 @@ def main(argv=None):
         "--output", default="output/demo_classification", help="folder for all that it makes"
     )
     args = parser.parse_args(argv)
+    from lvis_tde.data.glyphs import find_font
+    from lvis_tde.experiments.classification_demo import (
+        format_classification,
+        run_classification_demo,
+    )
+
     sets = args.sets or list(SETS)
     if args.sets is None:
         try:

@@ -5,6 +5,9 @@
     tools/train_net.py --config-file C.py --num-gpus 8 dataloader.train.total_batch_size=16
     tools/train_net.py --config-file C.yaml --check          # what is missing or wrong, in seconds
 
+With --eval-only and --beside off (or --beside alpha=1,logit_adjustment=0.5) the report has these
+settings beside the model's own, from one pass over the images.
+
 Overrides are "KEY VALUE" for a yacs config and "key=value" for a LazyConfig. Without a GPU it runs
 on the CPU and says so.
 """
@@ -16,14 +19,24 @@ from lvis_tde.arguments import argument_parser
 
 
 def work(args):
+    from lvis_tde.calibration.beside import evaluate_beside, parse_settings
     from lvis_tde.engine import check, setup
+    from lvis_tde.engine.results import log_results
+    from lvis_tde.engine.trainer import model_name
 
+    beside = None if args.beside is None else parse_settings(args.beside)
     if args.check:
         return cli.tell(check(args))
     recipe = setup(args)
     folder = Path(recipe.output_dir)
     if args.eval_only:
-        result = recipe.evaluate(recipe.load_model(resume=args.resume))
+        model = recipe.load_model(resume=args.resume)
+        if beside is None:
+            result = recipe.evaluate(model)
+        else:
+            name = model_name(recipe.weights, recipe.output_dir)
+            result = evaluate_beside(recipe, model.eval(), beside, name)
+            log_results(result)
         files = [*sorted(folder.glob("report/**/report.html")), *sorted(folder.glob("inference/*"))]
     else:
         result = recipe.train(resume=args.resume)
@@ -33,7 +46,13 @@ def work(args):
 
 
 def main(argv=None):
-    args = argument_parser(epilog=__doc__).parse_args(argv)
+    parser = argument_parser(epilog=__doc__)
+    parser.add_argument(
+        "--beside", metavar="SETTINGS", help="with --eval-only: settings to compare the model's own"
+    )
+    args = parser.parse_args(argv)
+    if args.beside is not None and not args.eval_only:
+        parser.error("--beside needs --eval-only")
     from lvis_tde.engine import launch
 
     return launch(work, args)

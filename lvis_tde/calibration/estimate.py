@@ -16,15 +16,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..layers.functional import multi_head_normalize
 from ..modeling.intercept import intercepted
 from .replay import box_branch_only
 from .settings import tde_predictors
+from .sums import FeatureSums, LogitSums
 
 __all__ = ["MeanEstimate", "angle_between", "check_stopping", "estimate_feature_mean"]
 
@@ -74,93 +74,22 @@ class MeanEstimate:
     num_left_out: tuple[int, ...]
 
 
-@dataclass
-class _Sums:
-    """What one half of the batches adds up to for one predictor, on its device.
-
-    Attributes:
-        features: (D,) float64 sum over the foreground regions with finite features.
-        count: () float64, these regions.
-        left_out: () float64, the other foreground regions.
-    """
-
-    features: Tensor
-    count: Tensor
-    left_out: Tensor
-
-    @classmethod
-    def zeros_like(cls, mean: Tensor) -> _Sums:
-        zeros = torch.zeros_like(mean, dtype=torch.float64)
-        return cls(zeros, zeros.new_zeros(()), zeros.new_zeros(()))
-
-    def add(self, features: Tensor, foreground: Tensor) -> None:
-        usable = foreground & torch.isfinite(features).all(dim=1)
-        self.features += features[usable].double().sum(0)
-        self.count += usable.sum()
-        self.left_out += (foreground & ~usable).sum()
-
-    def __add__(self, other: _Sums) -> _Sums:
-        return _Sums(
-            self.features + other.features,
-            self.count + other.count,
-            self.left_out + other.left_out,
-        )
-
-    def over_processes(self) -> _Sums:
-        total = _Sums(self.features.clone(), self.count.clone(), self.left_out.clone())
-        if comm.get_world_size() > 1:
-            for one in (total.features, total.count, total.left_out):
-                distributed.all_reduce(one)
-        return total
-
-
-class _LogitSums:
-    """Logits of the foreground classes over all training regions, also those of background.
-
-    These are the regions over which the authors of LogN keep their running statistics.
-    """
-
-    def __init__(self, predictor):
-        like = predictor.statistics.logit_mean
-        self._sums = torch.zeros(2, len(like), dtype=torch.float64, device=like.device)
-        self._count = self._sums.new_zeros(())
-
-    def add(self, logits: Tensor) -> None:
-        """Adds (R, C + 1) or (R, C) logits; rows that are not finite are left out."""
-        rows = torch.isfinite(logits).all(dim=1)
-        logits = logits[rows, : self._sums.shape[1]].double()  # without the background
-        self._sums[0] += logits.sum(0)
-        self._sums[1] += logits.square().sum(0)
-        self._count += len(logits)
-
-    def moments(self) -> tuple[Tensor, Tensor]:
-        sums, count = self._sums.clone(), self._count.clone()
-        if comm.get_world_size() > 1:
-            for one in (sums, count):
-                distributed.all_reduce(one)
-        mean, square = sums / count
-        return mean, (square - mean.square()).clamp(min=0).sqrt()
-
-
 class _Halves:
     """The foreground features of a predictor, those of even and of odd batches apart."""
 
     def __init__(self, predictor):
         self.predictor = predictor
         mean = predictor.feature_mean.mean
-        self._half, self._other = _Sums.zeros_like(mean), _Sums.zeros_like(mean)
-        self._logits = _LogitSums(predictor)
+        self._half, self._other = FeatureSums.zeros_like(mean), FeatureSums.zeros_like(mean)
+        self._logits = LogitSums(predictor)
 
     def next_batch(self) -> None:
         self._half, self._other = self._other, self._half
 
     def losses(self, _, predictions, truth, *__, **___) -> dict:
-        """In the place of the predictor's own: it is where features meet labels.
-
-        Of regions ``truth`` are proposals, of images their labels.
-        """
-        boxes = not isinstance(truth, Tensor)
-        labels = torch.cat([p.gt_classes for p in truth]) if boxes else truth
+        """In the place of the predictor's own: where features meet proposals, or labels."""
+        images = isinstance(truth, Tensor)
+        labels = truth if images else torch.cat([p.gt_classes for p in truth])
         self._logits.add(predictions[0])
         self._half.add(predictions[-1], (labels >= 0) & (labels < self.predictor.num_classes))
         return {}
@@ -169,7 +98,7 @@ class _Halves:
         """Mean and standard deviation of the logits over all batches and processes."""
         return self._logits.moments()
 
-    def total(self) -> tuple[_Sums, float]:
+    def total(self) -> tuple[FeatureSums, float]:
         """Sums over all batches and processes, and degrees between the two halves."""
         first, second = self._half.over_processes(), self._other.over_processes()
         angle = math.inf

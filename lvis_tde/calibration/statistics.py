@@ -12,6 +12,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 from torch import nn
 
+from ..data.classes import class_info
 from ..data.classification.names import register_by_name
 from ..data.classification.sets import ClassificationSet
 from ..modeling.statistics import class_hash
@@ -19,7 +20,12 @@ from ..modeling.strengths import Strengths
 from ..posthoc import fractal_dimension
 from .settings import tde_predictors
 
-__all__ = ["check_class_list", "gather_class_statistics", "prepare_statistics"]
+__all__ = [
+    "check_class_list",
+    "gather_class_statistics",
+    "prepare_statistics",
+    "remember_classes",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -56,8 +62,11 @@ def gather_class_statistics(model: nn.Module, datasets: str | Sequence[str]) -> 
     else:
         found = _count([record for one in sets for record in one], num_classes)
     num_images = sum(map(len, sets))
+    groups = class_info(datasets[0], num_classes).frequency if names else None
     for predictor in predictors:
-        predictor.statistics.set_annotations(**found, num_images=num_images, names=names)
+        predictor.statistics.set_annotations(
+            **found, num_images=num_images, names=names, groups=groups
+        )
     logger.info(
         "%d images, %d instances: %d of %d classes are in none.",
         num_images,
@@ -138,11 +147,26 @@ def check_class_list(model: nn.Module, dataset: str) -> None:
             )
 
 
+def remember_classes(model: nn.Module, dataset: str) -> None:
+    """Puts the names and groups of a data set's classes into a model whose checkpoint has none.
+
+    Args:
+        model: whose TDE predictors are changed, if it has any.
+        dataset: registered name; one without ``thing_classes``, or with another number of classes,
+            says nothing.
+    """
+    names = MetadataCatalog.get(dataset).get("thing_classes")
+    for predictor in (m for m in model.modules() if isinstance(m, Strengths)):
+        known = predictor.statistics
+        if names and len(names) == known.num_classes and known.class_names is None:
+            known.set_classes(names, class_info(dataset, len(names)).frequency)
+
+
 def prepare_statistics(model: nn.Module, datasets: Sequence[str], *, measured: bool) -> None:
     """Sees to it before a training that the model can predict at its end.
 
-    What a checkpoint knows of other classes is forgotten, and what the settings need of the
-    annotations is gathered.
+    What a checkpoint knows of other classes is forgotten, the names of the classes are remembered
+    and what the settings need of the annotations is gathered.
 
     Args:
         model: to be trained; one without TDE predictors is left alone.
@@ -162,6 +186,8 @@ def prepare_statistics(model: nn.Module, datasets: Sequence[str], *, measured: b
         logger.warning("%s They are forgotten.", error)
         for predictor in predictors:
             predictor.statistics.forget()
+    for dataset in datasets[:1]:
+        remember_classes(model, dataset)
     used = [one.posthoc for one in predictors]
     if not measured and any(one.logn > 0 for one in used):
         raise ValueError(

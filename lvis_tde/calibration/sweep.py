@@ -27,6 +27,7 @@ from .hold_out import hold_out
 from .image_sweep import SHOWN as IMAGE_METRICS
 from .image_sweep import TASK, sweep_images
 from .settings import tde_predictors
+from .statistics import remember_classes
 from .sweep_checks import check_calibrate, check_metric, check_strengths, default_metric
 
 __all__ = ["DEFAULT_ALPHAS", "SETTINGS", "best_alpha", "check_metric", "format_sweep", "run_sweep"]
@@ -49,7 +50,7 @@ def run_sweep(
 
     Its ``output_dir`` gets ``alpha.json`` and ``alpha.png``, and ``config_alpha.yaml`` and
     ``model_alpha.pth``: the config with the best alpha, to be used as it is, and the checkpoint
-    that it names, which remembers that this alpha was chosen for it. ``alpha.json`` is written
+    that it names, which remembers what was chosen for it, and how. ``alpha.json`` is written
     after the evaluation of each alpha, with null as the best one until all are done. All else stays
     as the config has it, so strengths are chosen one after the other, each from the config that the
     last sweep wrote. Under another ``setting`` the files have its name in place of alpha.
@@ -136,17 +137,23 @@ def run_sweep(
     with atomic_path(folder / f"{setting}.png") as partial:
         figure.savefig(partial, dpi=150)
     chosen, config = recipe.clone(), folder / f"config_{setting}.yaml"
-    for predictor in tde_predictors(model):
-        if setting == "alpha":
-            predictor.alpha = predictor.calibrated_alpha = best
     (strength,) = (one for one, value in strengths.items() if value == best)
     if isinstance(strength, Settings):
         chosen.set_posthoc(strength)
     else:
         chosen.set_alpha(strength)
+    share = "" if calibrate is None else f", {calibrate:g} of the training images"
+    how = f"{setting} {best:g} by {metric} on {dataset}{share}"
+    for predictor in tde_predictors(model):
+        if isinstance(strength, Settings):
+            predictor.posthoc = strength
+        else:
+            predictor.alpha = predictor.calibrated_alpha = best
+        predictor.chosen = "; ".join(filter(None, (predictor.chosen, how)))
+    remember_classes(model, dataset)
     checkpoint = folder / f"model_{setting}.pth"
-    how = {key: report[key] for key in ("dataset", "calibrate", "metric", setting)}
-    save_checkpoint(model, checkpoint, **{setting: how})
+    entry = {key: report[key] for key in ("dataset", "calibrate", "metric", setting)}
+    save_checkpoint(model, checkpoint, **{setting: entry})
     chosen.weights = str(checkpoint)
     chosen.save(config)
     logger.info("%s = %g has the best %s: see %s.", setting, best, metric, config)

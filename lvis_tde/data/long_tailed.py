@@ -9,31 +9,54 @@ class was looked for everywhere says so (``"exhaustive": true``) instead of list
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import functools
 import hashlib
 import json
 import logging
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pycocotools.mask as mask_utils
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import load_coco_json
-from detectron2.data.datasets.lvis import load_lvis_json
+from detectron2.structures import BoxMode
 from iopath.common.file_io import file_lock
 
-from .annotation_file import EXHAUSTIVE, FEDERATED, read_annotation_file
+from .annotation_file import FEDERATED, read_annotation_file
+from .completion import (
+    check_bounds,
+    check_same_categories,
+    complete,
+    complete_categories,
+    is_complete,
+    without_unusable,
+)
 from .files import write_text
-from .frequency import LVIS_BOUNDS, frequency_group
+
+__all__ = ["register_long_tailed"]
 
 logger = logging.getLogger(__name__)
 
 
 # Part of the name of a completed copy: raise it when its content changes.
-_COPY_VERSION = 2
+_COPY_VERSION = 3
+
+# Images that are looked for when a file is registered.
+_SAMPLE = 32
+
+
+def _tail(image: dict[str, Any], parts: int) -> str | None:
+    return "/".join(image["coco_url"].split("/")[-parts:]) if "coco_url" in image else None
+
+
+# Where an image may lie below the folder of the images, in the order in which it is tried.
+_PLACES: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "file_name": lambda image: image.get("file_name"),
+    "the last two parts of coco_url": functools.partial(_tail, parts=2),
+    "the last part of coco_url": functools.partial(_tail, parts=1),
+}
 
 
 def register_long_tailed(
@@ -44,6 +67,7 @@ def register_long_tailed(
     train_json: str | os.PathLike | None = None,
     bounds: tuple[int, int] | None = None,
     cache_dir: str | os.PathLike | None = None,
+    missing_images: str = "warn",
 ) -> None:
     """Register a file in LVIS or COCO format, such that AP_r, AP_c and AP_f exist for it.
 
@@ -63,50 +87,61 @@ def register_long_tailed(
     * ``area``, and annotation ids from 1, since the ``lvis`` package takes a match with id 0 for
       no match.
 
-    Category ids may start at 0 and have gaps. Registering the same files under the same name again
-    changes nothing.
+    Category ids may start at 0 and have gaps. Masks may be polygons or RLEs. Objects whose box or
+    polygons are empty or not finite are left out, with a warning. Registering the same files under
+    the same name again changes nothing.
+
+    For checks before a start the metadata also has ``annotated``, the number of annotations that
+    training can use, and ``without_mask`` and ``with_rle``, the id of the first one that has no
+    mask, or an RLE; None if there is none.
 
     Args:
         name: name of the data set.
         json_file: annotations in LVIS or COCO format.
-        image_root: folder of the images; ``file_name`` is relative to it, or in an LVIS file the
-            last two parts of ``coco_url``.
+        image_root: folder of the images. Of ``file_name``, the last two parts of ``coco_url`` and
+            its last part the first is taken under which images are found; it is logged.
         train_json: the file whose counts define the groups and whose categories define the class
             indices. Give it for every set but train: counts of a val set would define other
             groups.
         bounds: most images of a rare and of a common class; default: ``frequency`` in the file, or
             LVIS's (10, 100).
         cache_dir: folder for the completed copy, default ``~/.cache/lvis_tde``.
+        missing_images: what to do if no image is found: "warn", "raise", or "note", which only
+            leaves the message in the metadata, as ``images_not_found``; "" there if some are.
 
     Raises:
+        FileNotFoundError: no image is found, under "raise"; lists what was tried.
         ValueError: if the file is not consistent, if its categories are not those of
             ``train_json``, or if ``name`` is taken by another set.
     """
     json_file, root = Path(json_file), os.path.join(os.fspath(image_root), "")
-    if bounds is not None and not 0 <= bounds[0] < bounds[1]:
-        raise ValueError(f"bounds must be 0 <= rare < common, got {tuple(bounds)}")
+    check_bounds(bounds)
     source = {
-        "json_file": str(json_file),
-        "train_json": str(train_json) if train_json else "",
+        "json_file": os.path.realpath(json_file),
+        "train_json": os.path.realpath(train_json) if train_json else "",
         "bounds": list(bounds) if bounds else [],
     }
     if name in DatasetCatalog.list():
-        known = MetadataCatalog.get(name)
-        if known.get("source") == source and known.get("image_root") == root:
-            return
-        raise ValueError(f"a data set {name!r} is registered already: choose another name")
+        _check_is_same(name, source, root)
+        return
 
-    data = read_annotation_file(json_file)
-    train = data if train_json is None else read_annotation_file(train_json)
-    categories = _complete_categories(train, bounds)
-    _check_same_categories(data, categories, json_file, train_json)
+    given = read_annotation_file(json_file)
+    data = train = without_unusable(given, str(json_file))
+    if train_json is not None:
+        train = without_unusable(read_annotation_file(train_json))
+    categories = complete_categories(train, bounds)
+    check_same_categories(data, categories, str(json_file), str(train_json))
+    place, images_not_found = _place_of_images(data["images"], root, str(json_file))
+    if images_not_found and missing_images == "raise":
+        raise FileNotFoundError(images_not_found)
+    if images_not_found and missing_images == "warn":
+        logger.warning("%s", images_not_found)
     evaluated = json_file
-    if not _is_complete(data, categories):
+    if data is not given or not is_complete(data, categories):
         evaluated = _completed_copy(data, categories, json_file, train_json, source, cache_dir)
 
     id_map = {category["id"]: index for index, category in enumerate(categories)}
-    from_url = all("coco_url" in image and FEDERATED[0] in image for image in data["images"])
-    DatasetCatalog.register(name, functools.partial(_load, str(json_file), root, id_map, from_url))
+    DatasetCatalog.register(name, functools.partial(_load, str(json_file), root, id_map, place))
     MetadataCatalog.get(name).set(
         json_file=str(evaluated),
         image_root=root,
@@ -116,106 +151,99 @@ def register_long_tailed(
         class_image_count=[{k: c[k] for k in ("id", "image_count")} for c in categories],
         class_frequency=[category["frequency"] for category in categories],
         source=source,
+        images_not_found=images_not_found,
+        **_for_checks(data),
     )
 
 
-def _load(json_file: str, image_root: str, id_map: dict[int, int], from_url: bool) -> list[dict]:
-    # Without a data set name neither loader touches the metadata; LVIS's subtracts 1 from the ids.
-    load, shift = (load_lvis_json, 1) if from_url else (load_coco_json, 0)
-    records = load(json_file, image_root)
-    for record in records:
-        for annotation in record["annotations"]:
-            annotation["category_id"] = id_map[annotation["category_id"] + shift]
+def _check_is_same(name: str, source: dict[str, Any], root: str) -> None:
+    known = MetadataCatalog.get(name)
+    given = {**source, "image_root": os.path.realpath(root)}
+    there = {**known.get("source", {}), "image_root": os.path.realpath(known.get("image_root", ""))}
+    other = [key for key in given if given[key] != there.get(key)]
+    if other:
+        raise ValueError(
+            f"a data set {name!r} is registered already with {other[0]} "
+            f"{there.get(other[0])!r}, not {given[other[0]]!r}: choose another name"
+        )
+
+
+def _for_checks(data: dict[str, Any]) -> dict[str, Any]:
+    """What the metadata say of the annotations that training takes."""
+    taken = [a for a in data["annotations"] if not a.get("iscrowd")]
+    masks = ((a["id"], a.get("segmentation")) for a in taken)
+    kinds = {"without_mask": None, "with_rle": None}
+    for number, mask in masks:
+        kind = "without_mask" if not mask else "with_rle" if isinstance(mask, dict) else ""
+        if kind and kinds[kind] is None:
+            kinds[kind] = number
+    return {"annotated": len(taken), **kinds}
+
+
+def _place_of_images(
+    images: Sequence[dict[str, Any]], root: str, json_file: str
+) -> tuple[str, str]:
+    """The first of ``_PLACES`` under which the most of a sample of the images are there.
+
+    Returns:
+        Its name; and words on what was tried if none is there, else "".
+    """
+    sample = images[:: max(1, len(images) // _SAMPLE)]
+    found = {}
+    for name, place in _PLACES.items():
+        paths = [os.path.join(root, path) for path in map(place, sample) if path]
+        found[name] = sum(map(os.path.isfile, paths))
+    best = max(found, key=found.__getitem__)
+    if found[best]:
+        example = os.path.join(root, _PLACES[best](sample[0]) or "")
+        logger.info("Images of %s: by %s, such as %s.", json_file, best, example)
+        return best, ""
+    usual = "the last two parts of coco_url"
+    if not all("coco_url" in image and FEDERATED[0] in image for image in images):
+        usual = "file_name" if all("file_name" in image for image in images) else usual
+    message = ""
+    if sample:
+        tried = [os.path.join(root, path) for p in _PLACES.values() if (path := p(sample[0]))]
+        message = (
+            f"No image of {json_file} was found. Of image {sample[0]['id']!r} these were tried: "
+            f"{', '.join(dict.fromkeys(tried))}. Give the folder that file_name or coco_url "
+            "continue."
+        )
+    return usual, message
+
+
+def _load(json_file: str, image_root: str, id_map: dict[int, int], place: str) -> list[dict]:
+    """Records in Detectron2's format, as its loaders of COCO and LVIS give them."""
+    data = without_unusable(read_annotation_file(json_file))
+    objects: dict[Any, list[dict]] = {image["id"]: [] for image in data["images"]}
+    for annotation in data["annotations"]:
+        objects[annotation["image_id"]].append(_object(annotation, id_map))
+    records = []
+    for image in sorted(data["images"], key=lambda one: one["id"]):
+        path = _PLACES[place](image) or next(filter(None, (p(image) for p in _PLACES.values())))
+        record = {
+            "file_name": os.path.join(image_root, path),
+            "height": int(image["height"]),
+            "width": int(image["width"]),
+            "image_id": image["id"],
+            "annotations": objects[image["id"]],
+        }
+        record.update((key, image[key]) for key in FEDERATED if key in image)
+        records.append(record)
     return records
 
 
-def _complete_categories(
-    data: dict[str, Any], bounds: tuple[int, int] | None
-) -> list[dict[str, Any]]:
-    images: dict[int, set[int]] = collections.defaultdict(set)
-    instances: collections.Counter[int] = collections.Counter()
-    for annotation in data["annotations"]:
-        if not annotation.get("iscrowd"):
-            images[annotation["category_id"]].add(annotation["image_id"])
-            instances[annotation["category_id"]] += 1
-    categories = []
-    for category in sorted(data["categories"], key=lambda c: c["id"]):
-        category = dict(category)
-        category.setdefault("name", str(category["id"]))
-        category.setdefault("image_count", len(images[category["id"]]))
-        category.setdefault("instance_count", instances[category["id"]])
-        if bounds is not None or category.get("frequency") not in ("r", "c", "f"):
-            category["frequency"] = frequency_group(
-                category["image_count"], LVIS_BOUNDS if bounds is None else bounds
-            )
-        categories.append(category)
-    return categories
-
-
-def _check_same_categories(data, categories, json_file, train_json) -> None:
-    names = {category["id"]: category["name"] for category in categories}
-    for category in data["categories"]:
-        here, there = category.get("name", str(category["id"])), names.get(category["id"])
-        if here != there:
-            raise ValueError(
-                f"category {category['id']} is {here!r} in {str(json_file)!r} but {there!r} in "
-                f"train_json {str(train_json)!r}: both files must use the same ids"
-            )
-
-
-def _is_complete(data: dict[str, Any], categories: list[dict[str, Any]]) -> bool:
-    lists = (FEDERATED[1],) if data.get(EXHAUSTIVE) is True else FEDERATED
-    return (
-        all(key in image for image in data["images"] for key in lists)
-        and all("area" in a and a["id"] != 0 and not a.get("iscrowd") for a in data["annotations"])
-        and sorted(data["categories"], key=lambda c: c["id"]) == categories
-    )
-
-
-def _complete(data: dict[str, Any], categories: list[dict[str, Any]]) -> dict[str, Any]:
-    """What LVIS's evaluation needs of the file."""
-    crowded = collections.defaultdict(set)
-    for annotation in data["annotations"]:
-        if annotation.get("iscrowd"):
-            crowded[annotation["image_id"]].add(annotation["category_id"])
-    keep = ("id", "width", "height", "file_name", "coco_url", FEDERATED[0])
-    images = []
-    for image in data["images"]:
-        incomplete = set(image.get(FEDERATED[1], ())) | crowded[image["id"]]
-        kept = {key: image[key] for key in keep if key in image}
-        images.append({**kept, FEDERATED[1]: sorted(incomplete)})
-    sizes = {image["id"]: (image.get("height"), image.get("width")) for image in data["images"]}
-    first_id = 1 - min((a["id"] for a in data["annotations"]), default=1)
-    annotations = []
-    for annotation in data["annotations"]:
-        if annotation.get("iscrowd"):
-            continue
-        fields = ("image_id", "category_id", "bbox", "segmentation")
-        record = {key: annotation[key] for key in fields if key in annotation}
-        record["id"] = annotation["id"] + max(0, first_id)
-        record["area"] = annotation.get("area")
-        if record["area"] is None:
-            record["area"] = _area(annotation, *sizes[annotation["image_id"]])
-        annotations.append(record)
-    info = {"description": "Completed for LVIS's evaluation by lvis_tde", **data.get("info", {})}
-    return {
-        "info": info,
-        EXHAUSTIVE: data.get(EXHAUSTIVE) is True or not any(FEDERATED[0] in i for i in images),
-        "licenses": data.get("licenses", []),
-        "categories": [{"synonyms": [c["name"]], **c} for c in categories],
-        "images": images,
-        "annotations": annotations,
-    }
-
-
-def _area(annotation: dict[str, Any], height: int, width: int) -> float:
-    segmentation = annotation.get("segmentation")
-    if not segmentation:
-        return float(annotation["bbox"][2] * annotation["bbox"][3])
-    if isinstance(segmentation, dict) and not isinstance(segmentation["counts"], list):
-        return float(mask_utils.area(segmentation))
-    rles = mask_utils.frPyObjects(segmentation, height, width)
-    return float(mask_utils.area(mask_utils.merge(rles) if isinstance(rles, list) else rles))
+def _object(annotation: dict[str, Any], id_map: dict[int, int]) -> dict[str, Any]:
+    keys = ("iscrowd", "bbox", "keypoints")
+    record = {key: annotation[key] for key in keys if key in annotation}
+    record.update(category_id=id_map[annotation["category_id"]], bbox_mode=BoxMode.XYWH_ABS)
+    mask = annotation.get("segmentation")
+    if isinstance(mask, dict) and mask:
+        if isinstance(mask["counts"], list):
+            mask = mask_utils.frPyObjects(mask, *mask["size"])
+    if mask:
+        record["segmentation"] = mask
+    return record
 
 
 def _completed_copy(data, categories, json_file: Path, train_json, source, cache_dir) -> Path:
@@ -230,6 +258,6 @@ def _completed_copy(data, categories, json_file: Path, train_json, source, cache
     # The first process of a machine writes it, the others wait for it.
     with contextlib.nullcontext() if target.is_file() else file_lock(str(target)):
         if not target.is_file():
-            write_text(target, json.dumps(_complete(data, categories), separators=(",", ":")))
+            write_text(target, json.dumps(complete(data, categories), separators=(",", ":")))
             logger.info("Wrote %s, %s completed for LVIS's evaluation", target, json_file)
     return target

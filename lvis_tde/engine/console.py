@@ -21,7 +21,7 @@ _ROOTS = ("lvis_tde", "detectron2", "fvcore")
 _PROGRESS = ("lvis_tde", "detectron2.utils.events", "detectron2.evaluation.evaluator")
 _SILENT = ("fvcore.common.checkpoint", "detectron2.checkpoint", "detectron2.evaluation.testing")
 # A sweep would show two for every alpha: who evaluates shows them at the end.
-_TABLES = "lvis_tde.evaluation.lvis_evaluator"
+_TABLES = tuple(f"lvis_tde.evaluation.{kind}_evaluator" for kind in ("lvis", "classification"))
 _SAVED = "Saving checkpoint"
 _LONGEST = 400
 
@@ -67,7 +67,7 @@ def _is_shown(record: logging.LogRecord) -> bool:
         return record.getMessage().startswith(_SAVED) or record.levelno >= logging.ERROR
     if record.levelno >= logging.WARNING:
         return True
-    return record.levelno >= logging.INFO and name.startswith(_PROGRESS) and name != _TABLES
+    return record.levelno >= logging.INFO and name.startswith(_PROGRESS) and name not in _TABLES
 
 
 def setup_console(output_dir: str | None = None, rank: int = 0) -> None:
@@ -91,8 +91,9 @@ def setup_console(output_dir: str | None = None, rank: int = 0) -> None:
                 logger.removeHandler(handler)
         if rank == 0 and not any(isinstance(handler, _Console) for handler in logger.handlers):
             logger.addHandler(_Console())
-    # It tells every machine without GPU so, on stderr.
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+    # On stderr, that there is no GPU, and what Detectron2 should call otherwise.
+    for name in ("torch.utils.cpp_extension", "torch.fx._symbolic_trace"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     # Of the libraries, as cli.run catches them.
     of_libraries = logging.getLogger("py.warnings")
     of_libraries.propagate = False

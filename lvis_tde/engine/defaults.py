@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -11,7 +12,7 @@ from pathlib import Path
 import torch
 from detectron2 import engine
 from detectron2.config import CfgNode, LazyConfig, get_cfg
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import default_setup
 from detectron2.utils import comm
 
@@ -64,8 +65,8 @@ def use_data(recipe: Recipe, train=None, test=None, bounds=None, calib=None) -> 
                 f"and {pair[1]}: are they swapped?"
             )
     if train is not None:
-        name = f"{Path(train[0]).stem}_train"
-        register_long_tailed(name, *train, bounds=bounds)
+        name = _free_name(f"{Path(train[0]).stem}_train", train, None, bounds)
+        register_long_tailed(name, *train, bounds=bounds, missing_images="note")
         recipe.train_sets = (name,)
         recipe.num_classes = len(_classes(name))
     if calib is not None:
@@ -74,8 +75,9 @@ def use_data(recipe: Recipe, train=None, test=None, bounds=None, calib=None) -> 
         recipe.calibration_sets = (name,)
         recipe.num_classes = len(_classes(name))
     if test is not None:
-        name = f"{Path(test[0]).stem}_test"
-        register_long_tailed(name, *test, train_json=train and train[0], bounds=bounds)
+        name = _free_name(f"{Path(test[0]).stem}_test", test, train, bounds)
+        source = train and train[0]
+        register_long_tailed(name, *test, train_json=source, bounds=bounds, missing_images="note")
         recipe.test_sets = (name,)
         recipe.num_classes = len(_classes(name))
         if train is None:
@@ -86,6 +88,19 @@ def use_data(recipe: Recipe, train=None, test=None, bounds=None, calib=None) -> 
             )
     elif train is not None:
         _leave_out_tests_of_others(recipe, _classes(name))
+
+
+def _free_name(name: str, data, train, bounds) -> str:
+    """The name, unless another set has it in this process."""
+    if name not in DatasetCatalog.list():
+        return name
+    source = [*map(os.path.realpath, data), train and os.path.realpath(train[0]), bounds]
+    known, there = MetadataCatalog.get(name), MetadataCatalog.get(name).get("source", {})
+    other = [there.get("json_file"), os.path.realpath(known.get("image_root", ""))]
+    other += [there.get("train_json") or None, there.get("bounds") or None]
+    if source == other:
+        return name
+    return f"{name}_{hashlib.sha256(repr(source).encode('utf-8')).hexdigest()[:8]}"
 
 
 def _classes(dataset: str) -> Sequence[str]:

@@ -12,6 +12,7 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from ..data.classification.image_folder import register_image_folder
+from .classification import resolved
 from .recipes import Recipe, YacsRecipe
 
 __all__ = ["ClassifierRecipe", "use_folders"]
@@ -46,6 +47,13 @@ class ClassifierRecipe(YacsRecipe):
                 f"MODEL.IMAGE_CLASSIFIER.TRAIN_ONLY is {only!r}, a second stage on trained "
                 "features: name the checkpoint of the first in MODEL.WEIGHTS."
             )
+
+    @property
+    def num_checkpoints(self):
+        return YacsRecipe(resolved(self.cfg)).num_checkpoints
+
+    def build_solver(self, model):
+        YacsRecipe(resolved(self.cfg)).build_solver(model)
 
     def put_tde_on_softmax(self, num_heads=1):
         pass

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import inspect
 import logging
-import os
 from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar
 
@@ -69,6 +68,8 @@ class LazyRecipe(Recipe):
         "num_classes": "model.roi_heads.num_classes",
         "train_sets": "dataloader.train.dataset.names",
         "test_sets": "dataloader.test.dataset.names",
+        "masks": "model.roi_heads.mask_head",
+        "mask_format": "dataloader.train.mapper.instance_mask_format",
     }
 
     @property
@@ -205,7 +206,7 @@ def evaluate(cfg: DictConfig, model: nn.Module, *, report: bool = False):
             print_csv_format(results[name])
             log_results(results[name], f"{name} ")
     if report:
-        write_reports(evaluators, os.path.join(recipe.output_dir, "report"))
+        write_reports(evaluators, recipe.output_dir, recipe.weights)
     return next(iter(results.values())) if len(results) == 1 else results
 
 

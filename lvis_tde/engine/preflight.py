@@ -7,14 +7,10 @@ and of a checkpoint only the shapes are read, so that it takes seconds.
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import functools
-import logging
 import os
 import tempfile
-import traceback
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
@@ -22,13 +18,14 @@ import numpy as np
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
-from torch import nn
 
 from ..calibration.checkpoint import check_named, load_all
 from ..data.files import existing_parent, free_space
 from .checks import check_dataset, check_images, check_weights
+from .data_checks import check_annotations, check_sets
 from .lock import check_unlocked
 from .recipes import Recipe
+from .trial import TrialModel, building, is_ours, quiet
 
 __all__ = ["Check", "Finding", "Warned", "find", "preflight"]
 
@@ -55,69 +52,6 @@ class Finding(NamedTuple):
     message: str
 
 
-class _Model:
-    """The model of a recipe without numbers, built once."""
-
-    def __init__(self, recipe: Recipe):
-        self._recipe = recipe
-
-    @functools.cached_property
-    def built(self) -> nn.Module:
-        """
-        Raises:
-            ValueError: the config builds none.
-        """
-        with _quiet():
-            with contextlib.suppress(Exception):  # some constructors compute, which needs numbers
-                return self._on("meta")
-            with _building("model"):
-                return self._on("cpu")
-        raise AssertionError
-
-    def _on(self, device: str) -> nn.Module:
-        recipe = self._recipe.clone()
-        recipe.device = device
-        state = torch.get_rng_state()
-        with torch.device(device):
-            model = recipe.build_model()
-        torch.set_rng_state(state)
-        return model
-
-
-@contextlib.contextmanager
-def _building(what: str) -> Iterator[None]:
-    """Errors of others as one that says what the config does not give."""
-    try:
-        yield
-    except Exception as error:
-        if _is_ours(error):
-            raise
-        reason = next(iter(str(error.args[0] if error.args else error).splitlines()), "")
-        raise ValueError(
-            f"the config gives no {what} ({type(error).__name__}: {reason[:300]})"
-        ) from error
-
-
-def _is_ours(error: Exception) -> bool:
-    """Whether it is a message of this package, which says all."""
-    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-    ours = frame.f_globals.get("__name__", "").startswith("lvis_tde.")
-    return ours and isinstance(error, ValueError)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """What a check finds is told in its own words."""
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
-
-
 def preflight(
     recipe: Recipe,
     *,
@@ -138,20 +72,21 @@ def preflight(
         also: further checks, what and function; takes the recipe and what gives the model.
         thorough: read annotation files of any size.
     """
-    model = _Model(recipe)
+    model = TrialModel(recipe)
     yield Check("device", functools.partial(_device, recipe))
     yield Check("input", functools.partial(_input, recipe, training))
+    yield Check("data", functools.partial(check_sets, recipe, training, testing))
     read = recipe.train_sets if training else ()
     read += (*recipe.calibration_sets, *recipe.test_sets) if testing else ()
     for name in dict.fromkeys(read):
-        yield Check(f"data {name}", functools.partial(_data, recipe, name, thorough))
+        yield Check(f"data {name}", functools.partial(_data, recipe, name, training, thorough))
     yield Check("model", functools.partial(_builds, model))
     yield Check("weights", functools.partial(_weights, recipe, model, trained, resume))
-    if training and not trained:
+    writes = training and not trained
+    if writes:
         yield Check("schedule", functools.partial(_schedule, recipe, model))
     if also is not None:
         yield from (Check(*one) for one in also(recipe, lambda: model.built))
-    writes = training and not trained
     yield Check("output", functools.partial(_output, recipe, model, writes))
 
 
@@ -184,50 +119,51 @@ def _device(recipe: Recipe) -> str:
 
 def _input(recipe: Recipe, training: bool) -> str:
     recipe.check(training=training)
-    with _building("image"):
+    with building("image"):
         image = recipe.prepare(np.zeros((48, 64, 3), np.uint8))["image"]
     return f"a picture of 64 x 48 pixels becomes one of {image.shape[2]} x {image.shape[1]}"
 
 
-def _schedule(recipe: Recipe, model: _Model) -> str:
+def _schedule(recipe: Recipe, model: TrialModel) -> str:
     size, processes = recipe.batch_size, comm.get_world_size()
     if size < 1 or size % processes:
         raise ValueError(
             f"{size} images per batch (SOLVER.IMS_PER_BATCH, or dataloader.train.total_batch_size) "
             f"are not at least one, and as many, for each of {processes} processes."
         )
-    with _quiet(), _building("optimizer and schedule"):
+    with quiet(), building("optimizer and schedule"):
         recipe.build_solver(copy.deepcopy(model.built))
     return f"{size} images per batch, {recipe.num_checkpoints} checkpoints"
 
 
-def _data(recipe: Recipe, name: str, thorough: bool) -> str:
+def _data(recipe: Recipe, name: str, training: bool, thorough: bool) -> str:
     check_dataset(name, recipe.num_classes, recipe.keys["num_classes"])
+    check_annotations(recipe, name, training=training and name in recipe.train_sets)
     path = MetadataCatalog.get(name).get("json_file")
-    if path is not None and os.path.isfile(path) and os.path.getsize(path) > _MOST_BYTES:
-        if not thorough:
-            return "files are there (--check reads them)"
-    with _quiet():
+    large = path is not None and os.path.isfile(path) and os.path.getsize(path) > _MOST_BYTES
+    if large and not thorough:
+        return "files are there (--check reads them)"
+    with quiet():
         try:
             records = DatasetCatalog.get(name)
         except Exception as error:
-            if isinstance(error, OSError) or _is_ours(error):
+            if isinstance(error, OSError) or is_ours(error):
                 raise
             reason = f"{type(error).__name__}: {error}".split("\n")[0]
             raise ValueError(f"{path or name} cannot be read ({reason[:200]}).") from error
+    count = sum(len(record.get("annotations", ())) for record in records)
     if not records:
         raise ValueError(f"Dataset {name!r} has no images.")
-    count = sum(len(record.get("annotations", ())) for record in records)
-    message = f"{len(records):,} images, {count:,} annotations"
-    return f"{message}; {check_images(name, records, recipe.test_input()[0])}"
+    images = check_images(name, records, recipe.test_input()[0])
+    return f"{len(records):,} images, {count:,} annotations; {images}"
 
 
-def _builds(model: _Model) -> str:
+def _builds(model: TrialModel) -> str:
     total = sum(one.numel() for one in model.built.parameters())
     return f"{total / 1e6:,.1f} million parameters"
 
 
-def _weights(recipe: Recipe, model: _Model, trained: bool, resume: bool) -> str:
+def _weights(recipe: Recipe, model: TrialModel, trained: bool, resume: bool) -> str:
     path = recipe.weights_to_load(resume=resume)
     if trained:
         if resume and path == recipe.weights == "":
@@ -239,7 +175,7 @@ def _weights(recipe: Recipe, model: _Model, trained: bool, resume: bool) -> str:
     if not os.path.isfile(path.partition("?")[0]):
         return f"{path} is not on this disk: it will be downloaded, and was not looked into"
     total = len(list(model.built.parameters()))
-    with _quiet():
+    with quiet():
         partial = not trained or recipe.partial_weights
         # A copy: a model that has numbers keeps its own.
         missing, other = load_all(copy.deepcopy(model.built), path, partial=partial, lazily=True)
@@ -252,8 +188,7 @@ def _weights(recipe: Recipe, model: _Model, trained: bool, resume: bool) -> str:
         return f"{path} fits, all {total} parameters"
     text = f"{path} has {total - len(missing)} of {total} parameters, the others start at random"
     if other or trained:
-        first = (other or missing)[0]
-        return Warned(f"{text}; {len(other)} have another shape, such as {first}")
+        return Warned(f"{text}; {len(other)} have another shape, such as {(other or missing)[0]}")
     return text
 
 
@@ -263,7 +198,7 @@ def _with(recipe: Recipe, weights: str) -> Recipe:
     return recipe
 
 
-def _output(recipe: Recipe, model: _Model, training: bool) -> str:
+def _output(recipe: Recipe, model: TrialModel, training: bool) -> str:
     """
     Raises:
         OSError: nothing can be written there.

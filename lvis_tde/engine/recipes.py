@@ -228,6 +228,8 @@ class YacsRecipe(Recipe):
         "train_sets": "DATASETS.TRAIN",
         "test_sets": "DATASETS.TEST",
         "calibration_sets": "DATASETS.CALIB",
+        "masks": "MODEL.MASK_ON",
+        "mask_format": "INPUT.MASK_FORMAT",
     }
 
     @property

@@ -12,6 +12,9 @@ __all__ = ["log_results"]
 
 logger = logging.getLogger(__name__)
 
+# COCO's of each class, and a classifier's on each shifted test set: log.txt has them.
+_LONG = ("AP-", "forward", "backward", "uniform")
+
 
 def log_results(results: Mapping[str, Any] | None, where: str = "") -> None:
     """Logs a line for every task; metrics that are undefined are "n/a".
@@ -26,7 +29,6 @@ def log_results(results: Mapping[str, Any] | None, where: str = "") -> None:
         if values and all(isinstance(value, Mapping) for value in values.values()):
             log_results(values, f"{name} ")
             continue
-        # COCO's evaluator has one for each class, too.
-        shown = {key: value for key, value in values.items() if not key.startswith("AP-")}
+        shown = {key: value for key, value in values.items() if not key.startswith(_LONG)}
         line = "  ".join(f"{key} {percent(float(value))}" for key, value in shown.items())
         logger.info("%s%s: %s", where, name, line)

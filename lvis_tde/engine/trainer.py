@@ -8,9 +8,9 @@ import logging
 import os
 import weakref
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_train_loader, get_detection_dataset_dicts
 from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSampler
@@ -37,7 +37,7 @@ from .hooks import EarlyProgress, KeepBest, PreciseMean, SeedEveryIteration
 from .lock import locked
 from .results import log_results
 
-__all__ = ["Trainer", "predicting_for", "write_reports"]
+__all__ = ["Trainer", "model_name", "predicting_for", "write_reports"]
 
 logger = logging.getLogger(__name__)
 
@@ -48,18 +48,25 @@ def predicting_for(model: nn.Module, evaluators: Iterable[DatasetEvaluator]):
     return masks_as_rle(model) if compact else contextlib.nullcontext()
 
 
-def write_reports(evaluators: Mapping[str, DatasetEvaluator], folder: str) -> None:
+def write_reports(evaluators: Mapping[str, DatasetEvaluator], folder: str, weights: str) -> None:
     """Writes a page and pictures for every LVIS or classification set, and says where.
 
     Args:
         evaluators: by name of the dataset, after ``evaluate``.
-        folder: gets a folder for every dataset.
+        folder: of the run; its ``report`` gets a folder for every dataset.
+        weights: of the model, for the titles.
     """
     for name, evaluator in evaluators.items():
         ours = isinstance(evaluator, (LVISEvaluator, ClassificationEvaluator))
         if comm.is_main_process() and ours:
-            for page in evaluator.write_report(os.path.join(folder, name)):
+            place = os.path.join(folder, "report", name)
+            for page in evaluator.write_report(place, model_name(weights, folder)):
                 logger.info("Report: %s", page)
+
+
+def model_name(weights: str, folder: str) -> str:
+    """What a model is called in a report: its checkpoint and the folder of that, or of the run."""
+    return "/".join(Path(weights or os.path.join(folder, "model")).parts[-2:])
 
 
 def _training_sampler(cfg: CfgNode, dataset: list) -> Sampler:
@@ -172,7 +179,7 @@ class Trainer(DefaultTrainer):
             return next(iter(results.values()), {})
 
         def test_best():
-            DetectionCheckpointer(self.model).load(best.path)
+            SafeCheckpointer(self.model).load(best.path)
             self._last_eval_results = self.test(self.cfg, self.model)
             return self._last_eval_results
 
@@ -273,9 +280,8 @@ class Trainer(DefaultTrainer):
         """
         evaluators = [cls.build_evaluator(cfg, name) for name in cfg.DATASETS.TEST]
         results = cls.test(cfg, model, evaluators)
-        write_reports(
-            dict(zip(cfg.DATASETS.TEST, evaluators)), os.path.join(cfg.OUTPUT_DIR, "report")
-        )
+        named = dict(zip(cfg.DATASETS.TEST, evaluators))
+        write_reports(named, cfg.OUTPUT_DIR, cfg.MODEL.WEIGHTS)
         if cfg.TEST.AUG.ENABLED:
             results.update(cls.test_with_TTA(cfg, model))
         if comm.is_main_process():

@@ -25,7 +25,7 @@ from .errors import complain
 from .ground_truth import GroundTruth, read_annotations, with_negatives
 from .official import load_official
 from .result import LVISResult, category_table, summarize
-from .selection import check, within_limits
+from .selection import check, check_masks, detection_rles, within_limits
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ def evaluate_lvis(
             Never modified.
         iou_type: ``bbox``, ``segm``, or ``boundary`` for the lesser of mask IoU and Boundary IoU
             (Cheng et al. 2021).
-        max_dets: most detections per image over all categories, by score; -1 for no limit.
+        max_dets: most detections per image over all categories, by score, >= 1; -1 for no limit.
         engine: ``native``, or ``lvis`` for the official package, which gives the same numbers.
         per_category: most detections per category over all images, chosen before any other rule but
             ``max_dets``. AP_fixed (Dave et al. 2021) is ``max_dets=-1, per_category=10000``.
@@ -78,8 +78,9 @@ def evaluate_lvis(
         Metrics in percent and a table by category.
 
     Raises:
-        ValueError: an unknown engine or IoU type, or an input that would give a wrong number: NaN
-            scores, unknown ids, annotation id 0, missing keys, a weight that is negative or not
+        ValueError: an unknown engine or IoU type, or an input that would give a wrong number:
+            scores or boxes that are not finite, masks that are none or of another size than the
+            image, unknown ids, annotation id 0, missing keys, a weight that is negative or not
             finite.
     """
     if bootstrap < 0:
@@ -93,6 +94,7 @@ def evaluate_lvis(
         raise ValueError(f"engine {engine!r} evaluates {types}, got iou_type={iou_type!r}")
     if engine == "lvis" and isinstance(annotations, GroundTruth):
         raise ValueError("engine 'lvis' needs the annotations' path or content, not a GroundTruth")
+    check_max_dets(max_dets)
     if per_category is not None and per_category < 1:
         raise ValueError(
             f"per_category must be at least 1, or None for no limit, got {per_category}"
@@ -106,7 +108,7 @@ def evaluate_lvis(
     given = read_columns(detections, mask_area)
     read = time.process_time() - start
 
-    empty = not len(given) or max_dets == 0
+    empty = not len(given)
     samples = None
     if engine == "lvis" and not empty:
         found = _official(content, truth, given, iou_type, max_dets, per_category)
@@ -201,6 +203,18 @@ def add_intervals(
         row["interval"] = interval(values, row["AP"], images)
 
 
+def check_max_dets(max_dets: int) -> None:
+    """
+    Raises:
+        ValueError: if it is neither a limit of detections per image nor -1 for none.
+    """
+    if max_dets != -1 and max_dets < 1:
+        raise ValueError(
+            f"max_dets={max_dets} (--max-dets, TEST.DETECTIONS_PER_IMAGE) leaves no detection: it "
+            "must be at least 1, or -1 for no limit"
+        )
+
+
 def _official(
     annotations: dict[str, Any],
     truth: GroundTruth,
@@ -217,7 +231,11 @@ def _official(
             return copy.deepcopy(source)
 
     start = time.process_time()
-    images, labels = check(truth, detections)
+    images, labels = check(truth, detections, iou_type)
+    if iou_type != "bbox":
+        check_masks(detections, np.arange(len(detections)), truth, images)
+        other = np.array(sorted(detections.others), dtype=np.int64)
+        detection_rles(detections, other, truth, images[other])  # which checks them
     results = list(detections.results(boxes=iou_type == "bbox" or not detections.mask_area))
     if per_category is not None:
         keep = within_limits(images, labels, detections.scores, max_dets, per_category)

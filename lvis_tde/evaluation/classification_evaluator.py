@@ -139,11 +139,12 @@ class ClassificationEvaluator(DatasetEvaluator):
             logger.info("Shifted test sets, top-1:\n%s", create_small_table(shifted))
         return {"classification": {**self.result.metrics, **shifted}}
 
-    def write_report(self, output_dir: str) -> list[Path]:
+    def write_report(self, output_dir: str, model: str = "model") -> list[Path]:
         """Write a page and pictures about what ``evaluate`` evaluated, on the main process.
 
         Args:
             output_dir: folder.
+            model: its name, for the title.
 
         Returns:
             The page, or none where there is nothing to tell.
@@ -154,7 +155,7 @@ class ClassificationEvaluator(DatasetEvaluator):
         if self.predictions is None:
             return []
         result = self.predictions.evaluate(bootstrap=self._bootstrap or _RESAMPLES)
-        return [write_top1_report(output_dir, {self._dataset_name: result})]
+        return [write_top1_report(output_dir, {f"{model} on {self._dataset_name}": result})]
 
 
 def _column(batch: Mapping[str, Any] | Sequence[Mapping[str, Any]], key: str) -> np.ndarray:

@@ -14,6 +14,7 @@ from .selection import check, detection_rles, within_limits
 
 _MIN_IOU = 0.5
 OUTCOMES = ("itself", "another rare class", "a common class", "a frequent class", "nothing")
+RANKS = ("among the first n of its class", "later in its class", "not as its class")
 
 
 @dataclass
@@ -25,11 +26,16 @@ class Confusions:
         pairs: (name of the class, name of what it was taken for) to how many objects, other
             classes only.
         frequencies: name of a class in ``pairs`` to its frequency.
+        ranks: how many objects had each of ``RANKS``: where the best detection of their own class
+            that is on them stands among all detections of that class, of which n is the number of
+            objects. AP is made of this alone: whether another class scores higher on the object
+            plays no part in it.
     """
 
     outcomes: Counter = field(default_factory=Counter)
     pairs: Counter = field(default_factory=Counter)
     frequencies: dict[str, str] = field(default_factory=dict)
+    ranks: Counter = field(default_factory=Counter)
 
 
 def rare_confusions(truth: GroundTruth, detections: Detections, max_dets: int = 300) -> Confusions:
@@ -37,7 +43,7 @@ def rare_confusions(truth: GroundTruth, detections: Detections, max_dets: int = 
 
     A detection is on an object if the IoU of their boxes is at least 0.5. All categories take
     part, also those that the federated rule leaves out of AP: the object is known to be of another
-    class.
+    class. Ranks within a class are by that rule.
 
     Args:
         truth: ground truth.
@@ -60,11 +66,8 @@ def rare_confusions(truth: GroundTruth, detections: Detections, max_dets: int = 
     wanted[truth.images[rare]] = True
     index = np.flatnonzero(keep & wanted[images])
     index = index[np.lexsort((-detections.scores[index], images[index]))]
-    boxes = detections.boxes[index].astype(np.float64)
-    bare = np.flatnonzero(~detections.has_box[index])
-    if len(bare):
-        rles = detection_rles(detections, index[bare], truth, images[index[bare]])
-        boxes[bare] = mask_utils.toBbox(rles)
+    boxes = _boxes(truth, detections, index, images)
+    out.ranks = _ranks(truth, detections, rare, np.flatnonzero(keep), images, labels)
     kinds = {"r": OUTCOMES[1], "c": OUTCOMES[2], "f": OUTCOMES[3]}
     begins = np.searchsorted(images[index], truth.images[rare])
     ends = np.searchsorted(images[index], truth.images[rare], side="right")
@@ -85,4 +88,58 @@ def rare_confusions(truth: GroundTruth, detections: Detections, max_dets: int = 
         out.pairs[names[label], names[predicted]] += 1
         out.frequencies[names[predicted]] = str(frequency[predicted])
         out.frequencies[names[label]] = "r"
+    return out
+
+
+def _boxes(
+    truth: GroundTruth, detections: Detections, index: np.ndarray, images: np.ndarray
+) -> np.ndarray:
+    """(K, 4) of some detections; those of their masks where they have none."""
+    boxes = detections.boxes[index].astype(np.float64)
+    bare = np.flatnonzero(~detections.has_box[index])
+    if len(bare):
+        rles = detection_rles(detections, index[bare], truth, images[index[bare]])
+        boxes[bare] = mask_utils.toBbox(rles)
+    return boxes
+
+
+def _ranks(
+    truth: GroundTruth,
+    detections: Detections,
+    rare: np.ndarray,
+    index: np.ndarray,
+    images: np.ndarray,
+    labels: np.ndarray,
+) -> Counter:
+    """The ``ranks`` of :class:`Confusions`.
+
+    Args:
+        truth, detections: all of them.
+        rare: objects of rare classes.
+        index: detections within the limits.
+        images, labels: of all detections.
+    """
+    out: Counter = Counter()
+    objects = np.bincount(truth.labels[rare], minlength=len(truth.category_ids))
+    index = index[objects[labels[index]] > 0]
+    index = index[truth.judged(images[index], labels[index])]
+    index = index[np.lexsort((-detections.scores[index], labels[index]))]
+    rank = np.arange(len(index)) - np.searchsorted(labels[index], labels[index])
+    cells = labels[index] * len(truth.image_ids) + images[index]
+    order = np.argsort(cells, kind="stable")
+    cells, rank = cells[order], rank[order]
+    boxes = _boxes(truth, detections, index[order], images)
+    for i in rare.tolist():
+        cell = truth.labels[i] * len(truth.image_ids) + truth.images[i]
+        begin, end = np.searchsorted(cells, (cell, cell + 1))
+        hits = np.zeros(0, dtype=np.int64)
+        if end > begin:
+            box = np.array([truth.boxes[i]], dtype=np.float64)
+            hits = np.flatnonzero(mask_utils.iou(boxes[begin:end], box, [0])[:, 0] >= _MIN_IOU)
+        if not len(hits):
+            out[RANKS[2]] += 1
+        else:
+            # In a cell ranks ascend.
+            early = rank[begin + hits[0]] < objects[truth.labels[i]]
+            out[RANKS[0] if early else RANKS[1]] += 1
     return out

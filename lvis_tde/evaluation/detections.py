@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from ..data.masks import type_fault
 from .errors import complain
+from .result_file import is_compressed, named, numbers, objects
 
-_BLOCK = 1 << 22
 _ROWS = 20000
 
 
@@ -52,6 +53,14 @@ class Detections:
 
     def __len__(self) -> int:
         return len(self.scores)
+
+    @property
+    def has_mask(self) -> np.ndarray:
+        """(D,) bool, which have a mask."""
+        found = self.lengths > 0
+        if self.others:
+            found[list(self.others)] = True
+        return found
 
     @property
     def nbytes(self) -> int:
@@ -156,42 +165,44 @@ class Detections:
             The columns, in the same order.
 
         Raises:
-            ValueError: an entry lacks a key or holds something that is no number.
+            ValueError: an entry lacks a key or holds something of the wrong kind; the message says
+                which.
         """
         results = results if isinstance(results, list) else list(results)
         for key in ("image_id", "category_id", "score"):
             complain([r for r in results if key not in r], f"detections without {key!r}", "add it")
-        segmentations: list[Any] = [r.get("segmentation") for r in results]
+        for key in ("image_id", "category_id"):
+            complain(
+                [r[key] for r in results if isinstance(r[key], (list, dict))],
+                f"detections with a {key} that is no id",
+                "it is a number or a word of the annotation file",
+            )
         texts, sizes, others = [], [], {}
-        for i, segmentation in enumerate(segmentations):
-            counts, size = b"", (0, 0)
-            if _is_compressed(segmentation):
+        for i, result in enumerate(results):
+            counts, size, segmentation = b"", (0, 0), result.get("segmentation")
+            if is_compressed(segmentation):
                 counts, size = segmentation["counts"], segmentation["size"]
-                counts = counts.encode("ascii") if isinstance(counts, str) else counts
+                counts = counts.encode("utf-8") if isinstance(counts, str) else counts
             elif segmentation is not None:
                 others[i] = segmentation
+            fault = "" if segmentation is None else type_fault(segmentation)
+            if fault:
+                raise ValueError(f"detection {i} {named(result)} has {fault}")
             texts.append(counts)
             sizes.append(size)
         boxes = [r.get("bbox") for r in results]
         none = (0.0, 0.0, 0.0, 0.0)
-        try:
-            return cls(
-                image_ids=id_column([r["image_id"] for r in results]),
-                category_ids=id_column([r["category_id"] for r in results]),
-                scores=np.array([r["score"] for r in results], dtype=np.float64),
-                boxes=np.array([none if b is None else b for b in boxes], dtype=np.float64).reshape(
-                    len(results), 4
-                ),
-                has_box=np.array([b is not None for b in boxes], dtype=np.bool_),
-                counts=np.frombuffer(b"".join(texts), dtype=np.uint8),
-                lengths=np.array([len(t) for t in texts], dtype=np.int32),
-                sizes=np.array(sizes, dtype=np.int32).reshape(len(results), 2),
-                others=others,
-            )
-        except (TypeError, ValueError) as error:
-            raise ValueError(
-                f"a detection has a score, box or mask size that is no number: {error}"
-            ) from error
+        return cls(
+            image_ids=id_column([r["image_id"] for r in results]),
+            category_ids=id_column([r["category_id"] for r in results]),
+            scores=numbers([r["score"] for r in results], results, "score", ()),
+            boxes=numbers([none if b is None else b for b in boxes], results, "bbox", (4,)),
+            has_box=np.array([b is not None for b in boxes], dtype=np.bool_),
+            counts=np.frombuffer(b"".join(texts), dtype=np.uint8),
+            lengths=np.array([len(t) for t in texts], dtype=np.int32),
+            sizes=np.array(sizes, dtype=np.int32).reshape(len(results), 2),
+            others=others,
+        )
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> Detections:
@@ -204,26 +215,20 @@ class Detections:
             The columns, in the order of the file.
 
         Raises:
-            ValueError: the file is no JSON list of dicts.
+            ValueError: the file is no JSON list of detections; the message names it.
         """
-        parts, rows = [], []
-        for result in _objects(path):
-            rows.append(result)
-            if len(rows) == _ROWS:
-                parts.append(cls.from_results(rows))
-                rows = []
-        parts.append(cls.from_results(rows))
+        parts, rows, done = [], [], 0
+        try:
+            for result in objects(path):
+                rows.append(result)
+                if len(rows) == _ROWS:
+                    parts.append(cls.from_results(rows))
+                    rows, done = [], done + _ROWS
+            parts.append(cls.from_results(rows))
+        except (ValueError, RecursionError) as error:
+            behind = f" (counted from detection {done})" if done else ""
+            raise ValueError(f"{os.fspath(path)!r}{behind}: {error}") from error
         return cls.concatenate(parts)
-
-
-def _is_compressed(segmentation: Any) -> bool:
-    # Without a single byte of counts it would be taken for no segmentation at all.
-    return (
-        isinstance(segmentation, dict)
-        and "size" in segmentation
-        and isinstance(segmentation.get("counts"), (str, bytes))
-        and len(segmentation["counts"]) > 0
-    )
 
 
 def id_column(ids: list[Any]) -> np.ndarray:
@@ -256,30 +261,3 @@ def index_of(ids: np.ndarray, known: Sequence[Any]) -> np.ndarray:
         return np.where(table[found] == ids, found, -1)
     position = {value: i for i, value in enumerate(known)}
     return np.array([position.get(i, -1) for i in ids.tolist()], dtype=np.int64)
-
-
-def _objects(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
-    """The dicts of a JSON list, parsed one after the other from a moving window of the file."""
-    decode, skip = json.JSONDecoder().raw_decode, " \t\r\n,"
-    with open(path, encoding="utf-8") as file:
-        text, at = file.read(_BLOCK).lstrip(), 1
-        if text[:1] != "[":
-            raise ValueError(f"{os.fspath(path)!r} holds no JSON list of detections: {text[:40]!r}")
-        while True:
-            while at < len(text) and text[at] in skip:
-                at += 1
-            if text[at : at + 1] == "]":
-                return
-            try:
-                value, at = decode(text, at)
-            except ValueError as error:
-                more = file.read(_BLOCK)
-                if not more:
-                    raise ValueError(
-                        f"{os.fspath(path)!r} ends within its JSON list: {error}"
-                    ) from error
-                text, at = text[at:] + more, 0
-                continue
-            if not isinstance(value, dict):
-                raise ValueError(f"{os.fspath(path)!r} lists {value!r}, which is no detection")
-            yield value

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import pycocotools.mask as mask_utils
 
-from ..data.annotation_file import EXHAUSTIVE
+from ..data.annotation_file import EXHAUSTIVE, check_types
+from ..data.masks import segmentation_fault
 from .detections import id_column, index_of
 from .errors import complain
 from .result import FREQUENCIES
@@ -163,16 +164,25 @@ def read_annotations(annotations: str | os.PathLike[str] | dict[str, Any]) -> di
 
     Returns:
         The content; the same object if it was given.
+
+    Raises:
+        FileNotFoundError: there is no such file or data set.
+        ValueError: it is no file of that format.
     """
     if isinstance(annotations, dict):
         return annotations
     if isinstance(annotations, str) and not os.path.exists(annotations):
         annotations = _file_of_registered(annotations)
+    where = repr(os.fspath(annotations))
+    if os.path.isdir(annotations):
+        raise ValueError(f"{where} is a folder: name the annotation file")
     with open(annotations, encoding="utf-8") as file:
         try:
-            return json.load(file)
-        except ValueError as error:
-            raise ValueError(f"{os.fspath(annotations)!r} is no JSON file: {error}") from error
+            content = json.load(file)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{where} is no JSON file: {error}") from error
+    check_types(content, where)
+    return content
 
 
 def _file_of_registered(name: str) -> str:
@@ -255,8 +265,12 @@ def to_rle(segmentation: Any, height: int, width: int, owner: str) -> dict[str, 
         ``{"size": [height, width], "counts": str or bytes}``.
 
     Raises:
-        ValueError: it is none of these.
+        ValueError: it is none of these, or an RLE of another size than the image.
     """
+    # Run lengths that are empty are an empty mask.
+    fault = "" if _is_empty(segmentation) else segmentation_fault(segmentation, height, width)
+    if fault:
+        raise ValueError(f"{owner} has {fault}")
     try:
         if isinstance(segmentation, list):
             return mask_utils.merge(mask_utils.frPyObjects(segmentation, height, width))
@@ -268,3 +282,7 @@ def to_rle(segmentation: Any, height: int, width: int, owner: str) -> dict[str, 
             f"{owner} has a segmentation that is neither polygons nor an RLE: "
             f"{str(segmentation)[:80]!r} ({error})"
         ) from error
+
+
+def _is_empty(segmentation: Any) -> bool:
+    return isinstance(segmentation, dict) and segmentation.get("counts") in ("", b"")

@@ -8,7 +8,7 @@ import json
 import logging
 import os
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +17,18 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import LVISEvaluator as _UpstreamEvaluator
-from detectron2.structures import Instances
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import create_small_table
 
 from ..data.files import atomic_path
-from .api import evaluate_lvis
+from .api import check_max_dets, evaluate_lvis
+from .columns import columns
 from .detections import Detections, id_column
 from .errors import complain
 from .ground_truth import GroundTruth
 from .official import load_official
 from .result import LVISResult, percent
-from .rle import encode_masks
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +78,7 @@ class LVISEvaluator(_UpstreamEvaluator):
             "max_dets": 300 if max_dets_per_image is None else max_dets_per_image,
             "per_category": per_category,
         }
+        check_max_dets(self._limits["max_dets"])
         self._engine = engine
         self._cpu_device = torch.device("cpu")
         self._metadata = MetadataCatalog.get(dataset_name)
@@ -96,11 +96,14 @@ class LVISEvaluator(_UpstreamEvaluator):
         # Upstream's proposal recall asks for it; nothing else does.
         return load_official().LVIS(self._json_file)
 
-    def fresh_copy(self) -> LVISEvaluator:
+    def fresh_copy(self, **changed: Any) -> LVISEvaluator:
         """An evaluator with the same options and no predictions, which shares the annotations only.
 
         For evaluating several settings in one pass: the annotations are in memory once, and what
         one evaluator processes no other one sees, whatever a subclass keeps or its ``reset`` does.
+
+        Args:
+            **changed: ``output_dir``, if the copy has another.
 
         Returns:
             As if made and reset anew; independent of this one, which stays as it is.
@@ -109,6 +112,8 @@ class LVISEvaluator(_UpstreamEvaluator):
         memo = {id(vars(self)[name]): vars(self)[name] for name in shared if name in vars(self)}
         other = copy.deepcopy(self, memo)
         other.lvis_results = {}
+        other._output_dir = changed.pop("output_dir", self._output_dir)
+        assert not changed, changed
         # Replaces the predictions, which are the only shared columns that ever change.
         other.reset()
         return other
@@ -137,7 +142,7 @@ class LVISEvaluator(_UpstreamEvaluator):
                 self._seen["masks"] += instances.has("pred_masks") or instances.has(
                     "pred_masks_rle"
                 )
-                self._parts.append(_columns(instances, one_input["image_id"]))
+                self._parts.append(columns(instances, one_input["image_id"]))
             if "proposals" in output:
                 proposals = output["proposals"].to(self._cpu_device)
                 self._proposals.append({"image_id": one_input["image_id"], "proposals": proposals})
@@ -201,11 +206,19 @@ class LVISEvaluator(_UpstreamEvaluator):
                 create_small_table({k: percent(v, 3) for k, v in shown.items()}),
             )
 
-    def write_report(self, output_dir: str) -> list[Path]:
+    def write_report(
+        self,
+        output_dir: str,
+        model: str = "model",
+        beside: Mapping[str, LVISEvaluator] | None = None,
+    ) -> list[Path]:
         """Write a page and pictures about each task that ``evaluate`` evaluated, on rank 0.
 
         Args:
             output_dir: folder; each task has one of its own in it.
+            model: what is evaluated, for titles.
+            beside: runs of the model on the same data set with other settings, evaluated too, by
+                name, in the order of the report; this one among them.
 
         Returns:
             The pages.
@@ -216,11 +229,20 @@ class LVISEvaluator(_UpstreamEvaluator):
 
         if self._truth is None or not self.lvis_results:
             return []
-        limit = self._limits["max_dets"]
-        confusions = rare_confusions(self._truth, self.detections(), limit)
+        limit, runs = self._limits["max_dets"], beside or {model: self}
+        confusions = {
+            name: rare_confusions(self._truth, run.detections(), limit)
+            for name, run in runs.items()
+        }
         return [
-            write_report(os.path.join(output_dir, task), {task: result}, {task: confusions})
-            for task, result in self.lvis_results.items()
+            write_report(
+                os.path.join(output_dir, task),
+                {name: run.lvis_results[task] for name, run in runs.items()},
+                confusions,
+                dataset=self._metadata.name,
+                model=model if beside else "",
+            )
+            for task in self.lvis_results
         ]
 
     def intervals(self, resamples: int, seed: int = 0) -> dict[str, dict[str, tuple[float, float]]]:
@@ -260,41 +282,3 @@ class LVISEvaluator(_UpstreamEvaluator):
         ids = [to_dataset[c] for c in unique.tolist()]
         detections.category_ids = id_column(ids)[inverse]
         return detections
-
-
-def _columns(instances: Instances, image_id: Any) -> Detections:
-    """Columns of one image, with contiguous classes in place of category ids."""
-    n = len(instances)
-    corners = _numpy(instances.pred_boxes.tensor)
-    boxes = instances.pred_boxes.tensor.clone()
-    boxes[:, 2:] -= boxes[:, :2]
-    counts, lengths = np.zeros(0, dtype=np.uint8), np.zeros(n, dtype=np.int32)
-    size = (0, 0)
-    if n and instances.has("pred_masks_rle"):
-        rles = instances.pred_masks_rle
-        texts = [r["counts"] for r in rles]
-        texts = [t.encode("ascii") if isinstance(t, str) else t for t in texts]
-        counts = np.frombuffer(b"".join(texts), dtype=np.uint8)
-        lengths = np.array([len(t) for t in texts], dtype=np.int32)
-        size = tuple(rles[0]["size"])
-    elif n and instances.has("pred_masks"):
-        masks = instances.pred_masks
-        masks = getattr(masks, "tensor", masks).bool().numpy()
-        counts, lengths = encode_masks(masks, corners)
-        size = masks.shape[1:]
-    return Detections(
-        image_ids=id_column([image_id] * n),
-        category_ids=instances.pred_classes.numpy().astype(np.int64),
-        scores=_numpy(instances.scores),
-        boxes=_numpy(boxes),
-        has_box=np.ones(n, dtype=np.bool_),
-        counts=counts,
-        lengths=lengths,
-        sizes=np.tile(np.array(size, dtype=np.int32), (n, 1)),
-        mask_area=True,
-    )
-
-
-def _numpy(tensor: torch.Tensor) -> np.ndarray:
-    # NumPy has no bfloat16, and half precision widens without loss.
-    return (tensor if tensor.dtype == torch.float64 else tensor.float()).numpy()

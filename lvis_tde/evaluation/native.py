@@ -9,6 +9,7 @@ Names: D detections that count, G ground truths, I images, C categories, A = 4 a
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -150,11 +151,9 @@ def evaluate(matches: Matches, weights: np.ndarray | None = None) -> Evaluation:
         matches.candidates, matches.matched, matches.ignored, num_gt,
     )  # fmt: skip
     timings = {**matches.timings, "accumulate": time.process_time() - start}
-    counts = [
-        np.bincount(labels, minlength=num_cats)
-        for labels in (matches.truth_labels[~matches.ignore[:, 0]], matches.labels)
-    ]
-    return Evaluation(precision, recall, *counts, timings)
+    to_find = np.bincount(matches.truth_labels[~matches.ignore[:, 0]], minlength=num_cats)
+    counted = np.bincount(matches.labels, minlength=num_cats)
+    return Evaluation(precision, recall, to_find, counted, timings)
 
 
 def _outside(areas: np.ndarray) -> np.ndarray:
@@ -255,9 +254,9 @@ def _shapes(
         [
             truth.annotation_ids[i]
             for i, b in zip(truths.tolist(), given)
-            if b is None or len(b) != 4
+            if b is None or len(b) != 4 or not all(map(math.isfinite, b))
         ],
-        "annotations without a box of four numbers",
+        "annotations without a box of four finite numbers",
         "'bbox' is [x, y, width, height]",
     )
     return boxes, np.array(given, dtype=np.float64)

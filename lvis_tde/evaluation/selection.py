@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pycocotools.mask as mask_utils
 
+from ..data.masks import broken_rles
 from .detections import Detections, index_of
 from .errors import complain
 from .ground_truth import GroundTruth, to_rle
@@ -55,9 +56,10 @@ def select(
         K detections.
 
     Raises:
-        ValueError: NaN scores, unknown ids, or missing boxes or masks.
+        ValueError: scores or boxes that are not finite, unknown ids, missing boxes or masks, or
+            masks that are none.
     """
-    images, labels = check(truth, detections)
+    images, labels = check(truth, detections, iou_type)
     keep = within_limits(images, labels, detections.scores, max_dets, per_category)
     if not keep.any():
         none = np.zeros(0, dtype=np.int64)
@@ -67,9 +69,12 @@ def select(
     # A detection of a category that is neither annotated in the image nor verified to be absent
     # from it is neither right nor wrong.
     index = np.flatnonzero(keep & truth.judged(images, labels))
+    if iou_type != "bbox" or not by_box:
+        check_masks(detections, index, truth, images[index])
     if by_box:
         boxes = detections.boxes[index].astype(np.float64)
-        areas = boxes[:, 2] * boxes[:, 3]
+        with np.errstate(over="ignore"):  # what is too large for a number is no valid area
+            areas = boxes[:, 2] * boxes[:, 3]
     else:
         areas = _mask_areas(detections, index, truth, images[index])
     valid = (areas > 0) & (areas < np.inf)
@@ -80,21 +85,36 @@ def select(
     return Counted(index, images[index], labels[index], scores[order], areas[order])
 
 
-def check(truth: GroundTruth, detections: Detections) -> tuple[np.ndarray, np.ndarray]:
+def check(
+    truth: GroundTruth, detections: Detections, iou_type: str = "bbox"
+) -> tuple[np.ndarray, np.ndarray]:
     """Refuse detections that would give a wrong number.
 
     Args:
         truth: ground truth.
         detections: D detections.
+        iou_type: ``bbox``, ``segm`` or ``boundary``; the latter two need masks.
 
     Returns:
         Positions (D,) int64 of their images and of their categories.
 
     Raises:
-        ValueError: NaN scores or unknown ids.
+        ValueError: scores or boxes that are not finite, unknown ids or missing masks.
     """
     bad = np.flatnonzero(np.isnan(detections.scores))
     complain(bad.tolist(), "detections with a NaN score (by position)", "a NaN cannot be ranked")
+    bad = np.flatnonzero(np.isinf(detections.scores))
+    complain(
+        bad.tolist(),
+        "detections with an infinite score (by position)",
+        "scores are probabilities, or other finite numbers",
+    )
+    bad = np.flatnonzero(detections.has_box & ~np.isfinite(detections.boxes).all(axis=1))
+    complain(
+        bad.tolist(),
+        "detections with a NaN or infinite number in bbox (by position)",
+        "such a box overlaps with nothing; has the training diverged?",
+    )
     images = index_of(detections.image_ids, truth.image_ids)
     complain(
         detections.image_ids[images < 0].tolist(),
@@ -107,7 +127,50 @@ def check(truth: GroundTruth, detections: Detections) -> tuple[np.ndarray, np.nd
         "detections with an unknown category_id",
         "use the ids of the annotation file, which in LVIS begin at 1",
     )
+    if iou_type != "bbox" and not detections.has_mask.any():
+        # Where others have masks a detection without one is its box, as in lvis.
+        complain(
+            range(len(detections)),
+            "detections without segmentation (by position)",
+            f"{iou_type!r} compares masks, and these results are boxes alone: use --iou-type bbox",
+        )
     return images, labels
+
+
+def check_masks(
+    detections: Detections, index: np.ndarray, truth: GroundTruth, images: np.ndarray
+) -> None:
+    """Refuse RLEs that are none, or of another size than their image.
+
+    Args:
+        detections: all detections.
+        index: (K,) int64, which.
+        truth: ground truth, for the sizes of images; 0 where it is not known.
+        images: (K,) int64, their images.
+
+    Raises:
+        ValueError: naming the first and how many there are.
+    """
+    packed = np.flatnonzero(detections.lengths[index] > 0)
+    index, images = index[packed], images[packed]
+    sizes, wanted = detections.sizes[index].astype(np.int64), truth.image_sizes[images]
+    other = np.flatnonzero((sizes != wanted).any(axis=1) & (wanted > 0).all(axis=1))
+    complain(
+        [f"{index[i]}, {sizes[i].tolist()} in an image of {wanted[i].tolist()}" for i in other],
+        "detections with an RLE of another size than their image (by position)",
+        "predict in the image's own size, [height, width]",
+    )
+    lengths, first = detections.lengths[index], detections.offsets[index]
+    counts = detections.counts
+    if len(index) < len(detections):
+        places = np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        counts = counts[places + np.repeat(first, lengths)]
+    broken = broken_rles(counts, lengths, sizes.prod(axis=1))
+    complain(
+        index[broken].tolist(),
+        "detections with an RLE whose counts do not fill its size (by position)",
+        "it is cut off, or not COCO's compressed RLE",
+    )
 
 
 def within_limits(
@@ -156,10 +219,7 @@ def _areas_are_of_boxes(
     by_box = bool(detections.has_box[first])
     if detections.mask_area and iou_type != "bbox":
         by_box = False
-    has_mask = detections.lengths > 0
-    if detections.others:
-        has_mask[list(detections.others)] = True
-    lacking = keep & ~(detections.has_box if by_box else has_mask)
+    lacking = keep & ~(detections.has_box if by_box else detections.has_mask)
     complain(
         np.flatnonzero(lacking).tolist(),
         f"detections without {'bbox' if by_box else 'segmentation'} (by position)",

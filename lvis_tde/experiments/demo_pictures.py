@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from ..data.files import write_with
-from ..data.long_tailed import LVIS_BOUNDS
+from ..data.frequency import LVIS_BOUNDS
 from ..evaluation import Detections
 from ..evaluation.report.classes import trend
 from ..visualization.charts import RUN_NAMES, plot_ap_over_alpha, plot_group_ap

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..posthoc import Statistics
+from .words import pack_words, unpack_words
 
 __all__ = ["ClassStatistics", "class_hash"]
 
@@ -29,6 +30,8 @@ class ClassStatistics(nn.Module):
         logit_mean, logit_std (Tensor): (C,) fp32, of each class's logit over the training regions
             of the weights beside it.
         classes (Tensor): (C,) int64, :func:`class_hash` of each name; 0 where there is none.
+        names (Tensor): (C, 128) uint8, the names themselves in UTF-8.
+        groups (Tensor): (C,) uint8, the letters "r", "c" or "f" of the frequency groups; 0 unknown.
     """
 
     images: Tensor
@@ -38,6 +41,8 @@ class ClassStatistics(nn.Module):
     logit_mean: Tensor
     logit_std: Tensor
     classes: Tensor
+    names: Tensor
+    groups: Tensor
 
     def __init__(self, num_classes: int):
         """
@@ -53,6 +58,8 @@ class ClassStatistics(nn.Module):
         self.num_classes = num_classes
         for name in ("images", "instances", "classes"):
             self.register_buffer(name, torch.zeros(num_classes, dtype=torch.int64))
+        self.register_buffer("names", pack_words([""] * num_classes))
+        self.register_buffer("groups", torch.zeros(num_classes, dtype=torch.uint8))
         self.register_buffer("num_images", torch.zeros((), dtype=torch.int64))
         for name in ("dimension", "logit_mean", "logit_std"):
             self.register_buffer(name, torch.zeros(num_classes, dtype=torch.float32))
@@ -66,6 +73,7 @@ class ClassStatistics(nn.Module):
         dimension: Tensor,
         num_images: int,
         names: Sequence[str] | None = None,
+        groups: Sequence[str] | None = None,
     ) -> None:
         """Takes what the annotations of the training set say.
 
@@ -73,21 +81,49 @@ class ClassStatistics(nn.Module):
             images, instances: (C,) counts.
             dimension: (C,) fractal dimensions, at least 1.
             num_images: number of all images.
-            names: of the classes; None where they have none.
+            names, groups: see :meth:`set_classes`; None where they have none.
 
         Raises:
             ValueError: if there is not one number or name a class.
         """
         for values in (images, instances, dimension):
             self._check(values)
-        if names is not None:
-            self._check(names)
+        self.set_classes(names, groups)
         self.images.copy_(images)
         self.instances.copy_(instances)
         self.dimension.copy_(dimension)
         self.num_images.fill_(num_images)
-        hashes = [0] * self.num_classes if names is None else [class_hash(name) for name in names]
+
+    @torch.no_grad()
+    def set_classes(self, names: Sequence[str] | None, groups: Sequence[str] | None = None) -> None:
+        """Takes what the classes are called.
+
+        Args:
+            names: of the C classes; None for none.
+            groups: "r", "c" or "f" of each; None where they are not known.
+
+        Raises:
+            ValueError: if there is not one a class.
+        """
+        for values in (names, groups):
+            if values is not None:
+                self._check(values)
+        words = [""] * self.num_classes if names is None else list(names)
+        hashes = [0 if names is None else class_hash(name) for name in words]
+        letters = [0] * self.num_classes if groups is None else [ord(group) for group in groups]
         self.classes.copy_(torch.tensor(hashes, dtype=torch.int64))
+        self.names.copy_(pack_words(words))
+        self.groups.copy_(torch.tensor(letters, dtype=torch.uint8))
+
+    @property
+    def class_names(self) -> list[str] | None:
+        """The C names, if they are known; very long ones are cut."""
+        return unpack_words(self.names) if self.names.any() else None
+
+    @property
+    def class_groups(self) -> list[str] | None:
+        """ "r", "c" or "f" of the C classes, if they are known."""
+        return [chr(letter) for letter in self.groups.tolist()] if self.groups.all() else None
 
     @torch.no_grad()
     def set_logits(self, mean: Tensor, std: Tensor) -> None:

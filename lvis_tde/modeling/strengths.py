@@ -4,7 +4,6 @@ strengths of the other post-hoc steps."""
 from __future__ import annotations
 
 import dataclasses
-import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,14 +14,12 @@ from ..layers.classifier import CosineMultiHeadClassifier
 from ..layers.functional import check_alpha, normalize_weight
 from ..posthoc import Composition, Settings, Statistics, compose
 from ..posthoc.margins import check_strength
+from .remembered import Remembered
 from .statistics import ClassStatistics
 
 __all__ = ["DEFAULT_ALPHA", "Strengths", "posthoc_options"]
 
-logger = logging.getLogger(__name__)
-
 DEFAULT_ALPHA = 1.5  # of the paper, for LVIS
-NOT_CALIBRATED = -1.0  # in checkpoints
 
 # Compositions that are remembered; two numbers a class each.
 _MOST_FOLDS = 128
@@ -38,7 +35,7 @@ _NEEDS = {
 }
 
 
-class Strengths:
+class Strengths(Remembered):
     """Mixin for predictors; none of it is used in training.
 
     Attributes:
@@ -51,13 +48,14 @@ class Strengths:
         statistics (ClassStatistics): of the training set, part of checkpoints.
         calibrated_alpha (float or None): the alpha that was chosen for these weights on held-out
             data, part of checkpoints.
+        chosen (str): how all strengths in force were chosen, in words; "" if nobody did. Part of
+            checkpoints, with the strengths and whether the classifier has sigmoids.
     """
 
     has_background: bool
     use_sigmoid_ce: bool
     cls_score: CosineMultiHeadClassifier
     statistics: ClassStatistics
-    calibrated_alpha: float | None
 
     def _start(
         self,
@@ -233,22 +231,6 @@ class Strengths:
             "weight_norms": torch.linalg.vector_norm(weight[classes].double(), dim=-1),
             "bias": None if bias is None else bias[classes].double(),
         }
-
-    def get_extra_state(self) -> Tensor:
-        # A tensor, since checkpointers take every entry for one.
-        chosen = NOT_CALIBRATED if self.calibrated_alpha is None else self.calibrated_alpha
-        return torch.tensor(chosen, dtype=torch.float64, device="cpu")
-
-    def set_extra_state(self, state: Tensor) -> None:
-        chosen = state.item()
-        self.calibrated_alpha = None if chosen == NOT_CALIBRATED else chosen
-        if self.calibrated_alpha not in (None, self.alpha):
-            logger.warning(
-                "The checkpoint's alpha, chosen on held-out data, is %g; this model predicts with "
-                "%g (alpha, MODEL.TDE.ALPHA).",
-                self.calibrated_alpha,
-                self.alpha,
-            )
 
 
 def posthoc_options(settings: Settings) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ..layers.feature_mean import RunningFeatureMean
 from ..layers.functional import cosine_to_mean
-from .strengths import DEFAULT_ALPHA, NOT_CALIBRATED, Strengths
+from .remembered import NOT_CALIBRATED, STRENGTHS
+from .strengths import DEFAULT_ALPHA, Strengths
 
 __all__ = ["WithFeatureMean"]
 
@@ -89,4 +90,6 @@ class WithFeatureMean(Strengths):
                 "Estimate it with tools/estimate_feature_mean.py, or train.",
                 mean,
             )
+        strengths = state_dict.pop(f"{prefix}{STRENGTHS}", None)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)  # type: ignore[misc]
+        self._recall(strengths)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from .figure import bare, headline, new_figure, spread, width_for
 from .palette import (
@@ -176,6 +177,8 @@ def plot_explanation(
     top: int = 8,
     title: str | None = None,
     group_names: Mapping[str, str] = GROUPS,
+    image: np.ndarray | None = None,
+    box: Sequence[float] | None = None,
 ) -> Figure:
     """Bars of the effects on a detection's top classes, and of their scores without and with TDE.
 
@@ -187,6 +190,8 @@ def plot_explanation(
         top: number of classes: those with the highest scores without or with TDE.
         title: default: names the class that TDE makes of it.
         group_names: of "r", "c" and "f".
+        image: RGB, (H, W, 3) uint8, to show what is explained.
+        box: x0, y0, x1, y1 of the detection in its pixels.
 
     Returns:
         The figure.
@@ -214,15 +219,19 @@ def plot_explanation(
     groups = list(class_frequency) if class_frequency else ["c"] * num_classes
     colors = [*(GROUP_COLORS[group] for group in groups), MUTED]
 
-    figure = new_figure(9.0, 1.45 + 0.42 * len(order))
-    height = figure.get_figheight()
+    left = 0.0 if image is None or box is None else 2.3
+    figure = new_figure(9.0 + left, 1.45 + 0.42 * len(order))
+    height, width = figure.get_figheight(), figure.get_figwidth()
     bottom, tall = 0.55 / height, 1 - 1.5 / height
+    if image is not None and box is not None:
+        place = (0.02, bottom, (left - 0.1) / width, tall)
+        _show_crop(figure.add_axes(place, anchor="NW"), image, box)
     panels = (
-        ((0.21, bottom, 0.36, tall), "total", "adjusted", "logit", "{:+.2f}"),
-        ((0.63, bottom, 0.35, tall), "factual_probs", "probs", "score", "{:.3f}"),
+        (((left + 1.89) / width, 3.24 / width), "total", "adjusted", "logit", "{:+.2f}"),
+        (((left + 5.67) / width, 3.15 / width), "factual_probs", "probs", "score", "{:.3f}"),
     )
-    for place, first, second, label, form in panels:
-        axes = figure.add_axes(place)
+    for (x, wide), first, second, label, form in panels:
+        axes = figure.add_axes((x, bottom, wide, tall))
         for y, i in enumerate(order):
             axes.barh(y - 0.19, values[first][i], 0.36, color=colors[i], alpha=0.35)
             axes.barh(y + 0.19, values[second][i], 0.36, color=colors[i])
@@ -259,6 +268,17 @@ def plot_explanation(
     words = f"{names[best]}: {steps}, cosine to the mean {cosines}"
     headline(figure, title or words, legend)
     return figure
+
+
+def _show_crop(axes, image: np.ndarray, box: Sequence[float]) -> None:
+    """A box of an image, and a little around it."""
+    x0, y0, x1, y1 = (float(value) for value in box)
+    around = 0.25 * max(x1 - x0, y1 - y0, 8)
+    axes.imshow(image, extent=(0, image.shape[1], image.shape[0], 0), interpolation="bicubic")
+    axes.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, ec=INK, lw=1.5))
+    axes.set_xlim(max(0, x0 - around), min(image.shape[1], x1 + around))
+    axes.set_ylim(min(image.shape[0], y1 + around), max(0, y0 - around))
+    axes.set_axis_off()
 
 
 def _label(axes, text: str, at, offset, *, color: str = INK, **options) -> None:

@@ -34,6 +34,7 @@ __all__ = [
     "confusion_bars",
     "highest_ap",
     "plot_ap_over_images",
+    "rank_bars",
 ]
 
 Rows = Sequence[Mapping[str, Any]]
@@ -83,13 +84,13 @@ def ap_against_images(
             x, y = [row["image_count"] for row in some], [row["AP"] for row in some]
             # A few dots would vanish under the line.
             look = {"s": 42, "zorder": 3} if len(rows) < FEW_DOTS else {"s": 14, "alpha": 0.55}
-            axes.scatter(x, y, color=color, linewidths=0, **look)
-        axes.plot(*line, color=INK, lw=1.8)
+            axes.scatter(x, y, color=color, linewidths=0, clip_on=False, **look)
+        axes.plot(*line, color=INK, lw=1.8, clip_on=False)
         axes.set_xscale("log")
         axes.set_xlim(0.8, 1.3 * max((row["image_count"] for row in rows), default=10))
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
         axes.minorticks_off()
-        axes.set_ylim(-0.03 * top, 1.03 * top)
+        axes.set_ylim(0, 1.03 * top)
         axes.set_xlabel("training images of the class", color=MUTED)
         axes.set_title(name, size=10, color=INK)
         bare(axes, "both")
@@ -223,21 +224,7 @@ def confusion_bars(
     figure.get_layout_engine().set(rect=(0, 0, 1, 1 - 0.75 / height), hspace=0.04)
     grid = figure.add_gridspec(2, count, height_ratios=[0.2 + 0.35 * count, 4.2])
     axes = figure.add_subplot(grid[0, :])
-    for row, run in enumerate(list(outcomes.values())[::-1]):
-        total, left = max(sum(run.values()), 1), 0.0
-        for number, color in zip(run.values(), OUTCOME_COLORS):
-            share = 100 * number / total
-            axes.barh(row, share, left=left, color=color, height=0.62)
-            if share >= 4:
-                text_color = INK if color == OUTCOME_COLORS[-1] else PAPER
-                place = {"ha": "center", "va": "center", "size": 8}
-                axes.text(left + share / 2, row, f"{share:.0f}", color=text_color, **place)
-            left += share
-    bare(axes)
-    axes.spines["bottom"].set_visible(False)
-    axes.set_yticks(range(count), list(outcomes)[::-1])
-    axes.set_xlim(0, 100)
-    axes.set_xticks([])
+    _shares(axes, outcomes, OUTCOME_COLORS)
     for column, (name, rows) in enumerate(mistakes.items()):
         axes = figure.add_subplot(grid[1, column])
         at = np.arange(len(rows))[::-1]
@@ -250,6 +237,46 @@ def confusion_bars(
     legend = list(zip(next(iter(outcomes.values())), OUTCOME_COLORS))
     headline(figure, title, legend)
     return figure
+
+
+def rank_bars(ranks: Mapping[str, Mapping[str, int]]) -> Figure:
+    """Where the objects of rare classes stand among the detections of their own class.
+
+    Args:
+        ranks: name of a run to the three of :data:`lvis_tde.evaluation.confusion.RANKS`, in that
+            order, and their numbers of objects.
+
+    Returns:
+        The figure.
+    """
+    height = 1.1 + 0.35 * len(ranks)
+    figure = new_figure(9.2, height, layout="constrained")
+    figure.get_layout_engine().set(rect=(0, 0, 1, 1 - 0.75 / height))
+    axes = figure.subplots()
+    colors = (GROUP_COLORS["r"], OUTCOME_COLORS[0], OUTCOME_COLORS[-1])
+    _shares(axes, ranks, colors)
+    title = "Objects of rare classes are found, by the ranking within their class (%)"
+    headline(figure, title, list(zip(next(iter(ranks.values())), colors)))
+    return figure
+
+
+def _shares(axes, runs: Mapping[str, Mapping[str, int]], colors: Sequence[str]) -> None:
+    """A bar of 100 % per run, from top to bottom; the last part is pale."""
+    for row, run in enumerate(list(runs.values())[::-1]):
+        total, left = max(sum(run.values()), 1), 0.0
+        for number, color in zip(run.values(), colors):
+            share = 100 * number / total
+            axes.barh(row, share, left=left, color=color, height=0.62)
+            if share >= 4:
+                text_color = INK if color == colors[-1] else PAPER
+                place = {"ha": "center", "va": "center", "size": 8}
+                axes.text(left + share / 2, row, f"{share:.0f}", color=text_color, **place)
+            left += share
+    bare(axes)
+    axes.spines["bottom"].set_visible(False)
+    axes.set_yticks(range(len(runs)), list(runs)[::-1])
+    axes.set_xlim(0, 100)
+    axes.set_xticks([])
 
 
 def _legend(groups: Mapping[str, str]) -> list[tuple[str, str]]:

@@ -10,6 +10,7 @@ from lvis_tde.calibration.hold_out import calibration_images, hold_out
 from lvis_tde.calibration.sweep import best_alpha, check_metric, format_sweep, run_sweep
 from lvis_tde.engine import YacsRecipe, load_config
 from lvis_tde.evaluation import LVISEvaluator
+from lvis_tde.modeling.words import unpack, unpack_words
 
 
 def classes_of(counts):
@@ -103,6 +104,11 @@ def test_sweep_on_training_images_writes_a_usable_config(sweep_cfg, tmp_path):
     saved = torch.load(folder / "model_alpha.pth")
     assert saved["model"]["roi_heads.box_predictor._extra_state"] == report["alpha"]
     assert saved["alpha"]["metric"] == "bbox/AP50" and saved["alpha"]["calibrate"] == 0.2
+    chosen = unpack(saved["model"]["roi_heads.box_predictor.strengths"])
+    assert chosen["settings"]["class_"] == chosen["settings"]["region"] == report["alpha"]
+    assert f"alpha {report['alpha']:g} by bbox/AP50 on " in chosen["chosen"]
+    names = unpack_words(saved["model"]["roi_heads.box_predictor.statistics.names"])
+    assert names == MetadataCatalog.get(sweep_cfg.DATASETS.TRAIN[0]).thing_classes
     table = format_sweep(report)
     assert table.count("\n") == 3 and "segm APr" in table and "bbox APf" in table
     assert f"{report['alpha']:g}*" in table

@@ -17,7 +17,8 @@ from detectron2.structures import Boxes, BoxMode, Instances
 from detectron2.structures.masks import polygons_to_bitmask
 from lvis import LVIS
 
-from lvis_tde.data.long_tailed import frequency_group, register_long_tailed
+from lvis_tde.data.frequency import frequency_group
+from lvis_tde.data.long_tailed import register_long_tailed
 from lvis_tde.evaluation import LVISEvaluator, evaluate_lvis
 from lvis_tde.evaluation.ground_truth import with_negatives
 

@@ -43,7 +43,7 @@ def train(folder):
 
 
 def second_stage(folder, weights):
-    recipe = util.recipe("crt", folder, "MODEL.WEIGHTS", weights, "SOLVER.BASE_LR", 0.0)
+    recipe = util.recipe("crt", folder, "MODEL.WEIGHTS", weights, "SOLVER.BASE_LR", 1e-9)
     seed_all_rng(comm.get_rank())
     trainer = Trainer(recipe.cfg)
     trainer.resume_or_load(resume=False)

@@ -169,7 +169,7 @@ def test_the_second_stage_trains_the_classifier_alone(method, train, tmp_path):
         assert not torch.equal(after["predictor.cls_score.scales"], torch.ones(10))
     else:
         # Anew: it does not start at what was trained.
-        start, _ = train(method, "start", *weights, "SOLVER.BASE_LR", 0.0)
+        start, _ = train(method, "start", *weights, "SOLVER.BASE_LR", 1e-9)
         assert not torch.equal(start.model.state_dict()[weight], before[weight])
 
 

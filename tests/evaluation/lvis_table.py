@@ -231,14 +231,6 @@ def one_annotation_id_twice():
 
 
 @case
-def boxes_only():
-    results = [found(A, 0.9), found(C, 0.8), found(B, 0.7)]
-    for result in results:
-        del result["segmentation"]
-    return dataset([image()], [truth(A), truth(B)]), results
-
-
-@case
 def masks_only():
     results = [found((5, 5, 40, 33), 0.9), found(C, 0.8), found((6, 6, 0, 0), 0.8), found(B, 0.7)]
     for result in results:
@@ -259,11 +251,4 @@ def the_first_after_the_limit_has_no_box():
     results = [found((i % 60, 2, 20, 20), 0.5) for i in range(300)] + [found(B, 0.9), found(A, 0.8)]
     del results[300]["bbox"]
     results[301]["bbox"] = [5, 5, 40, 36]
-    return dataset([image()], [truth(A), truth(B)]), results
-
-
-@case
-def masks_of_another_size():
-    results = [found(A, 0.9), found(B, 0.8)]
-    results[0]["segmentation"] = mask_utils.encode(rectangle(A, HEIGHT + 1, WIDTH))
     return dataset([image()], [truth(A), truth(B)]), results

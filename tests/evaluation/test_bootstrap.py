@@ -126,7 +126,7 @@ def test_few_images_widen_the_interval_as_student_says(num_images, quantile):
 
 
 def test_the_offset_of_resamples_is_taken_off():
-    """Each class on few images: resamples have a higher AP, and the interval is about the metric."""
+    """Classes on few images: resamples have a higher AP, and the interval is about the metric."""
     rng = np.random.default_rng(0)
     (matches,) = simulated_matches(rng, 300, (0.605,), np.full(30, 0.01))
     (values,) = resampled([Resampler(matches)], ["r"] * 30, 400, 0)

@@ -4,9 +4,10 @@ import copy
 import logging
 
 import numpy as np
+import pycocotools.mask as mask_utils
 import pytest
-from lvis_cases import official_metrics
-from lvis_table import CASES, A, B, dataset, found, image, truth
+from lvis_cases import official_metrics, rectangle
+from lvis_table import CASES, HEIGHT, WIDTH, A, B, dataset, found, image, truth
 
 from lvis_tde.evaluation import evaluate_lvis
 
@@ -62,6 +63,16 @@ def annotation_with(**more):
         (without("frequency", "categories"), "3 categories without a 'frequency'.* 1:"),
         (without("area", "annotations"), "2 annotations without 'area'"),
         (with_detections(score=float("nan")), "2 detections with a NaN score.* 1:"),
+        (with_detections(score=float("inf")), "2 detections with an infinite score.* 1:"),
+        (
+            with_detections(bbox=[1.0, 2.0, float("nan"), 4.0]),
+            "2 detections with a NaN or inf.* 1:",
+        ),
+        (with_detections(bbox=[1, 2, 3]), r"detection 1 .*bbox=.*expected \[x, y, width, height"),
+        (with_detections(bbox="box"), "detection 1 .*bbox='box'"),
+        (with_detections(image_id=[1]), "2 detections with a image_id that is no id.* \\[1\\]"),
+        (with_detections(segmentation={"size": [0, 9], "counts": ""}), r"detection 1 .*size=\[0"),
+        (with_detections(segmentation=7), "detection 1 .*neither polygons nor an RLE"),
         (with_detections(image_id=9), "2 detections with an unknown image_id.* 9:"),
         (with_detections(category_id=0), "2 detections with an unknown category_id.* 0:"),
         (with_detections(score="high"), "no number"),
@@ -80,6 +91,8 @@ def test_wrong_input_is_refused(problem, message, engine):
         ({"engine": "fast"}, "fast"),
         ({"engine": "lvis", "iou_type": "boundary"}, "boundary"),
         ({"per_category": 0}, "per_category"),
+        ({"max_dets": 0}, "max_dets=0 .*leaves no detection"),
+        ({"max_dets": -2}, "max_dets=-2"),
     ],
 )
 def test_unknown_options_are_refused(arguments, message):
@@ -98,6 +111,49 @@ def test_a_detection_without_what_the_first_one_has_is_refused(key):
         evaluate_lvis(data, results)
 
 
+def an_rle(height=HEIGHT, width=WIDTH, cut=0):
+    rle = mask_utils.encode(rectangle(A, height, width))
+    return {"size": [height, width], "counts": rle["counts"].decode()[: -cut or None]}
+
+
+@pytest.mark.parametrize(
+    "problem, message",
+    [
+        (
+            with_detections(segmentation=an_rle(HEIGHT + 1)),
+            "2 .*another size than their.* '1, .129",
+        ),
+        (with_detections(segmentation=an_rle(cut=2)), "2 .*do not fill its size .*first is 1:"),
+        (with_detections(segmentation={**an_rle(), "counts": "garbage"}), "2 .*do not fill"),
+        (with_detections(segmentation={**an_rle(), "counts": [5, 5]}), "detection 1 .*do not fill"),
+        (with_detections(segmentation=[[1e300] * 6]), "detection 1 .*that is no polygon"),
+        (annotation_with(segmentation=an_rle(WIDTH - 1), category_id=1), "annotation 2 .*in an im"),
+        (annotation_with(segmentation=an_rle(cut=3), category_id=1), "annotation 2 .*do not fill"),
+    ],
+)
+@pytest.mark.parametrize("engine", ["native", "lvis"])
+def test_masks_that_are_none_are_refused(problem, message, engine):
+    data, results = problem
+    if "annotation" in message:
+        if engine == "lvis":
+            pytest.skip("the official package reads the annotations itself")
+        results = [found(B, 0.9)]
+    with pytest.raises(ValueError, match=message):
+        evaluate_lvis(data, results, "segm", engine=engine)
+    evaluate_lvis(data, results, "bbox", engine=engine)
+
+
+@pytest.mark.parametrize("engine", ["native", "lvis"])
+@pytest.mark.parametrize("iou_type", ["segm", "boundary"])
+def test_boxes_alone_have_no_mask_ap(engine, iou_type):
+    data, results = good()
+    del results[0]["segmentation"]
+    if (engine, iou_type) != ("lvis", "boundary"):
+        with pytest.raises(ValueError, match="1 detections without segm.*--iou-type bbox"):
+            evaluate_lvis(data, results, iou_type, engine=engine)
+    assert evaluate_lvis(data, results, "bbox", engine=engine).metrics["AP"] > 0
+
+
 def test_a_segmentation_that_is_none_is_refused():
     data, results = annotation_with(segmentation=[[1, 2]], category_id=1)
     with pytest.raises(ValueError, match="annotation 2 has a segmentation"):
@@ -105,10 +161,9 @@ def test_a_segmentation_that_is_none_is_refused():
 
 
 @pytest.mark.parametrize("engine", ["native", "lvis"])
-@pytest.mark.parametrize("results, max_dets", [([], 300), ([found(A, 0.9)], 0)])
-def test_no_detections_are_zeros_with_a_warning(engine, results, max_dets, caplog):
+def test_no_detections_are_zeros_with_a_warning(engine, caplog):
     with caplog.at_level(logging.WARNING, logger="lvis_tde"):
-        result = evaluate_lvis(good()[0], results, "bbox", max_dets, engine)
+        result = evaluate_lvis(good()[0], [], "bbox", engine=engine)
     assert set(result.metrics.values()) == {0.0}
     assert len(result.metrics) == 13
     assert "No detections" in caplog.text

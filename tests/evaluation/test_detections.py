@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from lvis_cases import problem
 
-from lvis_tde.evaluation import Detections, detections, evaluate_lvis
+from lvis_tde.evaluation import Detections, detections, evaluate_lvis, result_file
 
 
 def as_json(results):
@@ -34,7 +34,7 @@ def test_a_file_read_in_pieces_is_the_same(block, tmp_path, monkeypatch):
     annotations, results = problem(5)
     path = tmp_path / "results.json"
     path.write_text(json.dumps(as_json(results), indent=2))
-    monkeypatch.setattr(detections, "_BLOCK", block)
+    monkeypatch.setattr(result_file, "BLOCK", block)
     monkeypatch.setattr(detections, "_ROWS", 3)
     assert list(Detections.from_file(path).results()) == as_json(results)
     truth = tmp_path / "annotations.json"

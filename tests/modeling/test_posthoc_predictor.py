@@ -25,7 +25,12 @@ ALL = dict(tau_norm=0.5, logn=0.3, logit_adjustment=0.4, norcal=0.2, fracal=1.5)
 
 def with_statistics(predictor):
     predictor.statistics.set_annotations(
-        images=COUNTS, instances=2 * COUNTS, dimension=DIMENSION, num_images=TOTAL, names=NAMES
+        images=COUNTS,
+        instances=2 * COUNTS,
+        dimension=DIMENSION,
+        num_images=TOTAL,
+        names=NAMES,
+        groups="rrcff",
     )
     predictor.statistics.set_logits(MEAN, STD)
     return with_mean(predictor)

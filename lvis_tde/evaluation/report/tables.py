@@ -8,9 +8,17 @@ from html import escape
 from typing import Any
 
 from ...visualization.palette import GROUP_COLORS, GROUPS
-from ..result import LVISResult
+from ..result import LVISComparison, LVISResult
 
-__all__ = ["change_tables", "class_table", "filtered", "mark", "metrics_table", "number"]
+__all__ = [
+    "change_tables",
+    "class_table",
+    "difference_table",
+    "filtered",
+    "mark",
+    "metrics_table",
+    "number",
+]
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -34,7 +42,10 @@ def metrics_table(results: Mapping[str, LVISResult]) -> str:
     keys = list(next(iter(results.values())).metrics)
     rows = [
         f"<tr><th>{escape(name)}</th>"
-        + "".join(f"<td>{number(result.metrics[key])}</td>" for key in keys)
+        + "".join(
+            f"<td>{number(result.metrics[key])}{_span(result.intervals.get(key))}</td>"
+            for key in keys
+        )
         for name, result in results.items()
     ]
     if len(results) > 1:
@@ -47,6 +58,30 @@ def metrics_table(results: Mapping[str, LVISResult]) -> str:
         rows.append(f"<tr class=change><th>change</th>{''.join(cells)}")
     head = "".join(f"<th>{key}</th>" for key in keys)
     return f"<div class=wide><table><tr><th></th>{head}</tr>{''.join(rows)}</table></div>"
+
+
+def _span(ends: tuple[float, float] | None, sign: bool = False) -> str:
+    """An interval below its figure; nothing without one."""
+    if ends is None or math.isnan(ends[0]):
+        return ""
+    return f"<br><small>{number(ends[0], sign)} to {number(ends[1], sign)}</small>"
+
+
+def difference_table(comparison: LVISComparison) -> str:
+    """The difference of two runs with its interval, and how often the second is better, as HTML."""
+    rows = "".join(
+        f"<tr><th>{name}</th><td>{number(difference, sign=True)}"
+        f"{_span(comparison.intervals[name], sign=True)}</td>"
+        f"<td>{'–' if math.isnan(wins) else f'{wins:.0%}'}</td></tr>"
+        for (name, difference), wins in zip(comparison.difference.items(), comparison.wins.values())
+    )
+    return (
+        "<p class=note>Resamples of the images, the same for both: the interval holds 95 % of the "
+        "differences. Other images would have given others; so would another training, which "
+        "this does not measure.</p>"
+        "<table><tr><th></th><th>difference</th><th>resamples in which it is better</th></tr>"
+        f"{rows}</table>"
+    )
 
 
 def mark(frequency: str, groups: Mapping[str, str] = GROUPS) -> str:
@@ -82,7 +117,7 @@ def change_tables(
 
 
 def class_table(results: Mapping[str, LVISResult]) -> str:
-    """A line per class, for the page's filter and sorting.
+    """A line per class, for the page's filter and sorting; those without objects are hidden.
 
     Args:
         results: name of a run to its result, all on the same annotations.
@@ -92,13 +127,17 @@ def class_table(results: Mapping[str, LVISResult]) -> str:
     """
     columns = ["class", "frequency", "training images", "objects", "detections counted"]
     columns += [f"{m} {name}" for name in results for m in ("AP", "AP50", "AR")]
+    columns += ["change of AP"] if len(results) > 1 else []
     body = []
     for rows in zip(*(result.per_category for result in results.values())):
         row = rows[0]
         cells = [escape(row["name"]), mark(row["frequency"]), row["image_count"] or "–"]
         cells += [row["num_gt"], " / ".join(str(r["num_dt"]) for r in rows)]
         cells += [number(r[m]) for r in rows for m in ("AP", "AP50", "AR")]
-        body.append("<tr>" + "".join(f"<td>{cell}" for cell in cells))
+        if len(rows) > 1:
+            cells.append(number(rows[-1]["AP"] - rows[0]["AP"], sign=True))
+        start = "<tr>" if row["num_gt"] else "<tr class=empty hidden>"
+        body.append(start + "".join(f"<td>{cell}" for cell in cells))
     return filtered(columns, body)
 
 
@@ -107,14 +146,20 @@ def filtered(columns: Sequence[str], body: Sequence[str]) -> str:
 
     Args:
         columns: their headings; numbers from the third on.
-        body: rows as HTML.
+        body: rows as HTML; those that begin with ``<tr class=empty hidden>`` are shown on request.
 
     Returns:
         HTML.
     """
     head = "".join(f"<th>{escape(column)}" for column in columns)
+    empty = sum(row.startswith("<tr class=empty") for row in body)
+    switch = (
+        f" <label><input id=empty type=checkbox> show the {empty} classes without objects</label>"
+        if empty
+        else ""
+    )
     return (
         '<p><input id=filter type=search placeholder="filter by name"> '
-        "Click on a heading to sort.</p><div class='wide tall'>"
+        f"Click on a heading to sort.{switch}</p><div class='wide tall'>"
         f"<table id=classes><thead><tr>{head}</thead><tbody>{''.join(body)}</tbody></table></div>"
     )

@@ -1,0 +1,79 @@
+"""What batches add up to, over all processes: features of the foreground, and logits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from detectron2.utils import comm
+from torch import Tensor, distributed
+
+__all__ = ["FeatureSums", "LogitSums"]
+
+
+@dataclass
+class FeatureSums:
+    """What one half of the batches adds up to for one predictor, on its device.
+
+    Attributes:
+        features: (D,) float64 sum over the foreground regions with finite features.
+        count: () float64, these regions.
+        left_out: () float64, the other foreground regions.
+    """
+
+    features: Tensor
+    count: Tensor
+    left_out: Tensor
+
+    @classmethod
+    def zeros_like(cls, mean: Tensor) -> FeatureSums:
+        zeros = torch.zeros_like(mean, dtype=torch.float64)
+        return cls(zeros, zeros.new_zeros(()), zeros.new_zeros(()))
+
+    def add(self, features: Tensor, foreground: Tensor) -> None:
+        usable = foreground & torch.isfinite(features).all(dim=1)
+        self.features += features[usable].double().sum(0)
+        self.count += usable.sum()
+        self.left_out += (foreground & ~usable).sum()
+
+    def __add__(self, other: FeatureSums) -> FeatureSums:
+        return FeatureSums(
+            self.features + other.features,
+            self.count + other.count,
+            self.left_out + other.left_out,
+        )
+
+    def over_processes(self) -> FeatureSums:
+        total = FeatureSums(self.features.clone(), self.count.clone(), self.left_out.clone())
+        if comm.get_world_size() > 1:
+            for one in (total.features, total.count, total.left_out):
+                distributed.all_reduce(one)
+        return total
+
+
+class LogitSums:
+    """Logits of the foreground classes over all training regions, also those of background.
+
+    These are the regions over which the authors of LogN keep their running statistics.
+    """
+
+    def __init__(self, predictor):
+        like = predictor.statistics.logit_mean
+        self._sums = torch.zeros(2, len(like), dtype=torch.float64, device=like.device)
+        self._count = self._sums.new_zeros(())
+
+    def add(self, logits: Tensor) -> None:
+        """Adds (R, C + 1) or (R, C) logits; rows that are not finite are left out."""
+        rows = torch.isfinite(logits).all(dim=1)
+        logits = logits[rows, : self._sums.shape[1]].double()  # without the background
+        self._sums[0] += logits.sum(0)
+        self._sums[1] += logits.square().sum(0)
+        self._count += len(logits)
+
+    def moments(self) -> tuple[Tensor, Tensor]:
+        sums, count = self._sums.clone(), self._count.clone()
+        if comm.get_world_size() > 1:
+            for one in (sums, count):
+                distributed.all_reduce(one)
+        mean, square = sums / count
+        return mean, (square - mean.square()).clamp(min=0).sqrt()
