@@ -71,7 +71,8 @@ def test_check_is_a_table_and_writes_nothing(arguments, command, playground, tmp
 
 def test_check_goes_on_after_an_error_and_tells_all(command):
     code, out, err = command(
-        "sweep-alpha", "--check", "--metric", "segm/APx", *MODEL, "--train-data", "train.json", "nothing",
+        "sweep-alpha", "--check", "--metric", "segm/APx",
+        *MODEL, "--train-data", "train.json", "nothing",
         "--test-data", "val.json", "broken", *OUT, "MODEL.WEIGHTS", "text.pth",
     )  # fmt: skip
     assert code == 2 and err == ""

@@ -1,8 +1,7 @@
 """From a config to the post-hoc settings that suit it: chosen on some images, reported on others.
 
 The choice costs one pass over the held-out images, by boxes alone; masks are predicted for what
-reaches the table, on the images that are reported on. Everything measured is on disk at once, so a
-run that was ended goes on where it was.
+reaches the table. Everything measured is on disk at once, so an ended run goes on where it was.
 """
 
 from __future__ import annotations
@@ -34,6 +33,7 @@ from .posthoc_checks import check_sizes, chosen_metric, pick_methods, task_of, t
 from .posthoc_table import axes_of, format_posthoc
 from .replay import KeptBranches
 from .settings import describe, tde_predictors
+from .statistics import remember_classes
 from .sweep_checks import check_calibrate
 from .tried import Tried, as_json, key_of
 
@@ -283,9 +283,14 @@ def _draw(found: Mapping[str, Any], path: Path) -> None:
 
 def _save(recipe, model: nn.Module, best: Settings, found: Mapping[str, Any], folder: Path) -> None:
     """Config and checkpoint with the choice, which say how it was made."""
+    share = "" if not found["calibrate"] else f", {found['calibrate']:g} of the training images"
+    words = found["chosen"]["words"] or "nothing"
+    task, metric, chosen_on = (found[name] for name in ("task", "metric", "chosen_on"))
     for predictor in tde_predictors(model):
         predictor.posthoc = best
         predictor.calibrated_alpha = predictor.alpha
+        predictor.chosen = f"{words} by {task}/{metric} on {chosen_on}{share}"
+    remember_classes(model, chosen_on)
     checkpoint = folder / "model_posthoc.pth"
     how = ("chosen_on", "calibrate", "task", "metric", "max_loss", "chosen", "reported_on")
     save_checkpoint(model, checkpoint, posthoc={name: found[name] for name in how})

@@ -147,6 +147,7 @@ def test_the_choice_is_remembered(recipe, tmp_path, tiny_set):
     expected = {k: v for k, v in report["chosen"].items() if k != "words"}
     assert predictor.posthoc == Settings(**expected)
     assert predictor.calibrated_alpha == predictor.alpha
+    assert predictor.chosen.endswith(f"by bbox/AP50 on {tiny_set['calib']}")
     assert report["reported_on"] is None and "metrics" not in report["rows"][0]
     table = (tmp_path / "out" / "posthoc.md").read_text()
     assert f"box on {tiny_set['calib']}" in table and "gap" not in table
