@@ -160,9 +160,9 @@ def test_groups_of_the_builtin_lvis_sets():
 
 
 def test_groups_from_counts():
-    MetadataCatalog.get("counted").set(
+    MetadataCatalog.get("counted_groups").set(
         thing_classes=["a", "b", "c"],
         class_image_count=[{"id": 1, "image_count": 10}, {"id": 2, "image_count": 100}]
         + [{"id": 3, "image_count": 101}],
     )
-    assert class_info("counted", 3) == ClassInfo(["a", "b", "c"], ["r", "c", "f"])
+    assert class_info("counted_groups", 3) == ClassInfo(["a", "b", "c"], ["r", "c", "f"])
