@@ -10,9 +10,9 @@ from .defaults import (
     load_config,
     load_recipe,
     setup,
-    use_data,
 )
 from .lazy import LazyRecipe
+from .own_data import use_data
 from .recipes import Recipe, YacsRecipe
 from .trainer import Trainer
 

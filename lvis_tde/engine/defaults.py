@@ -30,7 +30,6 @@ __all__ = [
     "load_config",
     "load_recipe",
     "setup",
-    "use_data",
 ]
 
 logger = logging.getLogger(__name__)
