@@ -43,6 +43,13 @@ COMMANDS = {
     "evaluation": (
         ["train", "--eval-only", *MODEL, *TEST, "OUTPUT_DIR", "{out}", *WEIGHTS],
     ),
+    "report": (
+        ["report", "val.json", "found.json", "--output", "{out}", "--bootstrap", "200"],
+    ),
+    "sweep over methods": (
+        ["sweep", "--methods", "tde,tau_norm", *MODEL, *TRAIN, *TEST, "--calibrate", "0.5",
+         "OUTPUT_DIR", "{out}", *WEIGHTS],
+    ),
     "export": (
         ["export", *MODEL, "--image", "photo.png", "--output", "{out}", *WEIGHTS],
     ),
@@ -74,6 +81,10 @@ def start(playground, tmp_path_factory):
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["lvis_tde.engine", "lvis_tde.export", "test_killed"])
     home = tmp_path_factory.mktemp("home")
+    truth = json.loads((playground / "val.json").read_text())["annotations"]
+    keys = ("image_id", "category_id", "bbox")
+    found = [{**{key: one[key] for key in keys}, "score": 0.5} for one in truth]
+    (playground / "found.json").write_text(json.dumps(found))
 
     def begin(arguments, out):
         words = [word.replace("{out}", str(out)) for word in arguments]

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import time
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Sequence
 from typing import Any, TypeVar, Union
 
@@ -26,6 +25,7 @@ from ..evaluation import LVISEvaluator
 from ..layers.functional import check_alpha
 from ..modeling.mask_postprocess import postprocess_to_rle
 from ..posthoc import Settings
+from ..progress import Progress
 from .replay import BoxBranch, KeptBranches
 from .settings import choose, settings, tde_predictors
 
@@ -257,20 +257,13 @@ def sweep_alpha(
     rle = all(isinstance(evaluator, LVISEvaluator) for evaluator in evaluators.values())
     for evaluator in evaluators.values():
         evaluator.reset()
-    total = len(loader)  # type: ignore[arg-type]
-    start = logged = time.monotonic()
+    progress = Progress("sweep", len(loader))  # type: ignore[arg-type]
     with inference_context(model), torch.no_grad():
         for i, (inputs, branch) in enumerate(_branches(model, loader), 1):
             outputs = _predict(model, inputs, branch, list(evaluators), rle, boxes_only)
             for evaluator, output in zip(evaluators.values(), outputs):
                 evaluator.process(inputs, output)
-            now = time.monotonic()
-            if now - logged > 10:
-                logged = now
-                left = (now - start) / i * (total - i)
-                logger.info(
-                    "%d of %d batches for %d alphas, ETA %.0f s", i, total, len(alphas), left
-                )
+            progress.step(i, note=f"{len(alphas)} settings")
     results = {}
     for alpha in list(evaluators):
         # Each rank 0 gathers gigabytes of detections: those of one alpha at a time.

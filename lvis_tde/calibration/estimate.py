@@ -11,7 +11,6 @@ import contextlib
 import itertools
 import logging
 import math
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -22,6 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..layers.functional import multi_head_normalize
 from ..modeling.intercept import intercepted
+from ..progress import Progress
 from .replay import box_branch_only
 from .settings import tde_predictors
 from .sums import FeatureSums, LogitSums
@@ -172,7 +172,7 @@ def estimate_feature_mean(
     if isinstance(model, DistributedDataParallel):
         model = model.module
     halves = [_Halves(predictor) for predictor in tde_predictors(model)]
-    start = logged = time.monotonic()
+    progress, note, needed = Progress("estimate", max_batches), "", max_batches
     count = 0
     with contextlib.ExitStack() as stack:
         stack.enter_context(EventStorage(1))
@@ -185,13 +185,12 @@ def estimate_feature_mean(
             count += 1
             for one in halves:
                 one.next_batch()
+            progress.step(count, needed=needed, note=note)
             if count % _PERIOD or count == max_batches:
                 continue
             angle = max(angle for _, angle in (one.total() for one in halves))
-            now = time.monotonic()
-            if now - logged > 10:
-                logged = now
-                _log_progress(count, max_batches, angle, tolerance, now - start)
+            needed = _needed(count, max_batches, angle, tolerance)
+            note = f"halves {angle:.2f} degrees apart"
             if count >= min_batches and angle <= tolerance:
                 break
     sums, angles = zip(*(one.total() for one in halves))
@@ -215,15 +214,8 @@ def estimate_feature_mean(
     )
 
 
-def _log_progress(count: int, most: int, angle: float, tolerance: float, seconds: float) -> None:
-    # The angle falls with the square root of the batches: a forecast of where it gets small enough.
-    needed = most
-    if tolerance > 0 and math.isfinite(angle):
-        needed = min(most, math.ceil(count * max(1.0, (angle / tolerance) ** 2)))
-    logger.info(
-        "%d batches (at most %d), halves %.2f degrees apart, ETA %.0f s",
-        count,
-        most,
-        angle,
-        seconds / count * (needed - count),
-    )
+def _needed(count: int, most: int, angle: float, tolerance: float) -> int:
+    """Batches that are expected to be enough: the angle falls with the square root of them."""
+    if tolerance <= 0 or not math.isfinite(angle):
+        return most
+    return min(most, math.ceil(count * max(1.0, (angle / tolerance) ** 2)))

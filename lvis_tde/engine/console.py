@@ -8,17 +8,23 @@ else is in the file.
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from typing import Any
 
 from detectron2.utils.logger import setup_logger
 from termcolor import colored
 
+from ..progress import Pace, progress_line
+
 __all__ = ["setup_console"]
 
 _ROOTS = ("lvis_tde", "detectron2", "fvcore")
 # Of these only warnings, or not even those: they are told in our own words.
-_PROGRESS = ("lvis_tde", "detectron2.utils.events", "detectron2.evaluation.evaluator")
+_EVALUATION = "detectron2.evaluation.evaluator"
+_PROGRESS = ("lvis_tde", _EVALUATION)
+# Of the loop of an evaluation: how many batches are done, of how many, and how long it takes.
+_DONE = re.compile(r"Inference done (\d+)/(\d+).*ETA=(\S+)")
 _SILENT = ("fvcore.common.checkpoint", "detectron2.checkpoint", "detectron2.evaluation.testing")
 # A sweep would show two for every alpha: who evaluates shows them at the end.
 _TABLES = tuple(f"lvis_tde.evaluation.{kind}_evaluator" for kind in ("lvis", "classification"))
@@ -32,6 +38,7 @@ class _Console(logging.StreamHandler):
     def __init__(self) -> None:
         super().__init__(sys.stdout)
         self.addFilter(_is_shown)
+        self.addFilter(_Evaluation())
         color = sys.stdout.isatty()
         stamp = "[%(asctime)s] "
         self.setFormatter(_Short(colored(stamp, "green") if color else stamp))
@@ -45,12 +52,35 @@ class _Console(logging.StreamHandler):
         pass
 
 
+class _Evaluation(logging.Filter):
+    """Lets the progress of evaluations pass at the pace of all others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._pace = Pace()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.name != _EVALUATION or record.levelno >= logging.WARNING:
+            return True
+        found = _DONE.match(record.getMessage())
+        if found is None:
+            if record.getMessage().startswith("Start inference"):
+                self._pace = Pace()
+            return False
+        return self._pace.due() or found[1] == found[2]
+
+
 class _Short(logging.Formatter):
     def __init__(self, stamp: str):
         super().__init__(stamp + "%(message)s", datefmt="%m/%d %H:%M:%S")
 
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record)
+        found = _DONE.match(record.getMessage()) if record.name == _EVALUATION else None
+        if found:
+            stamp = text.partition("] ")[0]
+            done, total = int(found[1]), int(found[2])
+            return f"{stamp}] {progress_line('evaluation', done, total, found[3])}"
         if record.levelno >= logging.WARNING:
             stamp, _, message = text.partition("] ")
             text = f"{stamp}] {record.levelname}: {message}"

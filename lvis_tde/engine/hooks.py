@@ -6,7 +6,6 @@ import contextlib
 import logging
 import math
 import os
-import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -19,41 +18,26 @@ from torch import nn
 
 from ..calibration.checkpoint import save_checkpoint
 from ..calibration.estimate import estimate_feature_mean
+from ..progress import Progress
 
-__all__ = ["EarlyProgress", "KeepBest", "PreciseMean", "SeedEveryIteration"]
+__all__ = ["KeepBest", "PreciseMean", "SeedEveryIteration", "TrainingProgress"]
 
 logger = logging.getLogger(__name__)
 
 
-class EarlyProgress(HookBase):
-    """Says that training goes on until Detectron2's printer does, from its 20th iteration on.
-
-    The first iteration is told, and after it one every few seconds.
-    """
-
-    SECONDS, UNTIL = 5.0, 20
+class TrainingProgress(HookBase):
+    """Tells how far the training is, from its first iteration on."""
 
     def before_train(self):
-        self._start = self._told = time.monotonic()
-        logger.info(
-            "Training from iteration %d to %d.", self.trainer.start_iter, self.trainer.max_iter
-        )
+        start, end = self.trainer.start_iter, self.trainer.max_iter
+        logger.info("Training from iteration %d to %d.", start, end)
+        self._progress = Progress("training", end, done=start)
 
     def after_step(self):
-        done, now = self.trainer.iter + 1 - self.trainer.start_iter, time.monotonic()
-        if done >= self.UNTIL or (done > 1 and now - self._told < self.SECONDS):
-            return
-        self._told = now
-        each = (now - self._start) / done
+        note = ""
         with contextlib.suppress(KeyError):  # of a step that records no loss
-            loss = self.trainer.storage.history("total_loss").latest()
-            logger.info(
-                "Iteration %d: total_loss %.4g, %.2f s each, ETA %.0f s",
-                self.trainer.iter,
-                loss,
-                each,
-                each * (self.trainer.max_iter - self.trainer.iter - 1),
-            )
+            note = f"total_loss {self.trainer.storage.history('total_loss').latest():.4g}"
+        self._progress.step(self.trainer.iter + 1, note=note)
 
 
 class PreciseMean(HookBase):

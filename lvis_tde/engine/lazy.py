@@ -30,7 +30,7 @@ from ..layers.functional import check_alpha
 from ..modeling.fast_rcnn import TDEFastRCNNOutputLayers
 from ..modeling.sigmoid import FixedWeights, SigmoidFastRCNNOutputLayers
 from ..modeling.strengths import posthoc_options
-from .hooks import EarlyProgress, PreciseMean
+from .hooks import PreciseMean, TrainingProgress
 from .lock import locked
 from .recipes import Recipe
 from .results import log_results
@@ -235,7 +235,7 @@ def train(cfg: DictConfig, *, resume: bool = False) -> nn.Module:
     trainer.register_hooks(
         [
             hooks.IterationTimer(),
-            EarlyProgress() if main else None,
+            TrainingProgress() if main else None,
             hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
             PreciseMean(model, LazyRecipe(cfg).train_loader, precise) if precise else None,
             hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer) if main else None,

@@ -33,7 +33,7 @@ from ..evaluation.build import build_evaluator
 from ..modeling.mask_postprocess import masks_as_rle
 from ..modeling.sigmoid import check_sigmoids
 from .classification import calibrated_on, is_classification, new_classifier, resolved
-from .hooks import EarlyProgress, KeepBest, PreciseMean, SeedEveryIteration
+from .hooks import KeepBest, PreciseMean, SeedEveryIteration, TrainingProgress
 from .lock import locked
 from .results import log_results
 
@@ -153,7 +153,7 @@ class Trainer(DefaultTrainer):
         )
         hooks = super().build_hooks()
         if comm.is_main_process():
-            hooks.insert(0, EarlyProgress())
+            hooks.insert(0, TrainingProgress())
         num_batches = self.cfg.MODEL.get("TDE", {}).get("PRECISE_MEAN", 0)
         if num_batches:
             # After the statistics of batch norm, before the last checkpoint and the evaluation.
