@@ -106,7 +106,7 @@ def test_training_evaluation_and_resumption(command, tmp_path):
     log = (folder / "log.txt").read_text()
     assert len(out.splitlines()) < 30 < 200 < len(log.splitlines())
     assert "Training from iteration 0 to 2" in out
-    for done, kind in (("1/2", "training"), ("2/2", "training"), ("1/", "evaluation")):
+    for done, kind in (("1/2", "training"), ("2/2", "training"), ("0/", "evaluation")):
         assert any(done in line for line in out.splitlines() if f"{kind} " in line), kind
     assert "Environment info" in log and "Environment info" not in out
     assert "-100" not in out and "n/a" in out  # there are no frequent classes

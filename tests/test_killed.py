@@ -47,8 +47,8 @@ COMMANDS = {
         ["report", "val.json", "found.json", "--output", "{out}", "--bootstrap", "200"],
     ),
     "sweep over methods": (
-        ["sweep", "--methods", "tde,tau_norm", *MODEL, *TRAIN, *TEST, "--calibrate", "0.5",
-         "OUTPUT_DIR", "{out}", *WEIGHTS],
+        ["sweep", "--methods", "tde,tau_norm", *MODEL, *TRAIN, "--calib-data", "val.json", "images",
+         "--no-report", "OUTPUT_DIR", "{out}", *WEIGHTS],
     ),
     "export": (
         ["export", *MODEL, "--image", "photo.png", "--output", "{out}", *WEIGHTS],

@@ -17,7 +17,7 @@ from termcolor import colored
 
 from ..progress import Pace, progress_line
 
-__all__ = ["setup_console"]
+__all__ = ["setup_console", "setup_part"]
 
 _ROOTS = ("lvis_tde", "detectron2", "fvcore")
 # Of these only warnings, or not even those: they are told in our own words.
@@ -25,6 +25,7 @@ _EVALUATION = "detectron2.evaluation.evaluator"
 _PROGRESS = ("lvis_tde", _EVALUATION)
 # Of the loop of an evaluation: how many batches are done, of how many, and how long it takes.
 _DONE = re.compile(r"Inference done (\d+)/(\d+).*ETA=(\S+)")
+_BEGUN = re.compile(r"Start inference on (\d+)")
 _SILENT = ("fvcore.common.checkpoint", "detectron2.checkpoint", "detectron2.evaluation.testing")
 # A sweep would show two for every alpha: who evaluates shows them at the end.
 _TABLES = tuple(f"lvis_tde.evaluation.{kind}_evaluator" for kind in ("lvis", "classification"))
@@ -35,12 +36,12 @@ _LONGEST = 400
 class _Console(logging.StreamHandler):
     """Writes to what ``sys.stdout`` is at the time."""
 
-    def __init__(self) -> None:
+    def __init__(self, tag: str) -> None:
         super().__init__(sys.stdout)
         self.addFilter(_is_shown)
         self.addFilter(_Evaluation())
         color = sys.stdout.isatty()
-        stamp = "[%(asctime)s] "
+        stamp = f"[%(asctime)s{tag and ' '}{tag}] "
         self.setFormatter(_Short(colored(stamp, "green") if color else stamp))
 
     @property
@@ -62,12 +63,12 @@ class _Evaluation(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         if record.name != _EVALUATION or record.levelno >= logging.WARNING:
             return True
-        found = _DONE.match(record.getMessage())
-        if found is None:
-            if record.getMessage().startswith("Start inference"):
-                self._pace = Pace()
-            return False
-        return self._pace.due() or found[1] == found[2]
+        message = record.getMessage()
+        if _BEGUN.match(message):
+            self._pace = Pace()
+            return True
+        found = _DONE.match(message)
+        return found is not None and (self._pace.due() or found[1] == found[2])
 
 
 class _Short(logging.Formatter):
@@ -76,11 +77,8 @@ class _Short(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record)
-        found = _DONE.match(record.getMessage()) if record.name == _EVALUATION else None
-        if found:
-            stamp = text.partition("] ")[0]
-            done, total = int(found[1]), int(found[2])
-            return f"{stamp}] {progress_line('evaluation', done, total, found[3])}"
+        if record.name == _EVALUATION and record.levelno < logging.WARNING:
+            return f"{text.partition('] ')[0]}] {_evaluated(record.getMessage())}"
         if record.levelno >= logging.WARNING:
             stamp, _, message = text.partition("] ")
             text = f"{stamp}] {record.levelname}: {message}"
@@ -89,6 +87,15 @@ class _Short(logging.Formatter):
         first, *more = text.splitlines() or [""]
         cut = first[:_LONGEST]
         return f"{cut} ... (more in log.txt)" if more or cut != first else cut
+
+
+def _evaluated(message: str) -> str:
+    """Progress of an evaluation in this package's form."""
+    if begun := _BEGUN.match(message):
+        return progress_line("evaluation", 0, int(begun[1]))
+    if found := _DONE.match(message):
+        return progress_line("evaluation", int(found[1]), int(found[2]), found[3])
+    return message
 
 
 def _is_shown(record: logging.LogRecord) -> bool:
@@ -100,12 +107,29 @@ def _is_shown(record: logging.LogRecord) -> bool:
     return record.levelno >= logging.INFO and name.startswith(_PROGRESS) and name not in _TABLES
 
 
-def setup_console(output_dir: str | None = None, rank: int = 0) -> None:
+def setup_part(output_dir: str, tag: str) -> None:
+    """:func:`setup_console` for one of several trainings of a process, in place of the last one's.
+
+    Args:
+        output_dir: folder of ``log.txt``.
+        tag: what the lines on the console begin with, since those of all parts reach one terminal.
+    """
+    setup_logger.cache_clear()  # which remembers what it did, not what is still there
+    for name in _ROOTS:
+        logger = logging.getLogger(name)
+        for handler in logger.handlers[:]:
+            if isinstance(handler, logging.StreamHandler):
+                logger.removeHandler(handler)
+    setup_console(output_dir, tag=tag)
+
+
+def setup_console(output_dir: str | None = None, rank: int = 0, tag: str = "") -> None:
     """Sends the messages of this package and of Detectron2 to console and file.
 
     Args:
         output_dir: folder of ``log.txt``, which gets all of them; None for no file.
         rank: of this process; only the first has a console.
+        tag: what the lines on the console begin with, after the time.
 
     Raises:
         OSError: the file cannot be written.
@@ -120,7 +144,7 @@ def setup_console(output_dir: str | None = None, rank: int = 0) -> None:
             if shown and not isinstance(handler, _Console):
                 logger.removeHandler(handler)
         if rank == 0 and not any(isinstance(handler, _Console) for handler in logger.handlers):
-            logger.addHandler(_Console())
+            logger.addHandler(_Console(tag))
     # On stderr, that there is no GPU, and what Detectron2 should call otherwise.
     for name in ("torch.utils.cpp_extension", "torch.fx._symbolic_trace"):
         logging.getLogger(name).setLevel(logging.ERROR)

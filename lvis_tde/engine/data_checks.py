@@ -25,9 +25,11 @@ def check_sets(recipe: Recipe, training: bool, testing: bool) -> str:
     Raises:
         ValueError: naming the key and the argument that set it.
     """
+    # A sweep that reports nothing does with images to choose on.
+    tested = (*recipe.test_sets, *recipe.calibration_sets)
     for wanted, names, key, argument in (
         (training, recipe.train_sets, "train_sets", "--train-data"),
-        (testing and not training, recipe.test_sets, "test_sets", "--test-data"),
+        (testing and not training, tested, "test_sets", "--test-data"),
     ):
         if wanted and not any(names):
             raise ValueError(

@@ -19,7 +19,6 @@ from typing import Any
 
 import torch
 from detectron2.utils.env import seed_all_rng
-from detectron2.utils.logger import setup_logger
 
 from ..calibration.estimate import estimate_feature_mean
 from ..calibration.family import COMPOSITION
@@ -30,6 +29,7 @@ from ..data.emoji_lt import make_emoji_lt
 from ..data.files import write_text
 from ..data.processes import end_with_parent
 from ..engine import Trainer, load_recipe
+from ..engine.console import setup_part
 from ..evaluation.classification_evaluator import ClassificationEvaluator
 from ..evaluation.seeds import seed_intervals, seed_rows
 from ..modeling.image_classifier import ImageClassifier
@@ -119,8 +119,7 @@ def run_task(task: Task) -> dict[str, Any]:
         if done.is_file():
             return json.loads(done.read_text("utf-8"))
         recipe.save(config)
-        for logged in ("detectron2", "fvcore", "lvis_tde"):
-            setup_logger(str(task.folder), name=logged, abbrev_name=f"{task.name} {task.part}")
+        setup_part(str(task.folder), f"{task.name} {task.part} seed {task.seed}")
         found = _rows(recipe, _trained(recipe, task.seed))
     write_text(done, json.dumps(found, indent=1) + "\n")
     return found

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_test_loader
 from detectron2.utils.env import seed_all_rng
-from detectron2.utils.logger import setup_logger
 
 from ..calibration.alpha import sweep_alpha
 from ..calibration.checkpoint import load_trained
@@ -25,6 +24,7 @@ from ..calibration.statistics import gather_class_statistics
 from ..config import use_tde_on_softmax
 from ..data.generated import KINDS
 from ..engine import Trainer, YacsRecipe, load_config
+from ..engine.console import setup_part
 from ..posthoc import Settings
 from .demo_pictures import draw_images
 from .recording import RecordingEvaluator, report
@@ -111,9 +111,7 @@ def run_part(name: str, plan: Plan) -> dict[str, Any]:
     # One thread a process, also where there are more cores: two processes with two threads each
     # are far slower on two cores, and the figures must not depend on the number of cores.
     torch.set_num_threads(1)
-    for logged in ("detectron2", "fvcore", "lvis_tde"):
-        # The part's name instead of the package's: the lines of all parts reach one terminal.
-        setup_logger(str(plan.folder / name), name=logged, abbrev_name=name)
+    setup_part(str(plan.folder / name), name)
     part, cfg, names = PARTS[name], plan.config(name), plan.names()
     model = _trained(cfg)
     mean = _estimate(plan, cfg, model)
