@@ -14,6 +14,7 @@ __all__ = [
     "SETTINGS",
     "Parser",
     "add_data_arguments",
+    "add_group_arguments",
     "add_folder_arguments",
     "add_weight_arguments",
     "argument_parser",
@@ -66,6 +67,23 @@ def named_numbers(text: str) -> tuple[str, list[float]]:
     if not name or not equals:
         raise argparse.ArgumentTypeError(f"{text!r} is no NAME=NUMBER, such as APf=0.5")
     return name, numbers(values)
+
+
+def add_group_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds what says which classes are rare where annotations do not."""
+    parser.add_argument(
+        "--train-annotations",
+        metavar="JSON",
+        help="file of the training set, whose numbers of images say which classes are rare; for "
+        "annotations that do not say it",
+    )
+    parser.add_argument(
+        "--bounds",
+        type=int,
+        nargs=2,
+        metavar=("RARE", "COMMON"),
+        help="most training images of a rare and of a common class (LVIS: 10 100)",
+    )
 
 
 def add_data_arguments(parser: argparse.ArgumentParser, *, train: bool = True) -> None:

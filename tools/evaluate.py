@@ -15,7 +15,7 @@ import json
 import time
 
 from lvis_tde import cli
-from lvis_tde.arguments import Parser
+from lvis_tde.arguments import Parser, add_group_arguments
 from lvis_tde.data.files import write_text
 from lvis_tde.evaluation import (
     Detections,
@@ -39,19 +39,7 @@ def main(argv=None):
         nargs="?",
         help="result file: JSON list of detections; or predictions.npz of another classifier",
     )
-    parser.add_argument(
-        "--train-annotations",
-        metavar="JSON",
-        help="file of the training set, whose numbers of images say which classes are rare; for "
-        "annotations that do not say it",
-    )
-    parser.add_argument(
-        "--bounds",
-        type=int,
-        nargs=2,
-        metavar=("RARE", "COMMON"),
-        help="most training images of a rare and of a common class (LVIS: 10 100)",
-    )
+    add_group_arguments(parser)
     parser.add_argument(
         "--iou-type",
         nargs="+",

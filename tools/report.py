@@ -9,7 +9,7 @@ python tools/report.py --compare softmax.npz tde.npz --output report     # of cl
 from pathlib import Path
 
 from lvis_tde import cli
-from lvis_tde.arguments import Parser
+from lvis_tde.arguments import Parser, add_group_arguments
 from lvis_tde.evaluation import (
     Detections,
     GroundTruth,
@@ -36,19 +36,7 @@ def main(argv=None):
         nargs="?",
         help="result file: JSON list of detections, or predictions.npz of a classifier",
     )
-    parser.add_argument(
-        "--train-annotations",
-        metavar="JSON",
-        help="file of the training set, whose numbers of images say which classes are rare; for "
-        "annotations that do not say it",
-    )
-    parser.add_argument(
-        "--bounds",
-        type=int,
-        nargs=2,
-        metavar=("RARE", "COMMON"),
-        help="most training images of a rare and of a common class (LVIS: 10 100)",
-    )
+    add_group_arguments(parser)
     parser.add_argument("--compare", nargs=2, metavar=("A", "B"), help="two result files")
     parser.add_argument("--names", nargs="+", help="what the runs are called (default: file names)")
     parser.add_argument(
