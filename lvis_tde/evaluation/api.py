@@ -196,11 +196,18 @@ def add_intervals(
     shown: Mapping[str, int],
     of_category: np.ndarray,
 ) -> None:
-    result.intervals = intervals(samples, result.metrics, shown)
+    found = intervals(samples, result.metrics, shown)
+    result.intervals = {name: _within_percent(ends) for name, ends in found.items()}
     for row, values, images in zip(
         result.per_category, samples["per_category"].T, of_category.tolist()
     ):
-        row["interval"] = interval(values, row["AP"], images)
+        row["interval"] = _within_percent(interval(values, row["AP"], images))
+
+
+def _within_percent(ends: tuple[float, float]) -> tuple[float, float]:
+    # About a metric near 0 or 100 an interval would go beyond what there is.
+    low, high = np.clip(ends, 0.0, 100.0)
+    return float(low), float(high)
 
 
 def check_max_dets(max_dets: int) -> None:

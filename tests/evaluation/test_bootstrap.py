@@ -151,6 +151,7 @@ def test_a_seed_repeats_and_another_does_not():
     assert one.metrics == evaluate_lvis(annotations, results, "bbox").metrics
     for row in one.per_category:
         low, high = row["interval"]
+        assert np.isnan(low) or 0 <= low <= high <= 100
         assert np.isnan(row["AP"]) or low <= high
 
 
