@@ -123,7 +123,7 @@ def whole(folder):
             found[name] = len(list(torch.jit.load(io.BytesIO(path.read_bytes())).code))
         elif path.suffix == ".onnx":
             found[name] = path.stat().st_size
-        elif name.startswith("config_"):
+        elif path.suffix == ".yaml":
             load_config(str(path))
         elif path.suffix == ".html":
             assert path.read_text().rstrip().endswith("</html>")

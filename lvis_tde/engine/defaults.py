@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TextIO
 
 import torch
 from detectron2 import engine
 from detectron2.config import CfgNode, LazyConfig, get_cfg
 from detectron2.engine import default_setup
 from detectron2.utils import comm
+from detectron2.utils.file_io import PathManager
 
 from ..config import add_tde_config
+from ..data.files import atomic_path
+from ..modeling.intercept import intercepted
 from .classification import is_classification
 from .console import setup_console
 from .image_recipe import ClassifierRecipe, use_folders
@@ -168,8 +173,22 @@ def setup(args, **options) -> Recipe:
         _meet(checks)
     comm.synchronize()
     setup_console(recipe.output_dir, comm.get_rank())
-    default_setup(recipe.cfg, args)
+    # Detectron2 writes config.yaml as it goes along.
+    with intercepted(PathManager, "open", _open_whole):
+        default_setup(recipe.cfg, args)
     return recipe
+
+
+def _open_whole(original: Callable, path: str, mode: str = "r", **options):
+    """``PathManager.open``, but a local file that is written anew is whole or not there."""
+    written = mode == "w" and "://" not in path
+    return _whole_file(path) if written else original(path, mode, **options)
+
+
+@contextlib.contextmanager
+def _whole_file(path: str) -> Iterator[TextIO]:
+    with atomic_path(path) as partial, open(partial, "w", encoding="utf-8") as file:
+        yield file
 
 
 def check_run(recipe: Recipe) -> None:
