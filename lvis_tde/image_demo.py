@@ -15,9 +15,9 @@ from detectron2.evaluation import inference_context
 
 from .calibration.explain import Explanation, explain_images
 from .data.files import write_with
-from .data.pictures import UnreadableError, read_picture
+from .data.pictures import read_picture
 from .modeling.image_classifier import ImageClassifier
-from .predictor import ClassInfo, stems_of_inputs, unused_name
+from .predictor import ClassInfo, draw_each
 from .visualization.charts import plot_explanation
 from .visualization.classified import draw_classified
 from .visualization.palette import TOP1_GROUPS
@@ -75,18 +75,9 @@ class ImageDemo:
             list: what was written. What cannot be read as a picture, such as a video, is skipped,
             with a warning, and noted in :attr:`skipped`.
         """
-        folder = Path(output)
-        folder.mkdir(parents=True, exist_ok=True)
-        kept = stems_of_inputs(paths, folder)
-        written: list[Path] = []
-        self.skipped = []
-        for path in paths:
-            stem = unused_name(path, kept | {one.stem for one in written})
-            try:
-                written += self._picture(path, folder, stem, explain)
-            except UnreadableError as error:
-                logger.warning("Skipped %s: %s", path, error)
-                self.skipped.append((os.fspath(path), str(error)))
+        written, self.skipped = draw_each(
+            paths, output, functools.partial(self._picture, explain=explain)
+        )
         return written
 
     def _picture(self, path: str, folder: Path, stem: str, explain: bool) -> list[Path]:

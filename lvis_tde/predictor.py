@@ -32,10 +32,9 @@ __all__ = [
     "TDEDemo",
     "class_info",
     "classes_of",
+    "draw_each",
     "find_inputs",
     "is_video",
-    "stems_of_inputs",
-    "unused_name",
 ]
 
 logger = logging.getLogger(__name__)
@@ -199,22 +198,15 @@ class TDEDemo:
         Returns:
             list: what was written.
         """
-        folder = Path(output)
-        written: list[Path] = []
-        kept = stems_of_inputs(paths, folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        self.skipped = []
-        for path in paths:
-            stem = unused_name(path, kept | {one.stem for one in written})
-            try:
-                if is_video(path):
-                    written.append(self._video(path, folder / f"{stem}.mp4"))
-                else:
-                    written += self._picture(path, folder, stem, explain)
-            except UnreadableError as error:
-                logger.warning("Skipped %s: %s", path, error)
-                self.skipped.append((os.fspath(path), str(error)))
+        written, self.skipped = draw_each(
+            paths, output, functools.partial(self._draw, explain=explain)
+        )
         return written
+
+    def _draw(self, path: str, folder: Path, stem: str, explain: bool) -> list[Path]:
+        if is_video(path):
+            return [self._video(path, folder / f"{stem}.mp4")]
+        return self._picture(path, folder, stem, explain)
 
     def _picture(self, path: str, folder: Path, stem: str, explain: bool) -> list[Path]:
         image = read_picture(path)
@@ -255,14 +247,44 @@ def _least(found: Instances) -> str:
     return f": the best {len(found)}, scores from {found.scores.min():.2f}"
 
 
-def stems_of_inputs(paths: Sequence[str], folder: Path) -> set[str]:
+def draw_each(
+    paths: Sequence[str],
+    output: str | os.PathLike,
+    draw: Callable[[str, Path, str], list[Path]],
+) -> tuple[list[Path], list[tuple[str, str]]]:
+    """Draws inputs under names that are neither an input's nor another's.
+
+    Args:
+        paths: pictures and videos.
+        output: folder; made.
+        draw: takes an input, the folder and the stem to write under; gives what it wrote.
+
+    Returns:
+        What was written, and the inputs that could not be read, each with the reason.
+    """
+    folder = Path(output)
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = _stems_of_inputs(paths, folder)
+    written: list[Path] = []
+    skipped: list[tuple[str, str]] = []
+    for path in paths:
+        stem = _unused_name(path, kept | {one.stem for one in written})
+        try:
+            written += draw(path, folder, stem)
+        except UnreadableError as error:
+            logger.warning("Skipped %s: %s", path, error)
+            skipped.append((os.fspath(path), str(error)))
+    return written, skipped
+
+
+def _stems_of_inputs(paths: Sequence[str], folder: Path) -> set[str]:
     """Names in an output folder that would replace an input."""
     files = [Path(os.path.realpath(path)) for path in paths]
     stems = {one.stem for one in files if one.parent == Path(os.path.realpath(folder))}
     return stems | {re.sub(r"_why_\d+$", "", stem) for stem in stems}
 
 
-def unused_name(path: str, taken: set[str]) -> str:
+def _unused_name(path: str, taken: set[str]) -> str:
     """The stem of a path, with a number where it is taken."""
     stem = Path(path).stem
     names = (f"{stem}_{number}" if number else stem for number in range(len(taken) + 1))
