@@ -72,7 +72,7 @@ def compare_lvis(
                 "id": one["id"],
                 "name": one["name"],
                 "difference": other["AP"] - one["AP"],
-                "interval": interval(gain, other["AP"] - one["AP"], int(of_category[index])),
+                "interval": interval(gain, None, int(of_category[index])),
                 "wins": _wins(gain),
             }
         )
@@ -86,7 +86,7 @@ def compare_lvis(
         for name in BOOTSTRAPPED
     }
     wins = {name: _wins(gained[name]) for name in BOOTSTRAPPED}
-    return LVISComparison(difference, intervals(gained, difference, shown), wins, rows, *results)
+    return LVISComparison(difference, intervals(gained, None, shown), wins, rows, *results)
 
 
 def _wins(gained: np.ndarray) -> float:
