@@ -3,7 +3,7 @@
 import torch
 from detectron2.utils.events import EventStorage
 
-from .common import add_common_arguments, median_seconds, set_up
+from .common import add_common_arguments, median_seconds, peak_memory, set_up
 from .model import build, make_inputs
 
 __all__ = ["add_arguments", "run"]
@@ -32,6 +32,11 @@ def run(args):
     inputs = make_inputs(args, training=True)
     steps = {name: _step(name, heads, inputs, args) for name, heads in STEPS.items()}
     seconds = median_seconds(steps, args)
+    cuda = torch.device(args.device).type == "cuda"
+    # On the CPU the profiler that counts it would take minutes.
+    memory = {
+        name: peak_memory(step, args.device) if cuda else None for name, step in steps.items()
+    }
     softmax, authors, ours, upstream = (seconds[name] for name in STEPS)
     return {
         "benchmark": f"training step, Mask R-CNN R50-FPN, 1203 classes, {args.size} px",
@@ -39,6 +44,7 @@ def run(args):
         "batch": args.batch,
         "amp": args.amp,
         "seconds": seconds,
+        "peak megabytes": memory,
         "ratios": {
             "TDE head / softmax head": ours / softmax,
             "authors' formulation / TDE head": authors / ours,

@@ -4,6 +4,7 @@
 python tools/benchmark.py head|nms|mask|inference|training|evaluation|sweep [options] [--json]
 python tools/benchmark.py bootstrap|feature_mean|generated_set|glyph_classifier [options] [--json]
 python tools/benchmark.py classification_loader [options] [--json]
+python tools/benchmark.py mean_update|demo_training|gpu [options] [--json]
 python tools/benchmark.py sigmoid_parts --runs FOLDER ... [options] [--json]
 """
 
@@ -21,6 +22,9 @@ BENCHMARKS = {
     "mask": "mask head, time and memory, inference and training",
     "inference": "images to detections, end to end",
     "training": "a training step",
+    "mean_update": "one step of the running mean",
+    "demo_training": "iterations of the demo's model, and whether losses stay finite",
+    "gpu": "every figure that waits for a GPU, as a table of docs/benchmarks.md",
     "feature_mean": "momentum of the running mean, against the precise mean",
     "evaluation": "detections to AP",
     "bootstrap": "intervals of LVIS metrics",
@@ -65,6 +69,8 @@ def main(argv=None):
         print(module.markdown(result))
     else:
         print_table(result)
+    if result.get("failed"):  # of benchmarks that run others
+        sys.exit(1)
 
 
 if __name__ == "__main__":

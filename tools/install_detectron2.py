@@ -248,6 +248,13 @@ def build_wheel(python: str, archive: Path, folder: Path) -> Path:
     return next(folder.glob("detectron2-*.whl"))
 
 
+def make_wheel(python: str, folder: Path) -> Path:
+    """Downloads and packs Detectron2 in an empty folder."""
+    archive = download(python, folder)
+    check_hash(archive)
+    return build_wheel(python, archive, folder)
+
+
 def install(python: str) -> None:
     current = state(python)
     if current == "ok":
@@ -260,10 +267,7 @@ def install(python: str) -> None:
     if subprocess.run([python, "-c", "import torch, torchvision"], cwd="/").returncode:
         raise RuntimeError("Install torch and torchvision first: pip install torch torchvision")
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        archive = download(python, folder)
-        check_hash(archive)
-        wheel = build_wheel(python, archive, folder)
+        wheel = make_wheel(python, Path(name))
         command = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         subprocess.run([*command, str(wheel)], check=True)
     current = state(python)
@@ -276,9 +280,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--python", default=sys.executable, help="interpreter to install into")
+    parser.add_argument("--wheel", metavar="FOLDER", help="leave the wheel there in its place")
     args = parser.parse_args()
     try:
-        install(args.python)
+        if args.wheel:
+            with tempfile.TemporaryDirectory() as name:
+                shutil.copy(make_wheel(args.python, Path(name)), args.wheel)
+        else:
+            install(args.python)
     except (RuntimeError, subprocess.CalledProcessError) as error:
         sys.exit(f"install_detectron2: {error}")
 
