@@ -1,10 +1,12 @@
-"""Mask R-CNN R50-FPN at LVIS settings with calibrated random weights."""
+"""Mask R-CNN R50-FPN, and a cascade R101, at LVIS settings with calibrated random weights."""
 
 import torch
 from detectron2 import model_zoo
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Boxes, Instances
+
+from lvis_tde.config import add_tde_config
 
 # By import: registers the heads.
 from lvis_tde.modeling import mask_head, roi_heads  # noqa: F401
@@ -23,12 +25,22 @@ VARIANTS = {
 }
 
 
-def build(variant, args, heads=None):
-    """A model of ``VARIANTS``, or with the given pair of ROI heads and mask head."""
-    cfg = model_zoo.get_config("LVISv1-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml")
+def build(variant, args, heads=None, *, depth=50, agnostic=False, tde=None):
+    """A model of ``VARIANTS``, or with the given pair of ROI heads and mask head.
+
+    Args:
+        variant, args, heads: what it is.
+        depth: of the ResNet, 50 or 101.
+        agnostic: one box a region for all classes; of each class it has a mask all the same.
+        tde: changes of ``MODEL.TDE``.
+    """
+    cfg = model_zoo.get_config(f"LVISv1-InstanceSegmentation/mask_rcnn_R_{depth}_FPN_1x.yaml")
+    add_tde_config(cfg)
+    cfg.MODEL.TDE.update(tde or {})
     cfg.MODEL.WEIGHTS = ""
     cfg.MODEL.DEVICE = args.device
     cfg.MODEL.ROI_HEADS.NAME, cfg.MODEL.ROI_MASK_HEAD.NAME = heads or VARIANTS[variant]
+    cfg.MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG = agnostic
     torch.manual_seed(args.seed)
     model = build_model(cfg)
     for name, buffer in model.named_buffers():
@@ -74,11 +86,20 @@ def calibrate_classifier(model, inputs, candidates, seed):
     Returns:
         Candidates per image, as counted.
     """
-    predictor, features = model.roi_heads.box_predictor, []
+    heads = model.roi_heads
+    if isinstance(heads.box_predictor, torch.nn.ModuleList):  # a cascade, stage by stage
+        stages = zip(heads.box_head, heads.box_predictor)
+        found = [_calibrate(model, *one, inputs, candidates, seed) for one in stages]
+        return sum(found) / len(found)
+    return _calibrate(model, heads.box_head, heads.box_predictor, inputs, candidates, seed)
+
+
+def _calibrate(model, box_head, predictor, inputs, candidates, seed):
+    features = []
     tde = isinstance(predictor, TDEFastRCNNOutputLayers)
     if tde:
         predictor.feature_mean.mean.fill_(1)
-    hook = model.roi_heads.box_head.register_forward_hook(lambda m, i, out: features.append(out))
+    hook = box_head.register_forward_hook(lambda m, i, out: features.append(out))
     raw = model.inference(inputs, do_postprocess=False)
     hook.remove()
     del raw

@@ -23,6 +23,7 @@ from torch import nn
 
 from ..evaluation import LVISEvaluator
 from ..layers.functional import check_alpha
+from ..modeling.distinct import distinct_rows
 from ..modeling.mask_postprocess import postprocess_to_rle
 from ..posthoc import Settings
 from ..progress import Progress
@@ -76,10 +77,7 @@ def _distinct(per_alpha: Sequence[Instances], by_class: bool):
     if by_class:
         classes = [r.pred_classes[:, None].double() for r in per_alpha]
         rows = [torch.cat(pair, dim=1) for pair in zip(rows, classes)]
-    union, where = torch.unique(torch.cat(rows), dim=0, return_inverse=True)
-    first = torch.full((len(union),), len(where), device=where.device)
-    order = torch.arange(len(where), device=where.device)
-    first = first.scatter_reduce(0, where, order, "amin")
+    first, where = distinct_rows(torch.cat(rows))
     return Instances.cat(per_alpha)[first], where.split([len(r) for r in per_alpha])
 
 

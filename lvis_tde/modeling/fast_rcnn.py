@@ -194,7 +194,9 @@ class TDEFastRCNNOutputLayers(WithFeatureMean, LargeVocabularyInference, BoxPred
             ValueError: if a setting needs statistics of the classes that are not known.
         """
         logits, _, features = predictions
-        return self._probs(at_least_fp32(logits), features).split([len(p) for p in proposals])
+        # `len` would be a constant of a trace.
+        sizes = [p.__len__() for p in proposals]
+        return self._probs(at_least_fp32(logits), features).split(sizes)
 
     def _probs(self, logits: Tensor, features: Tensor) -> Tensor:
         steps = self.composition()

@@ -1,4 +1,7 @@
-"""ROI heads that differ from upstream's in the box predictor alone."""
+"""ROI heads that differ from upstream's in the box predictor, and in what they do only once.
+
+Same outputs: the NMS of all classes, and masks and keypoints of detections that share a box.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,10 @@ from detectron2.modeling import ROI_HEADS_REGISTRY
 from detectron2.modeling.roi_heads import CascadeROIHeads, Res5ROIHeads, StandardROIHeads
 from torch import nn
 
+from .distinct import distinct_boxes, stacked
 from .fast_rcnn import TDEFastRCNNOutputLayers
 from .intercept import intercepted
+from .mask_head import SelectedClassMaskRCNNConvUpsampleHead
 from .postprocess import large_vocabulary_inference
 
 __all__ = ["TDEROIHeads", "TDECascadeROIHeads", "TDERes5ROIHeads"]
@@ -25,9 +30,13 @@ def _tde_predictor(cfg, upstream, **changes):
 
 
 class _WithTDEPredictors(nn.Module):
-    """Refuses predictors without TDE, which explicit arguments (LazyConfig) can bring in."""
+    """Refuses predictors without TDE, which explicit arguments (LazyConfig) can bring in.
+
+    Masks and keypoints are computed once for all detections that share a box.
+    """
 
     box_predictor: Any
+    mask_head: Any
 
     def __init__(self, *args, **kwargs):
         """
@@ -43,6 +52,29 @@ class _WithTDEPredictors(nn.Module):
                     "predictor, which has no TDE. Use TDEFastRCNNOutputLayers, or the heads of "
                     "Detectron2 without TDE."
                 )
+
+    def forward_with_given_boxes(self, features, instances):
+        """See upstream."""
+        upstreams = super().forward_with_given_boxes  # type: ignore[misc]
+        # Other mask heads know of no class that is another instance's.
+        ours = isinstance(getattr(self, "mask_head", None), SelectedClassMaskRCNNConvUpsampleHead)
+        shared = distinct_boxes(instances) if ours and self.mask_on else None
+        if shared is None:
+            return upstreams(features, instances)
+        first, where = shared
+        boxes = [one[index] for one, index in zip(instances, first)]
+
+        def masks_of_all(forward, x, given):
+            forward(x, instances, stacked(where, first))
+            return given
+
+        with intercepted(self.mask_head, "forward", masks_of_all):
+            upstreams(features, boxes)
+        for one, box, index in zip(instances, boxes, where):
+            for name, value in box.get_fields().items():
+                if not one.has(name):
+                    one.set(name, value[index])
+        return instances
 
 
 @ROI_HEADS_REGISTRY.register()
