@@ -77,6 +77,8 @@ def _measure(cell: Cell, args, seconds: float) -> tuple[dict[str, str], str]:
         return {}, "no time was left"
     if done.returncode:
         print(done.stderr, file=sys.stderr)
+        if done.returncode < 0:  # such as 9, for want of memory
+            return {}, f"ended by signal {-done.returncode}"
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         return {}, last[:200]
     # Logs may come before the JSON, which is the last thing printed.

@@ -85,12 +85,45 @@ def _losses(found: dict) -> str:
     return f"{one['finite losses']} finite, {one['first loss']:.2f} to {one['last loss']:.2f}"
 
 
+def _inference(batch: int) -> Cell:
+    """Detectron2's seconds an image, and what of them each way of this project takes."""
+    whole = "seconds an image, to results with RLEs"
+
+    def pick(name: str) -> Pick:
+        def take(found: dict) -> str:
+            seconds = found[whole].get(name)  # small runs on a CPU have no float16
+            if seconds is None:
+                return ""
+            return f"{1000 * seconds:.3g} ms ({found['ratios'][f'Detectron2 / {name}']:.2f}x)"
+
+        return take
+
+    names = {
+        "Detectron2, fp32": "Detectron2",
+        "this project": "this project",
+        "optimized, exact": "this project, optimized",
+        "optimized, bf16": "this project, bfloat16",
+        "optimized, fp16": "this project, float16",
+    }
+    return Cell(
+        ("inference", "--batch", str(batch), "--repeats", "5", "--dtypes", "bfloat16", "float16"),
+        ("--size", "64", "--repeats", "1", "--warmup", "0", "--candidates", "100")
+        + ("--batch", str(min(batch, 2)), "--dtypes", "bfloat16"),
+        {
+            f"an image of 800 px to RLEs, batch {batch}: {title}": pick(name)
+            for title, name in names.items()
+        },
+    )
+
+
 _HEAD = "TDE, this project"
 _OURS = "Detectron2 / this project (TDE head, needed masks)"
 _STEP = ("--size", "800", "--batch", "16", "--repeats", "5")
 _SMALL_STEP = ("--size", "64", "--batch", "1", "--repeats", "1", "--warmup", "0")
 
 CELLS = [
+    _inference(1),
+    _inference(8),
     Cell(
         ("head", "--repeats", "100", "--warmup", "10"),
         ("--proposals", "20", "--features", "16", "--classes", "7", "--repeats", "1"),
