@@ -17,14 +17,17 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from detectron2.layers import Conv2d, FrozenBatchNorm2d
+from detectron2.layers import Conv2d, FrozenBatchNorm2d, ROIAlign
 from detectron2.modeling import GeneralizedRCNN
+from detectron2.modeling.poolers import ROIPooler
 from detectron2.modeling.proposal_generator import RPN
+from detectron2.structures import Boxes
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from .image_classifier import ImageClassifier
+from .roi_align import pool_regions
 from .winograd import pays, transform_weight, winograd_conv2d
 
 __all__ = ["DTYPES", "named_dtype", "optimize_for_inference", "restore"]
@@ -86,7 +89,7 @@ def restore(model: nn.Module) -> nn.Module:
     """
     for module in model.modules():
         for name, value in list(vars(module).items()):
-            if isinstance(value, (_Stage, _Convolution)):
+            if isinstance(value, (_Stage, _Pooling, _InPlace, _Convolution)):
                 delattr(module, name)
     return model
 
@@ -120,11 +123,13 @@ def _stages(model, dtype) -> Iterator[tuple[nn.Module, str, Any]]:
     if isinstance(generator, RPN):
         parts.append(generator.rpn_head)
         yield generator.rpn_head, "forward", _Stage(generator.rpn_head.forward, dtype)
-    kept = exclusive and isinstance(generator, RPN)
+    # Nor do heads of keypoints.
+    kept = exclusive and isinstance(generator, RPN) and not hasattr(heads, "keypoint_head")
     yield model.backbone, "forward", _Stage(model.backbone.forward, dtype, _same if kept else _full)
     if heads is not None:
-        for name in ("forward", "forward_with_given_boxes"):
-            yield heads, name, _Pooled(getattr(heads, name))
+        for module in heads.children():
+            if isinstance(module, ROIPooler):
+                yield module, "forward", _Pooling(module)
         box_heads = getattr(heads, "box_head", None)
         box_heads = box_heads if isinstance(box_heads, nn.ModuleList) else [box_heads]
         for module in (*box_heads, getattr(heads, "res5", None)):
@@ -135,6 +140,9 @@ def _stages(model, dtype) -> Iterator[tuple[nn.Module, str, Any]]:
         if mask_head is not None:
             parts.append(mask_head)
             yield mask_head, "forward", _Stage(mask_head.forward, dtype, _same)
+            for layer in mask_head.children():
+                if type(layer) is nn.ReLU:  # behind the deconvolution
+                    yield layer, "forward", _InPlace()
             if hasattr(mask_head, "select_logits"):
                 stage = _Stage(mask_head.select_logits, dtype)
                 yield mask_head, "select_logits", stage
@@ -179,26 +187,28 @@ class _Stage:
         return self._after(result)
 
 
-class _Pooled(_Stage):
-    """A method of ROI heads whose feature maps are made what RoIAlign takes, once for all levels.
+class _Pooling:
+    """Pools regions, on the CPU in the type of the features and without a copy of them."""
 
-    On the CPU it takes no half precision and copies what is channels last in every call.
-    """
+    def __init__(self, pooler: ROIPooler):
+        self._pooler = pooler
 
-    def __init__(self, original: Callable):
-        super().__init__(original, None)
+    def __call__(self, x: list[Tensor], box_lists: list[Boxes]) -> Tensor:
+        pooler = self._pooler
+        if _as_without():
+            return type(pooler).forward(pooler, x, box_lists)
+        if x[0].is_cpu and all(type(layer) is ROIAlign for layer in pooler.level_poolers):
+            return pool_regions(pooler, x, box_lists)
+        # Detectron2 rounds the boxes to the type of the features.
+        x = [_full(feature).contiguous() for feature in x]
+        return type(pooler).forward(pooler, x, box_lists)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if not _as_without():
-            args = tuple(map(_for_pooling, args))
-            kwargs = {name: _for_pooling(value) for name, value in kwargs.items()}
-        return self._original(*args, **kwargs)
 
+class _InPlace:
+    """A ReLU of what nobody else holds."""
 
-def _for_pooling(features):
-    if not isinstance(features, dict):
-        return features
-    return {name: _full(value).contiguous() for name, value in features.items()}
+    def __call__(self, x: Tensor) -> Tensor:
+        return x.relu() if _as_without() else x.relu_()
 
 
 class _Convolution:
@@ -228,8 +238,7 @@ class _Convolution:
             x = winograd_conv2d(x, self._transformed, self._bias)
         else:
             x = x.contiguous(memory_format=torch.channels_last)
-            where = layer.stride, layer.padding, layer.dilation, layer.groups
-            x = F.conv2d(x, self._weight, self._bias, *where)
+            x = _convolve(x, self._weight, self._bias, layer)
         if norm is not None and not folds:
             x = norm(x)
         activation = getattr(layer, "activation", None)
@@ -265,6 +274,16 @@ class _Convolution:
         self._bias = None if bias is None else bias.detach().to(self._weight.dtype)
         self._transformed = None
         self._key = key
+
+
+def _convolve(x, weight, bias, layer):
+    how = layer.stride, layer.padding, layer.dilation, layer.groups
+    one_thread = x.is_cpu and torch.get_num_threads() == 1 and torch.backends.mkldnn.is_available()
+    if one_thread and weight.shape[2:] == (1, 1) and x.dtype == torch.float32:
+        # conv2d would take a slower one for 1x1 on one thread.
+        stride, padding, dilation, groups = how
+        return torch.mkldnn_convolution(x, weight, bias, padding, stride, dilation, groups)
+    return F.conv2d(x, weight, bias, *how)
 
 
 def _version(tensor):
