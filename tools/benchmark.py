@@ -4,7 +4,7 @@
 python tools/benchmark.py head|nms|mask|inference|training|evaluation|sweep [options] [--json]
 python tools/benchmark.py bootstrap|feature_mean|generated_set|glyph_classifier [options] [--json]
 python tools/benchmark.py classification_loader [options] [--json]
-python tools/benchmark.py sigmoid_parts --runs FOLDER ... [options] [--json]
+python tools/benchmark.py sigmoid_parts|precision --runs FOLDER ... [options] [--json]
 """
 
 import argparse
@@ -20,6 +20,7 @@ BENCHMARKS = {
     "nms": "boxes and probabilities to detections",
     "mask": "mask head, time and memory, inference and training",
     "inference": "images to detections, end to end",
+    "precision": "AP of trained models, optimized for inference and in half precision",
     "training": "a training step",
     "feature_mean": "momentum of the running mean, against the precise mean",
     "evaluation": "detections to AP",

@@ -14,7 +14,7 @@ import argparse
 import sys
 
 from lvis_tde import cli
-from lvis_tde.arguments import Parser, add_data_arguments, add_weight_arguments
+from lvis_tde.arguments import Parser, add_data_arguments, add_fast_argument, add_weight_arguments
 
 
 def parse_args(argv):
@@ -38,6 +38,7 @@ def parse_args(argv):
     )
     add_data_arguments(parser, train=False)
     add_weight_arguments(parser)
+    add_fast_argument(parser)
     parser.add_argument(
         "--opts", nargs=argparse.REMAINDER, default=[], help="overrides of the config"
     )
@@ -62,6 +63,8 @@ def main(argv=None):
     if args.alpha is not None:
         recipe.set_alpha(args.alpha)
     recipe.use_cpu_without_gpu()
+    if args.fast:
+        recipe.use_fast()
     check_run(recipe)
     dataset = next(iter((*recipe.test_sets, *recipe.train_sets)), "__unused")
     register_by_name(dataset)

@@ -227,6 +227,8 @@ def _checked_recipe(
     use_data(recipe, args.train_data, args.test_data, args.bounds, calib)
     use_folders(recipe, args.train_folder, args.test_folder, hold_out=args.hold_out)
     recipe.use_cpu_without_gpu()
+    if args.fast:
+        recipe.use_fast()
     checked = recipe.clone()
     if prepare is not None:
         prepare(checked)

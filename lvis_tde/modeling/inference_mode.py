@@ -30,7 +30,7 @@ from .image_classifier import ImageClassifier
 from .roi_align import pool_regions
 from .winograd import pays, transform_weight, winograd_conv2d
 
-__all__ = ["DTYPES", "named_dtype", "optimize_for_inference", "restore"]
+__all__ = ["DTYPES", "check_dtype", "named_dtype", "optimize_for_inference", "restore"]
 
 # By the names of MODEL.TDE.INFERENCE_DTYPE.
 DTYPES = {"": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -74,7 +74,8 @@ def optimize_for_inference(model: nn.Module, dtype: torch.dtype | None = None) -
             ``dtype``.
     """
     inner = model.module if isinstance(model, DistributedDataParallel) else model
-    _check(inner, dtype)
+    _check(inner)
+    check_dtype(dtype, inner.device)
     restore(inner)
     for module, name, stage in _stages(inner, dtype):
         setattr(module, name, stage)
@@ -94,12 +95,24 @@ def restore(model: nn.Module) -> nn.Module:
     return model
 
 
-def _check(model, dtype):
+def check_dtype(dtype: torch.dtype | None, device: torch.device | str) -> None:
+    """
+    Raises:
+        ValueError: if inference has no such data type on a device.
+    """
     if dtype not in DTYPES.values():
         raise ValueError(
             f"dtype={dtype} is none for inference: give torch.bfloat16, torch.float16, or None for "
             "float32."
         )
+    if dtype == torch.float16 and torch.device(device).type == "cpu":
+        raise ValueError(
+            "torch.float16 is for GPUs: on a CPU it is slower than float32. Take torch.bfloat16 "
+            "(MODEL.TDE.INFERENCE_DTYPE bfloat16)."
+        )
+
+
+def _check(model):
     if not isinstance(model, (GeneralizedRCNN, ImageClassifier)):
         raise ValueError(
             f"{type(model).__name__} is neither a GeneralizedRCNN nor an ImageClassifier, and no "
@@ -107,11 +120,6 @@ def _check(model, dtype):
         )
     if model.training:
         raise ValueError(f"{type(model).__name__} is in training mode: call model.eval() first.")
-    if dtype == torch.float16 and model.device.type == "cpu":
-        raise ValueError(
-            "dtype=torch.float16 is for GPUs: on a CPU it is slower than float32. Take "
-            "torch.bfloat16 (MODEL.TDE.INFERENCE_DTYPE bfloat16)."
-        )
 
 
 def _stages(model, dtype) -> Iterator[tuple[nn.Module, str, Any]]:
