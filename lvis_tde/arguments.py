@@ -129,7 +129,7 @@ def add_weight_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_fast_argument(parser: argparse.ArgumentParser) -> None:
-    """Adds ``--fast``, for :meth:`~lvis_tde.engine.Recipe.use_fast`."""
+    """Adds ``--fast``, for :func:`lvis_tde.engine.use_fast`."""
     parser.add_argument("--fast", action="store_true", help="optimize the model for inference")
 
 

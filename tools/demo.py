@@ -49,7 +49,7 @@ def main(argv=None):
     args = parse_args(argv)
     from lvis_tde.calibration.checkpoint import load_trained
     from lvis_tde.data.classification import register_by_name
-    from lvis_tde.engine import check_run, load_recipe, setup_console, use_data
+    from lvis_tde.engine import check_run, load_recipe, setup_console, use_data, use_fast
     from lvis_tde.image_demo import ImageDemo
     from lvis_tde.modeling import ImageClassifier
     from lvis_tde.predictor import TDEDemo, classes_of, find_inputs
@@ -64,7 +64,7 @@ def main(argv=None):
         recipe.set_alpha(args.alpha)
     recipe.use_cpu_without_gpu()
     if args.fast:
-        recipe.use_fast()
+        use_fast(recipe)
     check_run(recipe)
     dataset = next(iter((*recipe.test_sets, *recipe.train_sets)), "__unused")
     register_by_name(dataset)

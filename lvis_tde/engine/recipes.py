@@ -23,7 +23,6 @@ from ..checkpointer import SafeCheckpointer
 from ..config import use_tde_on_softmax
 from ..data.files import write_text
 from ..layers.functional import check_alpha
-from ..modeling.inference_mode import check_dtype, named_dtype
 from ..modeling.strengths import posthoc_options
 from ..posthoc import Settings
 from .trainer import Trainer
@@ -73,10 +72,12 @@ class Recipe(abc.ABC):
         partial_weights: whether a model may be evaluated with weights that are not all of it; not
             in the config.
         fast: whether :meth:`load_model` optimizes it for inference; not in the config.
+        inference_dtype: the config's name of the data type that it then has.
     """
 
     partial_weights = False
     fast = False
+    inference_dtype: Any
 
     keys: ClassVar[dict[str, str]]
     weights, output_dir, device, num_classes = (_Setting() for _ in range(4))
@@ -97,20 +98,6 @@ class Recipe(abc.ABC):
         if self.device.startswith("cuda") and not torch.cuda.is_available():
             logger.warning("No GPU found: running on the CPU (%s=cpu).", self.keys["device"])
             self.device = "cpu"
-
-    def use_fast(self) -> None:
-        """Has models that are loaded optimized for inference.
-
-        Raises:
-            ValueError: if the config's data type for it is none, or not for the device.
-        """
-        check_dtype(self.inference_dtype, self.device)
-        self.fast = True
-
-    @property
-    def inference_dtype(self) -> torch.dtype | None:
-        """Of :func:`~lvis_tde.optimize_for_inference`; None for float32."""
-        return named_dtype(self._inference_dtype())
 
     def results_folder(self, dataset: str) -> str:
         """Where the detections on a dataset go."""
@@ -148,10 +135,6 @@ class Recipe(abc.ABC):
         if resume and checkpointer.has_checkpoint():
             return checkpointer.get_checkpoint_file()
         return self.weights
-
-    @abc.abstractmethod
-    def _inference_dtype(self) -> str:
-        """The name in the config, "" where it has none."""
 
     @property
     @abc.abstractmethod
@@ -253,7 +236,8 @@ class YacsRecipe(Recipe):
         "mask_format": "INPUT.MASK_FORMAT",
     }
 
-    def _inference_dtype(self):
+    @property
+    def inference_dtype(self):
         return self.cfg.MODEL.get("TDE", {}).get("INFERENCE_DTYPE", "")
 
     @property

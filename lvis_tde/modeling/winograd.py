@@ -100,7 +100,10 @@ def winograd_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Te
     with autocast_off(x):
         for image in range(0, n, images):
             for row in range(0, rows, height):
-                where = (slice(None),) * 2 + (slice(image, image + images), slice(row, row + height))
+                where = (slice(None),) * 2 + (
+                    slice(image, image + images),
+                    slice(row, row + height),
+                )
                 part = tiles[where]
                 product = torch.bmm((into @ part.reshape(_IN**2, -1)).view(_IN**2, -1, c), weight)
                 found = (out @ product.view(_IN**2, -1)).view(_OUT, _OUT, *part.shape[2:5], k)
