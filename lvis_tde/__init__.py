@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         tde_logits,
     )
     from .modeling.fast_rcnn import TDEFastRCNNOutputLayers
+    from .modeling.inference_mode import optimize_for_inference
     from .modeling.roi_heads import TDECascadeROIHeads, TDERes5ROIHeads, TDEROIHeads
     from .modeling.swap import swap_box_predictor
 
@@ -40,6 +41,7 @@ __all__ = [
     "TDERes5ROIHeads",
     "add_tde_config",
     "exempt_background",
+    "optimize_for_inference",
     "swap_box_predictor",
     "tde_logits",
 ]
@@ -53,6 +55,7 @@ _HOMES = {
         "tde_logits",
     ),
     "modeling.fast_rcnn": ("TDEFastRCNNOutputLayers",),
+    "modeling.inference_mode": ("optimize_for_inference",),
     "modeling.roi_heads": ("TDECascadeROIHeads", "TDEROIHeads", "TDERes5ROIHeads"),
     "modeling.swap": ("swap_box_predictor",),
 }

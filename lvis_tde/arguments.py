@@ -14,6 +14,7 @@ __all__ = [
     "SETTINGS",
     "Parser",
     "add_data_arguments",
+    "add_fast_argument",
     "add_group_arguments",
     "add_folder_arguments",
     "add_weight_arguments",
@@ -127,6 +128,11 @@ def add_weight_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_fast_argument(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--fast``, for :func:`lvis_tde.engine.use_fast`."""
+    parser.add_argument("--fast", action="store_true", help="optimize the model for inference")
+
+
 def argument_parser(*, trains: bool = True, **options: Any) -> Parser:
     """The arguments of Detectron2's own ``train_net.py``, and what this package adds.
 
@@ -154,6 +160,7 @@ def argument_parser(*, trains: bool = True, **options: Any) -> Parser:
         help="only check data, weights, model and output folder, in seconds, and print a table",
     )
     add_weight_arguments(parser)
+    add_fast_argument(parser)
     parser.add_argument(
         "--num-gpus", type=int, default=1, metavar="N", help="number of gpus *per machine*"
     )

@@ -54,6 +54,8 @@ def add_tde_config(cfg: CfgNode) -> None:
     node.FAST_NMS = True
     # Re-estimate the mean from this many batches at the end of training; 0 keeps the running mean.
     node.PRECISE_MEAN = 0
+    # Data type of a model that is run with --fast: "bfloat16", "float16" (GPUs), "" for float32.
+    node.INFERENCE_DTYPE = ""
     # Removed, and ignored with a warning: the mean's weight followed the learning rate under it.
     cfg.register_deprecated_key("MODEL.TDE.MEAN_MOMENTUM_LR_SCALED")
 
@@ -161,6 +163,7 @@ def tde_options(cfg: CfgNode) -> dict:
         add_tde_config(cfg)
     options = {key.lower(): value for key, value in cfg.MODEL.TDE.items()}
     del options["precise_mean"]  # of the training loop
+    options.pop("inference_dtype", None)  # of the whole model
     # A config of an earlier release, pickled with its model, has no such node.
     posthoc = cfg.MODEL.get("POSTHOC", {})
     options["posthoc"] = {key.lower(): value for key, value in posthoc.items()}

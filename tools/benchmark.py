@@ -5,7 +5,7 @@ python tools/benchmark.py head|nms|mask|inference|training|evaluation|sweep [opt
 python tools/benchmark.py bootstrap|feature_mean|generated_set|glyph_classifier [options] [--json]
 python tools/benchmark.py classification_loader [options] [--json]
 python tools/benchmark.py mean_update|demo_training|gpu [options] [--json]
-python tools/benchmark.py sigmoid_parts --runs FOLDER ... [options] [--json]
+python tools/benchmark.py sigmoid_parts|precision --runs FOLDER ... [options] [--json]
 """
 
 import argparse
@@ -21,6 +21,7 @@ BENCHMARKS = {
     "nms": "boxes and probabilities to detections",
     "mask": "mask head, time and memory, inference and training",
     "inference": "images to detections, end to end",
+    "precision": "AP of trained models, optimized for inference and in half precision",
     "training": "a training step",
     "mean_update": "one step of the running mean",
     "demo_training": "iterations of the demo's model, and whether losses stay finite",

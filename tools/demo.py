@@ -14,7 +14,7 @@ import argparse
 import sys
 
 from lvis_tde import cli
-from lvis_tde.arguments import Parser, add_data_arguments, add_weight_arguments
+from lvis_tde.arguments import Parser, add_data_arguments, add_fast_argument, add_weight_arguments
 
 
 def parse_args(argv):
@@ -38,6 +38,7 @@ def parse_args(argv):
     )
     add_data_arguments(parser, train=False)
     add_weight_arguments(parser)
+    add_fast_argument(parser)
     parser.add_argument(
         "--opts", nargs=argparse.REMAINDER, default=[], help="overrides of the config"
     )
@@ -48,7 +49,7 @@ def main(argv=None):
     args = parse_args(argv)
     from lvis_tde.calibration.checkpoint import load_trained
     from lvis_tde.data.classification import register_by_name
-    from lvis_tde.engine import check_run, load_recipe, setup_console, use_data
+    from lvis_tde.engine import check_run, load_recipe, setup_console, use_data, use_fast
     from lvis_tde.image_demo import ImageDemo
     from lvis_tde.modeling import ImageClassifier
     from lvis_tde.predictor import TDEDemo, classes_of, find_inputs
@@ -62,6 +63,8 @@ def main(argv=None):
     if args.alpha is not None:
         recipe.set_alpha(args.alpha)
     recipe.use_cpu_without_gpu()
+    if args.fast:
+        use_fast(recipe)
     check_run(recipe)
     dataset = next(iter((*recipe.test_sets, *recipe.train_sets)), "__unused")
     register_by_name(dataset)

@@ -53,6 +53,8 @@ def main(argv=None):
     args = parser.parse_args(argv)
     if args.beside is not None and not args.eval_only:
         parser.error("--beside needs --eval-only")
+    if args.fast and not args.eval_only:
+        parser.error("--fast needs --eval-only: a model in training is not changed")
     from lvis_tde.engine import launch
 
     return launch(work, args)

@@ -10,6 +10,7 @@ from detectron2.utils import comm
 from torch import nn
 
 from ..checkpointer import load_weights, save_checkpoint
+from ..modeling.inference_mode import named_dtype, optimize_for_inference
 from .estimate import MeanEstimate, angle_between, estimate_feature_mean
 from .settings import tde_predictors
 from .statistics import check_class_list, gather_class_statistics
@@ -76,7 +77,8 @@ def load_trained(recipe, datasets: Sequence[str] | None = None) -> nn.Module:
             any; default: the recipe's test sets.
 
     Returns:
-        nn.Module: in eval mode; its running means and statistics are zero where the checkpoint has
+        nn.Module: in eval mode, and optimized for inference if the recipe is ``fast``; its
+        running means and statistics are zero where the checkpoint has
         none.
 
     Raises:
@@ -88,6 +90,9 @@ def load_trained(recipe, datasets: Sequence[str] | None = None) -> nn.Module:
     load_all(model, recipe.weights, partial=recipe.partial_weights)
     for name in recipe.test_sets if datasets is None else datasets:
         check_class_list(model, name)
+    if recipe.fast:
+        optimize_for_inference(model, named_dtype(recipe.inference_dtype))
+        logger.info("Optimized for inference, %s.", recipe.inference_dtype or "float32")
     return model
 
 
@@ -118,6 +123,7 @@ def run_estimate(
             ``Recipe.put_tde_on_softmax``.
     """
     recipe = recipe.clone()
+    recipe.fast = False  # what is measured here stays in the checkpoint
     recipe.put_tde_on_softmax(num_heads)
     model = load_trained(recipe, ())  # statistics of other classes are replaced
     before = [predictor.feature_mean.mean.clone() for predictor in tde_predictors(model)]

@@ -10,6 +10,7 @@ from .defaults import (
     load_config,
     load_recipe,
     setup,
+    use_fast,
 )
 from .lazy import LazyRecipe
 from .own_data import use_data
@@ -34,4 +35,5 @@ __all__ = [
     "setup",
     "setup_console",
     "use_data",
+    "use_fast",
 ]

@@ -18,6 +18,7 @@ from detectron2.utils.file_io import PathManager
 
 from ..config import add_tde_config
 from ..data.files import atomic_path
+from ..modeling.inference_mode import check_dtype, named_dtype
 from ..modeling.intercept import intercepted
 from .classification import is_classification
 from .console import setup_console
@@ -35,6 +36,7 @@ __all__ = [
     "load_config",
     "load_recipe",
     "setup",
+    "use_fast",
 ]
 
 logger = logging.getLogger(__name__)
@@ -138,6 +140,16 @@ def launch(main: Callable, args: argparse.Namespace):
     )
 
 
+def use_fast(recipe: Recipe) -> None:
+    """Has the models that a recipe loads optimized for inference.
+
+    Raises:
+        ValueError: if the config's data type for it is none, or not for the device.
+    """
+    check_dtype(named_dtype(recipe.inference_dtype), recipe.device)
+    recipe.fast = True
+
+
 def check(args, **options) -> list[Finding]:
     """All that can be checked of a run, without running it, for ``--check``.
 
@@ -227,6 +239,8 @@ def _checked_recipe(
     use_data(recipe, args.train_data, args.test_data, args.bounds, calib)
     use_folders(recipe, args.train_folder, args.test_folder, hold_out=args.hold_out)
     recipe.use_cpu_without_gpu()
+    if args.fast:
+        use_fast(recipe)
     checked = recipe.clone()
     if prepare is not None:
         prepare(checked)

@@ -95,6 +95,10 @@ class LazyRecipe(Recipe):
     def batch_size(self):
         return self.cfg.dataloader.train.get("total_batch_size", comm.get_world_size())
 
+    @property
+    def inference_dtype(self):
+        return self.cfg.train.get("inference_dtype", "")
+
     def build_solver(self, model):
         cfg = self.clone().cfg
         cfg.optimizer.params.model = model

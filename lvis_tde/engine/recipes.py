@@ -71,9 +71,13 @@ class Recipe(abc.ABC):
         calibration_sets: likewise, of images to choose on.
         partial_weights: whether a model may be evaluated with weights that are not all of it; not
             in the config.
+        fast: whether :meth:`load_model` optimizes it for inference; not in the config.
+        inference_dtype: the config's name of the data type that it then has.
     """
 
     partial_weights = False
+    fast = False
+    inference_dtype: Any
 
     keys: ClassVar[dict[str, str]]
     weights, output_dir, device, num_classes = (_Setting() for _ in range(4))
@@ -231,6 +235,10 @@ class YacsRecipe(Recipe):
         "masks": "MODEL.MASK_ON",
         "mask_format": "INPUT.MASK_FORMAT",
     }
+
+    @property
+    def inference_dtype(self):
+        return self.cfg.MODEL.get("TDE", {}).get("INFERENCE_DTYPE", "")
 
     @property
     def num_checkpoints(self):

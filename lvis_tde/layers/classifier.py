@@ -18,12 +18,17 @@ from .functional import (
     check_num_heads,
     cosine_to_mean,
     counterfactual,
+    may_overwrite,
     normalize_features,
     normalize_weight,
     weight_pull,
 )
 
 logger = logging.getLogger(__name__)
+
+# Of normalized weights at a time, where nothing needs them later. A megabyte at LVIS settings: it
+# stays in the cache, where fresh memory for all of them costs more than their normalization.
+_CLASSES_AT_A_TIME = 256
 
 
 class CosineMultiHeadClassifier(nn.Module):
@@ -116,16 +121,35 @@ class CosineMultiHeadClassifier(nn.Module):
             Tensor: (R, out_features), fp32 at least, also under autocast.
         """
         with autocast_off(features):
-            xh = normalize_features(features, self.num_heads, self.norm)
-            wh = normalize_weight(self.weight, self.num_heads, self.norm, self.gamma)
-            wh = wh.to(xh.dtype)
-            bias = None if self.bias is None else self.bias.to(xh.dtype)
-            if self.norm == NO_NORM:
-                return F.linear(xh, wh, bias)
-            # The product takes the scale along; scaling any factor would be a pass of its own.
-            if bias is None:
-                return torch.addmm(xh.new_zeros(1), xh, wh.t(), beta=0, alpha=self.scale)
-            return torch.addmm(bias, xh, wh.t(), alpha=self.scale)
+            if features.is_cpu and self.norm != NO_NORM and may_overwrite():
+                return self._in_parts(features)
+            return self._product(
+                normalize_features(features, self.num_heads, self.norm), self.weight, self.bias
+            )
+
+    def _product(self, xh: Tensor, weight: Tensor, bias: Tensor | None, out=None) -> Tensor:
+        """Logits of some of the classes from normalized features."""
+        wh = normalize_weight(weight, self.num_heads, self.norm, self.gamma).to(xh.dtype)
+        if bias is not None:
+            bias = bias.to(xh.dtype)
+        if self.norm == NO_NORM:
+            return F.linear(xh, wh, bias)
+        # The product takes the scale along; scaling any factor would be a pass of its own.
+        if bias is None:
+            zero = xh.new_zeros(1)
+            return torch.addmm(zero, xh, wh.t(), beta=0, alpha=self.scale, out=out)
+        return torch.addmm(bias, xh, wh.t(), alpha=self.scale, out=out)
+
+    def _in_parts(self, features: Tensor) -> Tensor:
+        # Before what is given back at once, so that an allocator finds room for it below.
+        dtype = at_least_fp32(features).dtype
+        logits = features.new_empty((len(features), self.out_features), dtype=dtype)
+        xh = normalize_features(features, self.num_heads, self.norm)
+        for start in range(0, self.out_features, _CLASSES_AT_A_TIME):
+            own = slice(start, start + _CLASSES_AT_A_TIME)
+            bias = None if self.bias is None else self.bias[own]
+            self._product(xh, self.weight[own], bias, out=logits[:, own])
+        return logits
 
     def indirect_effect(self, features: Tensor, feature_mean: Tensor, alpha: float) -> Tensor:
         """Counterfactual logits, see :func:`~lvis_tde.layers.functional.counterfactual`.

@@ -97,6 +97,11 @@ def autocast_off(x: Tensor) -> contextlib.AbstractContextManager:
     return torch.autocast(device_type=x.device.type, enabled=False)
 
 
+def may_overwrite() -> bool:
+    """Whether results may be written into given memory: no gradient, trace or compiler follows."""
+    return not (torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing())
+
+
 def multi_head_normalize(x: Tensor, num_heads: int, offset: float = 0.0) -> Tensor:
     """Divides every head's slice by its own Euclidean norm plus ``offset``.
 

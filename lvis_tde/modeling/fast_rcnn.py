@@ -17,7 +17,6 @@ from detectron2.config import configurable
 from detectron2.structures import Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor
-from torch.nn import functional as F
 
 from ..config import tde_options
 from ..layers.classifier import CosineMultiHeadClassifier
@@ -26,8 +25,11 @@ from ..layers.functional import (
     FLOOR,
     NO_NORM,
     at_least_fp32,
+    autocast_off,
     exempt_background,
+    may_overwrite,
 )
+from ..posthoc.functional import exempt_direct
 from .postprocess import LargeVocabularyInference
 from .sigmoid import BoxPredictor
 from .statistics import ClassStatistics
@@ -45,21 +47,6 @@ Predictions = tuple[Tensor, Tensor, Tensor]
 # logits, which start around 0, come down for a thousand absent classes at once only by turning all
 # features away from all weights. The linear classifier has a bias, and starts as upstream's at 0.
 _BIAS = -math.log((1 - 0.01) / 0.01)
-
-
-def _exempt_in_place(logits: Tensor, direct: Tensor) -> Tensor:
-    """:func:`exempt_background` that overwrites ``direct``.
-
-    With 1203 classes fresh tensors of this size cost more page faults than arithmetic.
-    """
-    probs = F.softmax(logits, dim=-1)
-    background = probs[:, -1:].clone()
-    foreground = probs[:, :-1].sum(-1, keepdim=True)
-    direct[:, -1] = -torch.inf
-    torch.softmax(direct, dim=-1, out=probs)
-    probs.add_(FLOOR).mul_(foreground / (1 + FLOOR))
-    probs[:, -1:] = background
-    return probs
 
 
 class TDEFastRCNNOutputLayers(WithFeatureMean, LargeVocabularyInference, BoxPredictor):
@@ -204,15 +191,17 @@ class TDEFastRCNNOutputLayers(WithFeatureMean, LargeVocabularyInference, BoxPred
             return steps(logits)
         if self.use_sigmoid_ce or steps.factor is not None or steps.margin is not None:
             return steps(logits, *self._tde_terms(logits, features))
+        # TDE alone: the authors' exemption, which has a floor.
+        if self.background_exempt and may_overwrite():
+            cosine, pull = self._tde_terms(logits, features)
+            with autocast_off(logits):
+                return exempt_direct(logits, cosine, pull * self.alpha, FLOOR)
         self._see_to_mean(logits)
         mean = self.feature_mean.mean
-        # TDE alone: the authors' exemption, which has a floor.
         direct = self.cls_score.direct_effect(logits, features, mean, self.alpha)
         if not self.background_exempt:
             return direct.softmax(-1)
-        if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():
-            return exempt_background(logits, direct)
-        return _exempt_in_place(logits, direct)
+        return exempt_background(logits, direct)
 
     @torch.no_grad()
     def _update_mean(self, features: Tensor, proposals: list[Instances]) -> None:

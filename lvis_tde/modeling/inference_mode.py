@@ -5,9 +5,9 @@
     restore(model)                                 as it was
 
 Convolutions get weights with the batch norm behind them folded in, channels last, in the data type
-asked for; on the CPU those of 3x3 in float32 take a quarter of the multiplications
-(:mod:`.winograd`). What they are made from stays where it is, so checkpoints are what they were, and
-new weights are seen when they are loaded. With gradients enabled, or traced, the model is as without
+asked for (:mod:`.fast_convolution`), and the CPU pools regions faster (:mod:`.roi_align`). What
+they are made from stays where it is, so checkpoints are what they were, and new weights are seen
+when they are loaded. With gradients enabled, or traced, the model is as without
 all this, so it trains as ever.
 """
 
@@ -17,22 +17,22 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from detectron2.layers import Conv2d, FrozenBatchNorm2d
+from detectron2.layers import Conv2d, ROIAlign
 from detectron2.modeling import GeneralizedRCNN
+from detectron2.modeling.poolers import ROIPooler
 from detectron2.modeling.proposal_generator import RPN
+from detectron2.structures import Boxes
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
+from .fast_convolution import Convolution, as_without, full
 from .image_classifier import ImageClassifier
-from .winograd import pays, transform_weight, winograd_conv2d
+from .roi_align import pool_regions
 
-__all__ = ["DTYPES", "named_dtype", "optimize_for_inference", "restore"]
+__all__ = ["DTYPES", "check_dtype", "named_dtype", "optimize_for_inference", "restore"]
 
 # By the names of MODEL.TDE.INFERENCE_DTYPE.
 DTYPES = {"": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-_BATCH_NORMS = (FrozenBatchNorm2d, nn.BatchNorm2d, nn.SyncBatchNorm)
 
 
 def named_dtype(name: str) -> torch.dtype | None:
@@ -70,8 +70,9 @@ def optimize_for_inference(model: nn.Module, dtype: torch.dtype | None = None) -
         ValueError: if the model is in training mode or of another kind, or it cannot have the
             ``dtype``.
     """
-    inner = model.module if isinstance(model, DistributedDataParallel) else model
-    _check(inner, dtype)
+    inner: Any = model.module if isinstance(model, DistributedDataParallel) else model
+    _check(inner)
+    check_dtype(dtype, inner.device)
     restore(inner)
     for module, name, stage in _stages(inner, dtype):
         setattr(module, name, stage)
@@ -86,17 +87,29 @@ def restore(model: nn.Module) -> nn.Module:
     """
     for module in model.modules():
         for name, value in list(vars(module).items()):
-            if isinstance(value, (_Stage, _Convolution)):
+            if isinstance(value, (_Stage, _Pooling, _InPlace, Convolution)):
                 delattr(module, name)
     return model
 
 
-def _check(model, dtype):
+def check_dtype(dtype: torch.dtype | None, device: torch.device | str) -> None:
+    """
+    Raises:
+        ValueError: if inference has no such data type on a device.
+    """
     if dtype not in DTYPES.values():
         raise ValueError(
             f"dtype={dtype} is none for inference: give torch.bfloat16, torch.float16, or None for "
             "float32."
         )
+    if dtype == torch.float16 and torch.device(device).type == "cpu":
+        raise ValueError(
+            "torch.float16 is for GPUs: on a CPU it is slower than float32. Take torch.bfloat16 "
+            "(MODEL.TDE.INFERENCE_DTYPE bfloat16)."
+        )
+
+
+def _check(model):
     if not isinstance(model, (GeneralizedRCNN, ImageClassifier)):
         raise ValueError(
             f"{type(model).__name__} is neither a GeneralizedRCNN nor an ImageClassifier, and no "
@@ -104,11 +117,6 @@ def _check(model, dtype):
         )
     if model.training:
         raise ValueError(f"{type(model).__name__} is in training mode: call model.eval() first.")
-    if dtype == torch.float16 and model.device.type == "cpu":
-        raise ValueError(
-            "dtype=torch.float16 is for GPUs: on a CPU it is slower than float32. Take "
-            "torch.bfloat16 (MODEL.TDE.INFERENCE_DTYPE bfloat16)."
-        )
 
 
 def _stages(model, dtype) -> Iterator[tuple[nn.Module, str, Any]]:
@@ -120,11 +128,13 @@ def _stages(model, dtype) -> Iterator[tuple[nn.Module, str, Any]]:
     if isinstance(generator, RPN):
         parts.append(generator.rpn_head)
         yield generator.rpn_head, "forward", _Stage(generator.rpn_head.forward, dtype)
-    kept = exclusive and isinstance(generator, RPN)
-    yield model.backbone, "forward", _Stage(model.backbone.forward, dtype, _same if kept else _full)
+    # Nor do heads of keypoints.
+    kept = exclusive and isinstance(generator, RPN) and not hasattr(heads, "keypoint_head")
+    yield model.backbone, "forward", _Stage(model.backbone.forward, dtype, _same if kept else full)
     if heads is not None:
-        for name in ("forward", "forward_with_given_boxes"):
-            yield heads, name, _Pooled(getattr(heads, name))
+        for module in heads.children():
+            if isinstance(module, ROIPooler):
+                yield module, "forward", _Pooling(module)
         box_heads = getattr(heads, "box_head", None)
         box_heads = box_heads if isinstance(box_heads, nn.ModuleList) else [box_heads]
         for module in (*box_heads, getattr(heads, "res5", None)):
@@ -135,43 +145,30 @@ def _stages(model, dtype) -> Iterator[tuple[nn.Module, str, Any]]:
         if mask_head is not None:
             parts.append(mask_head)
             yield mask_head, "forward", _Stage(mask_head.forward, dtype, _same)
+            for layer in mask_head.children():
+                if type(layer) is nn.ReLU:  # behind the deconvolution
+                    yield layer, "forward", _InPlace()
             if hasattr(mask_head, "select_logits"):
                 stage = _Stage(mask_head.select_logits, dtype)
                 yield mask_head, "select_logits", stage
     for part in parts:
         for name, layer in part.named_modules():
             if type(layer) in (Conv2d, nn.Conv2d) and layer.padding_mode == "zeros":
-                yield layer, "forward", _Convolution(layer, dtype, full=name == "predictor")
+                yield layer, "forward", Convolution(layer, dtype, full=name == "predictor")
 
 
 def _same(result):
     return result
 
 
-def _full(result):
-    """Floating tensors in float32 at least, in whatever holds them."""
-    if isinstance(result, Tensor):
-        half = result.dtype in (torch.bfloat16, torch.float16)
-        return result.float() if half else result
-    if isinstance(result, dict):
-        return {name: _full(value) for name, value in result.items()}
-    if isinstance(result, (list, tuple)):
-        return type(result)(map(_full, result))
-    return result
-
-
-def _as_without() -> bool:
-    return torch.is_grad_enabled() or torch.jit.is_tracing() or torch.compiler.is_compiling()
-
-
 class _Stage:
     """A method under autocast, and what it gives in float32. Copies of a model take it along."""
 
-    def __init__(self, original: Callable, dtype: torch.dtype | None, after: Callable = _full):
+    def __init__(self, original: Any, dtype: torch.dtype | None, after: Callable = full):
         self._original, self._dtype, self._after = original, dtype, after
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if _as_without() or self._dtype is None:
+        if as_without() or self._dtype is None:
             return self._original(*args, **kwargs)
         device = next(self._original.__self__.parameters()).device.type
         with torch.autocast(device, dtype=self._dtype):
@@ -179,105 +176,25 @@ class _Stage:
         return self._after(result)
 
 
-class _Pooled(_Stage):
-    """A method of ROI heads whose feature maps are made what RoIAlign takes, once for all levels.
+class _Pooling:
+    """Pools regions, on the CPU in the type of the features and without a copy of them."""
 
-    On the CPU it takes no half precision and copies what is channels last in every call.
-    """
+    def __init__(self, pooler: ROIPooler):
+        self._pooler = pooler
 
-    def __init__(self, original: Callable):
-        super().__init__(original, None)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if not _as_without():
-            args = tuple(map(_for_pooling, args))
-            kwargs = {name: _for_pooling(value) for name, value in kwargs.items()}
-        return self._original(*args, **kwargs)
-
-
-def _for_pooling(features):
-    if not isinstance(features, dict):
-        return features
-    return {name: _full(value).contiguous() for name, value in features.items()}
+    def __call__(self, x: list[Tensor], box_lists: list[Boxes]) -> Tensor:
+        pooler = self._pooler
+        if as_without():
+            return type(pooler).forward(pooler, x, box_lists)
+        if x[0].is_cpu and all(type(layer) is ROIAlign for layer in pooler.level_poolers):
+            return pool_regions(pooler, x, box_lists)
+        # Detectron2 rounds the boxes to the type of the features.
+        x = [full(feature).contiguous() for feature in x]
+        return type(pooler).forward(pooler, x, box_lists)
 
 
-class _Convolution:
-    """What a convolution does in inference: one operation, with weights made for it."""
-
-    def __init__(self, layer: nn.Conv2d, dtype: torch.dtype | None, *, full: bool):
-        self._layer, self._dtype, self._full = layer, dtype, full
-        self._key: Any = None
-
-    def __getstate__(self):
-        # Copies and files make the weights anew.
-        return {**vars(self), "_key": None, "_weight": None, "_bias": None, "_transformed": None}
+class _InPlace:
+    """A ReLU of what nobody else holds."""
 
     def __call__(self, x: Tensor) -> Tensor:
-        layer = self._layer
-        norm = getattr(layer, "norm", None)
-        folds = isinstance(norm, _BATCH_NORMS) and not (
-            norm.training and not isinstance(norm, FrozenBatchNorm2d)
-        )
-        if _as_without() or x.numel() == 0:
-            return type(layer).forward(layer, x)
-        self._prepare(norm if folds else None)
-        x = x.to(self._weight.dtype)
-        if self._uses_winograd(x):
-            if self._transformed is None:
-                self._transformed = transform_weight(self._weight)
-            x = winograd_conv2d(x, self._transformed, self._bias)
-        else:
-            x = x.contiguous(memory_format=torch.channels_last)
-            where = layer.stride, layer.padding, layer.dilation, layer.groups
-            x = F.conv2d(x, self._weight, self._bias, *where)
-        if norm is not None and not folds:
-            x = norm(x)
-        activation = getattr(layer, "activation", None)
-        if activation is F.relu or isinstance(activation, nn.ReLU):
-            x = x.relu_()  # what it overwrites is this layer's own
-        elif activation is not None:
-            x = activation(x)
-        return _full(x) if self._full else x
-
-    def _uses_winograd(self, x):
-        layer = self._layer
-        plain = layer.kernel_size == (3, 3) and layer.groups == 1
-        plain = plain and {*layer.stride, *layer.dilation} == {1} and layer.padding in (1, (1, 1))
-        if not plain or x.dtype != torch.float32 or not x.is_cpu:
-            return False
-        return pays((layer.in_channels, layer.out_channels), x.shape[-2:])
-
-    def _prepare(self, norm):
-        """Makes the weights, where they have not been made of these parameters yet."""
-        layer = self._layer
-        sources = [layer.weight, layer.bias]
-        if norm is not None:
-            sources += [norm.weight, norm.bias, norm.running_mean, norm.running_var]
-        sources = [source for source in sources if source is not None]
-        key = [(s.data_ptr(), s.device, s.dtype, _version(s)) for s in sources]
-        if key == self._key:
-            return
-        weight, bias = layer.weight, layer.bias
-        if norm is not None:
-            weight, bias = _folded(weight, bias, norm)
-        form = dict(dtype=self._dtype or layer.weight.dtype, memory_format=torch.channels_last)
-        self._weight = weight.detach().to(**form)
-        self._bias = None if bias is None else bias.detach().to(self._weight.dtype)
-        self._transformed = None
-        self._key = key
-
-
-def _version(tensor):
-    return -1 if tensor.is_inference() else tensor._version
-
-
-def _folded(weight, bias, norm):
-    """Weight and bias, float64, of a convolution with the batch norm behind it."""
-    scale = (norm.running_var.double() + norm.eps).rsqrt()
-    if norm.weight is not None:
-        scale = scale * norm.weight.double()
-    shift = -norm.running_mean.double() if bias is None else bias.double() - norm.running_mean
-    shift = shift * scale
-    if norm.bias is not None:
-        shift = shift + norm.bias
-    return weight.double() * scale[:, None, None, None], shift
+        return x.relu() if as_without() else x.relu_()

@@ -139,7 +139,7 @@ def _single_image(boxes, scores, image_shape, score_thresh, nms_thresh, topk):
             if size < num_candidates:
                 # The cut takes all candidates of the M-th score, never some of them: which of
                 # equal scores is suppressed must not depend on M.
-                mask = scores >= scores.flatten().topk(size, sorted=False).values.min()
+                mask = scores >= scores[above].topk(size, sorted=False).values.min()
             else:
                 mask = above
             candidates = _gather(boxes, scores, mask, image_shape)

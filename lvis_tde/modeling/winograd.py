@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ..layers.functional import autocast_off
 
@@ -86,8 +85,10 @@ def winograd_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Te
     n, c, h, w = x.shape
     k = weight.shape[2]
     rows, columns = -(-h // _OUT), -(-w // _OUT)
-    below, right = rows * _OUT - h + 1, columns * _OUT - w + 1
-    padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, right, 1, below))
+    padded = x.new_empty(n, rows * _OUT + 2, columns * _OUT + 2, c)
+    for border in (padded[:, :1], padded[:, h + 1 :], padded[:, :, :1], padded[:, :, w + 1 :]):
+        border.zero_()
+    padded[:, 1 : h + 1, 1 : w + 1] = x.permute(0, 2, 3, 1)
     result = x.new_empty(n, rows * _OUT, columns * _OUT, k)
     tiles = _tiles(padded, _IN, rows, columns)
     outputs = _tiles(result, _OUT, rows, columns)
@@ -99,7 +100,10 @@ def winograd_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Te
     with autocast_off(x):
         for image in range(0, n, images):
             for row in range(0, rows, height):
-                where = (slice(None),) * 2 + (slice(image, image + images), slice(row, row + height))
+                where = (slice(None),) * 2 + (
+                    slice(image, image + images),
+                    slice(row, row + height),
+                )
                 part = tiles[where]
                 product = torch.bmm((into @ part.reshape(_IN**2, -1)).view(_IN**2, -1, c), weight)
                 found = (out @ product.view(_IN**2, -1)).view(_OUT, _OUT, *part.shape[2:5], k)

@@ -25,6 +25,9 @@ from .margins import (
     tau_norm_affine,
 )
 
+# What is softmaxed at a time: with many classes fresh memory for all costs more than arithmetic.
+_ROWS_AT_A_TIME = 64
+
 
 def tde(
     logits: Tensor,
@@ -256,18 +259,40 @@ def exempt(logits: Tensor, adjusted: Tensor) -> Tensor:
 
 
 def exempt_in_place(logits: Tensor, adjusted: Tensor) -> Tensor:
-    """:func:`exempt` that overwrites ``adjusted``.
+    """:func:`exempt` that overwrites ``adjusted``, and makes no other tensor of its size."""
+    if torch.is_grad_enabled() or torch.jit.is_tracing():
+        return _exempt(logits, adjusted)
+    for some, own in zip(logits.split(_ROWS_AT_A_TIME), adjusted.split(_ROWS_AT_A_TIME)):
+        _exempt(some, own, out=own)
+    return adjusted
 
-    With 1203 classes fresh memory costs more than arithmetic.
+
+def exempt_direct(logits: Tensor, cosine: Tensor, pull: Tensor, floor: float) -> Tensor:
+    """:func:`exempt` of TDE alone without gradients; makes no tensor of its size but the result.
+
+    Args:
+        logits: (R, C + 1) factual logits, fp32 at least; background is the last column.
+        cosine, pull: (R, K) and (C + 1, K), see :func:`tde`; ``pull`` times its strength.
+        floor: least share of a class, see :func:`lvis_tde.exempt_background`.
     """
-    probs = logits.softmax(-1)
-    background = probs[:, -1:].clone()
-    foreground = probs[:, :-1].sum(-1, keepdim=True)
+    probs, columns = torch.empty_like(logits), pull.t()
+    parts = (one.split(_ROWS_AT_A_TIME) for one in (logits, cosine, probs))
+    for some, own_cosine, out in zip(*parts):
+        _exempt(some, torch.addmm(some, own_cosine, columns, alpha=-1), floor, out)
+    return probs
+
+
+def _exempt(
+    logits: Tensor, adjusted: Tensor, floor: float = 0.0, out: Tensor | None = None
+) -> Tensor:
+    """:func:`exempt`, to ``out``, which may be ``adjusted``; overwrites ``adjusted`` anyway."""
     # q_i / (1 - q_C) is the softmax over the foreground alone: no division, so no 0 / 0.
     adjusted[:, -1] = -torch.inf
-    if torch.is_grad_enabled() or torch.jit.is_tracing():
-        probs = adjusted.softmax(-1) * foreground
-    else:
-        torch.softmax(adjusted, dim=-1, out=probs).mul_(foreground)
-    probs[:, -1:] = background
-    return probs
+    shares = adjusted.softmax(-1)
+    if floor:
+        shares = shares + floor
+    probs = logits.softmax(-1)
+    foreground = probs[:, :-1].sum(-1, keepdim=True) / (1 + floor)
+    out = torch.mul(shares, foreground, out=out)
+    out[:, -1:] = probs[:, -1:]
+    return out
