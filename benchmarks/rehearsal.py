@@ -209,7 +209,8 @@ def _perform(step: Step, folder: Path, data: Path, logs: Path) -> Measured:
             [*start, str(rank), world, str(store), step.tool, *step.arguments]
             for rank in range(step.processes)
         ]
-    return measure(commands, logs / re.sub(r"\W+", "_", step.name), environment, ROOT)
+    log = logs / re.sub(r"\W+", "_", step.name)
+    return measure(commands, log, environment, ROOT, most_bytes=MOST_BYTES)
 
 
 def _row(step: Step, taken: Measured) -> dict[str, Any]:
@@ -232,8 +233,8 @@ def _faults(step: Step, taken: Measured, share: float) -> list[str]:
         end = "\n".join(taken.output.strip().splitlines()[-12:])
         out.append(f"{step.name} ended with {taken.returncodes}:\n{end}")
     out += [f"{step.name} wrote no {path}" for path in step.products if not path.is_file()]
-    if taken.peak > MOST_BYTES:
-        out.append(f"{step.name} took {taken.peak / 2**30:.1f} GiB, over the limit of 12")
+    if taken.stopped:
+        out.append(f"{step.name} was ended at {taken.peak / 2**30:.1f} GiB, over the limit of 12")
     if share == 1 and taken.seconds > MOST_SECONDS:
         out.append(f"{step.name} took {taken.seconds:.0f} s, over the limit of {MOST_SECONDS}")
     return out

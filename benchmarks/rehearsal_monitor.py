@@ -27,6 +27,7 @@ class Measured:
         peak: bytes, greatest sum over all processes at one time; shared pages count once.
         largest: bytes, peak of the largest process.
         processes: most at one time.
+        stopped: they grew beyond what they may take.
         returncodes: of the commands.
         output: text of the commands, both streams.
     """
@@ -36,12 +37,17 @@ class Measured:
     peak: int = 0
     largest: int = 0
     processes: int = 0
+    stopped: bool = False
     returncodes: list[int] = field(default_factory=list)
     output: str = ""
 
 
 def measure(
-    commands: Sequence[Sequence[str]], log: Path, environment: Mapping[str, str], folder: Path
+    commands: Sequence[Sequence[str]],
+    log: Path,
+    environment: Mapping[str, str],
+    folder: Path,
+    most_bytes: float = float("inf"),
 ) -> Measured:
     """Run commands side by side.
 
@@ -50,6 +56,7 @@ def measure(
         log: gets their output; a number is added for the second and so on.
         environment: of the processes.
         folder: where they run.
+        most_bytes: all are ended when together they take more.
 
     Returns:
         What they took.
@@ -66,7 +73,7 @@ def measure(
                 )
             )
     ended = threading.Event()
-    watch = threading.Thread(target=_watch, args=([p.pid for p in running], out, ended))
+    watch = threading.Thread(target=_watch, args=(running, out, ended, most_bytes))
     watch.start()
     try:
         for process in running:
@@ -90,12 +97,21 @@ def _children_seconds() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def _watch(roots: list[int], out: Measured, ended: threading.Event) -> None:
+def _watch(
+    running: list[subprocess.Popen[bytes]],
+    out: Measured,
+    ended: threading.Event,
+    most_bytes: float,
+) -> None:
     while not ended.wait(_PERIOD):
-        sizes = [_bytes(pid) for root in roots for pid in _family(root)]
+        sizes = [_bytes(pid) for root in running for pid in _family(root.pid)]
         out.peak = max(out.peak, sum(sizes))
         out.largest = max(out.largest, *sizes, 0)
         out.processes = max(out.processes, sum(size > 0 for size in sizes))
+        if out.peak > most_bytes:
+            out.stopped = True
+            for process in running:
+                process.kill()
 
 
 def _family(pid: int) -> list[int]:

@@ -87,8 +87,8 @@ def encode_masks(masks: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.n
     size, area = (height, width), height * width
     bounds, sizes = _bounds(*_changes(_crops(masks, low, high), low, size), area)
     inside = _segment_sum(bounds[1::2] - bounds[::2], sizes // 2)
-    outside = [i for i, mask in enumerate(masks) if np.count_nonzero(mask) != inside[i]]
-    if outside:
+    if np.count_nonzero(masks) != inside.sum():
+        outside = [i for i, mask in enumerate(masks) if np.count_nonzero(mask) != inside[i]]
         for i in outside:
             rows, columns = masks[i].any(axis=1).nonzero()[0], masks[i].any(axis=0).nonzero()[0]
             low[i], high[i] = (columns[0], rows[0]), (columns[-1] + 1, rows[-1] + 1)
@@ -126,13 +126,13 @@ def _changes(
     height, width = size
     parts, wide, number = [np.zeros(0, dtype=np.int64)], [1], 0
     for number, crop in enumerate(crops, 1):
-        tall = len(crop)
+        rows, columns = crop.shape
         # With a row of zeros above and below, a column changes an even number of times.
-        rows = np.zeros((tall + 2, crop.shape[1]), dtype=np.bool_)
-        rows[1:-1] = crop
-        flat = rows.ravel()
-        parts.append(np.flatnonzero(flat[crop.shape[1] :] != flat[: len(flat) - crop.shape[1]]))
-        wide.append(max(crop.shape[1], 1))
+        flat = np.zeros((rows + 2) * columns, dtype=np.bool_)
+        flat[columns : (rows + 1) * columns].reshape(rows, columns)[:] = crop
+        # The methods, since the functions of their names take longer than most crops.
+        parts.append((flat[columns:] != flat[: (rows + 1) * columns]).nonzero()[0])
+        wide.append(max(columns, 1))
     sizes = np.array([len(part) for part in parts[1:]], dtype=np.int64)
     row, column = np.divmod(np.concatenate(parts), np.repeat(np.array(wide[1:], np.int64), sizes))
     origin = corners[:number, 0].astype(np.int64) * height + corners[:number, 1]
@@ -184,10 +184,12 @@ def _counts(bounds: np.ndarray, sizes: np.ndarray, area: int) -> tuple[np.ndarra
 
 def _compress(counts: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """COCO's string: from the fourth on differences to the last but one, five bits per byte."""
-    ends = np.cumsum(sizes)
-    late = np.flatnonzero(np.arange(len(counts)) - np.repeat(ends - sizes, sizes) > 2)
     value = counts.copy()
-    value[late] -= counts[late - 2]
+    value[2:] -= counts[:-2]
+    first = np.cumsum(sizes) - sizes
+    for place in range(3):
+        early = first[sizes > place] + place
+        value[early] = counts[early]
     characters = np.ones(len(value), dtype=np.int64)
     for bits in range(4, 60, 5):
         longer = (value >= 1 << bits) | (value < -(1 << bits))
