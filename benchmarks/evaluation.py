@@ -1,9 +1,9 @@
 """Detections to AP: Detectron2's evaluator with the official ``lvis`` against this project's.
 
 Both get the same predictions in a fresh process each, so that the peak memory of one is not that of
-the other: with masks of image size, or with the 28 x 28 probabilities of a mask head, which upstream
-pastes into the image and this project turns into run lengths. Times are CPU seconds. Memory is the peak above what the
-process held once the ground truth was loaded.
+the other: with masks of image size, or with the 28 x 28 probabilities of a mask head, which
+upstream pastes into the image and this project turns into run lengths. Times are CPU seconds.
+Memory is the peak above what the process held once the ground truth was loaded.
 """
 
 from __future__ import annotations

@@ -46,7 +46,8 @@ class Scenes:
             rle = mask_utils.frPyObjects([(points * _SIDE).ravel().tolist()], _SIDE, _SIDE)
             self.bitmaps.append(mask_utils.decode(rle)[:, :, 0].astype(bool))
         # Soft at the edges, as a head gives them: the share of each cell, through a sigmoid.
-        share = np.stack(self.bitmaps).reshape(_SHAPES, _HEAD, _CELL, _HEAD, _CELL).mean(axis=(2, 4))
+        cells = np.stack(self.bitmaps).reshape(_SHAPES, _HEAD, _CELL, _HEAD, _CELL)
+        share = cells.mean(axis=(2, 4))
         self.soft = (1 / (1 + np.exp(-8 * (share - 0.5)))).astype(np.float32)
 
     def _categories(self, rng: np.random.Generator, n: int) -> np.ndarray:

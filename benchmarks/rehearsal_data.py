@@ -261,9 +261,7 @@ def _write_images(folder: Path, splits: list[Split], share: float, seed: int) ->
             os.link(pictures[0][extra % _PICTURES], folder / name / f"9{extra:011}.jpg")
 
 
-def write_detections(
-    path: Path, split: Split, pool: Pool, seed: int, per_image: int = 300
-) -> None:
+def write_detections(path: Path, split: Split, pool: Pool, seed: int, per_image: int = 300) -> None:
     """Write a result file: most objects found, nearly in place, the rest guesses.
 
     Args:

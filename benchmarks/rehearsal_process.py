@@ -1,6 +1,6 @@
 """One of several processes of a tool on CPUs; release 0.6's launcher starts them on GPUs only.
 
-    python -m benchmarks.rehearsal_process RANK WORLD STORE TOOL [ARGUMENT ...]
+python -m benchmarks.rehearsal_process RANK WORLD STORE TOOL [ARGUMENT ...]
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import os
 import pickle
 import socket
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,9 @@ class Records(Dataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         begin = int(self._ends[index - 1]) if index else 0
         return pickle.loads(self._bytes[begin : int(self._ends[index])].data)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (self[index] for index in range(len(self)))
 
 
 def load_once(
@@ -94,14 +97,16 @@ def _shared(load: Callable, names: Sequence[str]) -> tuple[str, Any, Any]:
             os.unlink(path)
         return "", None, None
     added = {
-        name: {k: v for k, v in MetadataCatalog.get(name).as_dict().items() if k not in before[name]}
+        name: {
+            k: v for k, v in MetadataCatalog.get(name).as_dict().items() if k not in before[name]
+        }
         for name in names
     }
     logger.info("%d records in %.0f MB, once for all processes.", len(sizes), sum(sizes) / 1e6)
     return path, np.cumsum(sizes, dtype=np.int64), added
 
 
-def brief(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def brief(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """What samplers ask of records: shapes of the images, and which classes they show.
 
     Args:

@@ -231,7 +231,8 @@ def _close(d_shapes: Any, g_shapes: Any, of_d: np.ndarray, of_g: np.ndarray):
     """Pairs with IoU >= 0.5 of shapes by cell: both positions, the cell, IoU."""
     parts = [(np.zeros(0, dtype=np.int64),) * 3 + (np.zeros(0),)]
     cells, first, count = np.unique(of_d, return_index=True, return_counts=True)
-    spans = first, first + count, np.searchsorted(of_g, cells), np.searchsorted(of_g, cells, "right")
+    begin, end = np.searchsorted(of_g, cells), np.searchsorted(of_g, cells, "right")
+    spans = first, first + count, begin, end
     for number, d0, d1, g0, g1 in zip(cells.tolist(), *(span.tolist() for span in spans)):
         # Official arithmetic to the last bit on any processor, because it is the official code.
         iou = mask_utils.iou(d_shapes[d0:d1], g_shapes[g0:g1], [0] * (g1 - g0))

@@ -124,8 +124,8 @@ def _changes(
     """Keys ``mask * (H * W + 1) + position`` of where masks change, ascending, and how many masks
     there are."""
     height, width = size
-    parts, wide, number = [np.zeros(0, dtype=np.int64)], [1], 0
-    for number, crop in enumerate(crops, 1):
+    parts, wide = [np.zeros(0, dtype=np.int64)], [1]
+    for crop in crops:
         rows, columns = crop.shape
         # With a row of zeros above and below, a column changes an even number of times.
         flat = np.zeros((rows + 2) * columns, dtype=np.bool_)
@@ -133,7 +133,7 @@ def _changes(
         # The methods, since the functions of their names take longer than most crops.
         parts.append((flat[columns:] != flat[: (rows + 1) * columns]).nonzero()[0])
         wide.append(max(columns, 1))
-    sizes = np.array([len(part) for part in parts[1:]], dtype=np.int64)
+    number, sizes = len(parts) - 1, np.array([len(part) for part in parts[1:]], dtype=np.int64)
     row, column = np.divmod(np.concatenate(parts), np.repeat(np.array(wide[1:], np.int64), sizes))
     origin = corners[:number, 0].astype(np.int64) * height + corners[:number, 1]
     origin += np.arange(number) * (height * width + 1)

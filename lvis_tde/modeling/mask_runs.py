@@ -90,9 +90,7 @@ def changes(
     )
 
 
-def _coordinates(
-    pixels: np.ndarray, boxes: np.ndarray, owner: np.ndarray, axis: int
-) -> np.ndarray:
+def _coordinates(pixels: np.ndarray, boxes: np.ndarray, owner: np.ndarray, axis: int) -> np.ndarray:
     """Pixel centers in the coordinates of ``grid_sample``; upstream's operations in its order."""
     low, high = boxes[owner, axis], boxes[owner, axis + 2]
     centers = pixels.astype(np.float32) + np.float32(0.5)
@@ -120,8 +118,8 @@ def _sampled(masks: torch.Tensor, points: np.ndarray, owner: np.ndarray) -> np.n
     order = np.argsort(owner, kind="stable")
     used, start, count = np.unique(owner[order], return_index=True, return_counts=True)
     out = np.zeros(len(owner), dtype=np.float32)
-    few = np.flatnonzero(count <= _FEW)
-    for group in ([few] if len(few) else []) + [np.array([i]) for i in np.flatnonzero(count > _FEW)]:
+    groups = np.flatnonzero(count <= _FEW), *np.flatnonzero(count > _FEW)[:, None]
+    for group in filter(len, groups):
         place = np.arange(count[group].max())
         inside = place < count[group, None]
         taken = order[np.minimum(start[group, None] + place, len(order) - 1)]
