@@ -103,8 +103,12 @@ def _watch(
     ended: threading.Event,
     most_bytes: float,
 ) -> None:
-    while not ended.wait(_PERIOD):
-        sizes = [_bytes(pid) for root in running for pid in _family(root.pid)]
+    pause = _PERIOD
+    while not ended.wait(pause):
+        start, family = time.perf_counter(), [p for root in running for p in _family(root.pid)]
+        sizes = [_bytes(pid, shares=len(family) > 1) for pid in family]
+        # Counting the pages of a process of gigabytes takes a while, of the step's own processors.
+        pause = max(_PERIOD, 20 * (time.perf_counter() - start))
         out.peak = max(out.peak, sum(sizes))
         out.largest = max(out.largest, *sizes, 0)
         out.processes = max(out.processes, sum(size > 0 for size in sizes))
@@ -127,10 +131,11 @@ def _family(pid: int) -> list[int]:
     return found
 
 
-def _bytes(pid: int) -> int:
-    """Resident memory, each page over the number of processes that share it."""
+def _bytes(pid: int, shares: bool) -> int:
+    """Resident memory; if it may share pages, each over the number of processes that have it."""
+    name, key = ("smaps_rollup", "Pss") if shares else ("status", "VmRSS")
     try:
-        found = re.search(r"^Pss:\s+(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.M)
+        found = re.search(rf"^{key}:\s+(\d+) kB", Path(f"/proc/{pid}/{name}").read_text(), re.M)
     except OSError:
         return 0
     return int(found[1]) << 10 if found else 0
