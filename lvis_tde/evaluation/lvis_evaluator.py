@@ -32,6 +32,8 @@ from .result import LVISResult, percent
 
 logger = logging.getLogger(__name__)
 
+# Images whose detections are put together while others are predicted.
+_TOGETHER = 16
 REPORTED = ("AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf")
 
 
@@ -121,6 +123,7 @@ class LVISEvaluator(_UpstreamEvaluator):
     def reset(self) -> None:
         """Forget all predictions."""
         self._parts: list[Detections] = []
+        self._recent: list[Detections] = []
         self._gathered = Detections.concatenate([])
         self._proposals: list[dict[str, Any]] = []
         self._seen = {"images": 0, "instances": 0, "masks": 0}
@@ -142,10 +145,17 @@ class LVISEvaluator(_UpstreamEvaluator):
                 self._seen["masks"] += instances.has("pred_masks") or instances.has(
                     "pred_masks_rle"
                 )
-                self._parts.append(columns(instances, one_input["image_id"]))
+                self._keep(columns(instances, one_input["image_id"]))
             if "proposals" in output:
                 proposals = output["proposals"].to(self._cpu_device)
                 self._proposals.append({"image_id": one_input["image_id"], "proposals": proposals})
+
+    def _keep(self, part: Detections) -> None:
+        self._recent.append(part)
+        # Arrays of one image each, among temporary ones, would leave holes of ten times their size.
+        if len(self._recent) == _TOGETHER:
+            self._parts.append(Detections.concatenate(self._recent))
+            self._recent = []
 
     def evaluate(self) -> dict[str, dict[str, float]] | None:
         """Evaluate what was processed since ``reset``.
@@ -156,7 +166,8 @@ class LVISEvaluator(_UpstreamEvaluator):
         Raises:
             ValueError: the predictions do not belong to the annotations.
         """
-        self._parts = [Detections.concatenate(self._parts)]
+        self._parts = [Detections.concatenate([*self._parts, *self._recent])]
+        self._recent = []
         detections, proposals, seen = self._parts[0], self._proposals, self._seen
         if self._distributed:
             comm.synchronize()
