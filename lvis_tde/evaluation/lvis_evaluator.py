@@ -32,8 +32,8 @@ from .result import LVISResult, percent
 
 logger = logging.getLogger(__name__)
 
-# Images whose detections are put together while others are predicted.
-_TOGETHER = 16
+# How many parts are put together while others are predicted: of one image, and of these again.
+_TOGETHER = (16, 64)
 REPORTED = ("AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf")
 
 
@@ -122,8 +122,7 @@ class LVISEvaluator(_UpstreamEvaluator):
 
     def reset(self) -> None:
         """Forget all predictions."""
-        self._parts: list[Detections] = []
-        self._recent: list[Detections] = []
+        self._parts: list[list[Detections]] = [[] for _ in range(len(_TOGETHER) + 1)]
         self._gathered = Detections.concatenate([])
         self._proposals: list[dict[str, Any]] = []
         self._seen = {"images": 0, "instances": 0, "masks": 0}
@@ -151,11 +150,13 @@ class LVISEvaluator(_UpstreamEvaluator):
                 self._proposals.append({"image_id": one_input["image_id"], "proposals": proposals})
 
     def _keep(self, part: Detections) -> None:
-        self._recent.append(part)
-        # Arrays of one image each, among temporary ones, would leave holes of ten times their size.
-        if len(self._recent) == _TOGETHER:
-            self._parts.append(Detections.concatenate(self._recent))
-            self._recent = []
+        # Arrays of one image each, among temporary ones, would leave holes of ten times their size;
+        # those of a thousand go back to the system when they are freed.
+        self._parts[0].append(part)
+        for level, most in enumerate(_TOGETHER):
+            if len(self._parts[level]) == most:
+                self._parts[level + 1].append(Detections.concatenate(self._parts[level]))
+                self._parts[level] = []
 
     def evaluate(self) -> dict[str, dict[str, float]] | None:
         """Evaluate what was processed since ``reset``.
@@ -166,9 +167,10 @@ class LVISEvaluator(_UpstreamEvaluator):
         Raises:
             ValueError: the predictions do not belong to the annotations.
         """
-        self._parts = [Detections.concatenate([*self._parts, *self._recent])]
-        self._recent = []
-        detections, proposals, seen = self._parts[0], self._proposals, self._seen
+        parts = [part for level in reversed(self._parts) for part in level]
+        detections = Detections.concatenate(parts, consume=True)
+        self._parts = [[] for _ in _TOGETHER] + [[detections]]
+        proposals, seen = self._proposals, self._seen
         if self._distributed:
             comm.synchronize()
             ranks = comm.gather((detections, proposals, seen), dst=0)
