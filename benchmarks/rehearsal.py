@@ -8,6 +8,7 @@ everything else; steps that it bounds nevertheless take a share of the images, w
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import platform
 import re
@@ -19,6 +20,8 @@ from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 from typing import Any
+
+from lvis_tde.data.files import write_text
 
 from .rehearsal_data import write_detections, write_set
 from .rehearsal_monitor import Measured, measure
@@ -90,7 +93,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         Hardware, date and what each step took; "faults" lists what failed or is over a limit.
 
     Raises:
-        ValueError: the share is none, or the folder holds another set.
+        ValueError: the share is none, or the folder holds a set of another share.
     """
     if args.tiny:
         args.share, args.iterations, args.bootstrap = min(args.share, 0.002), 2, 20
@@ -100,33 +103,43 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     data, logs = folder / "datasets", folder / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     results = folder / "detections.json"
-    rows, faults = [], []
+    # Of a call that was ended, or had --only: its figures stand in the table of this one.
+    record = folder / "rehearsal.json"
+    known = json.loads(record.read_text("utf-8")) if record.is_file() else {}
+    rows = known["rows"] if known.get("share") == args.share else {}
     if not (data / "lvis").is_dir():
         start = time.perf_counter()
         pool, val = write_set(data, args.share, args.seed)
         write_detections(results, val, pool, args.seed)
         size = sum(path.stat().st_size for path in (*(data / "lvis").iterdir(), results))
-        rows.append({
-            "step": "writing the set and the detections, no step of a user's",
-            "note": f"{size / 1e9:.2f} GB of JSON", "seconds": time.perf_counter() - start,
-        })  # fmt: skip
+        name = "writing the set and the detections, no step of a user's"
+        note, seconds = f"{size / 1e9:.2f} GB of JSON", time.perf_counter() - start
+        rows = {name: {"step": name, "note": note, "seconds": seconds, "faults": []}}
+        write_text(record, json.dumps({"share": args.share, "rows": rows}))
+    elif known.get("share") != args.share:
+        raise ValueError(
+            f"{folder} holds a set of another share than {args.share}, or part of one: remove the "
+            "folder, or name another with --output"
+        )
+    all_steps = steps(args, folder, data, results)
     try:
-        for step in steps(args, folder, data, results):
+        for step in all_steps:
             if args.only and not any(word in step.name for word in args.only):
                 continue
             taken = _perform(step, folder, data, logs)
-            rows.append(_row(step, taken))
-            faults += _faults(step, taken, args.share)
+            rows[step.name] = {**_row(step, taken), "faults": _faults(step, taken, args.share)}
+            write_text(record, json.dumps({"share": args.share, "rows": rows}, indent=1))
     finally:
         if not args.keep:
             shutil.rmtree(data, ignore_errors=True)
             results.unlink(missing_ok=True)
+    order = {step.name: place for place, step in enumerate(all_steps)}
     return {
         "date": date.today().isoformat(),
         "hardware": f"{_processor()}, {os.cpu_count()} cores",
         "share of LVIS": args.share,
-        "steps": rows,
-        "faults": faults,
+        "steps": sorted(rows.values(), key=lambda row: order.get(row["step"], -1)),
+        "faults": [fault for row in rows.values() for fault in row["faults"]],
     }
 
 
