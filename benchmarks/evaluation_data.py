@@ -15,7 +15,9 @@ import numpy as np
 import pycocotools.mask as mask_utils
 
 HEIGHT, WIDTH, CATEGORIES, DETECTIONS = 480, 640, 1203, 300
-_SIDE, _SHAPES, _POINTS = 256, 64, 32
+_SIDE, _SHAPES, _POINTS = 252, 64, 32
+_HEAD = 28
+_CELL = _SIDE // _HEAD
 
 
 class Scenes:
@@ -43,6 +45,10 @@ class Scenes:
             self.polygons.append(points)
             rle = mask_utils.frPyObjects([(points * _SIDE).ravel().tolist()], _SIDE, _SIDE)
             self.bitmaps.append(mask_utils.decode(rle)[:, :, 0].astype(bool))
+        # Soft at the edges, as a head gives them: the share of each cell, through a sigmoid.
+        cells = np.stack(self.bitmaps).reshape(_SHAPES, _HEAD, _CELL, _HEAD, _CELL)
+        share = cells.mean(axis=(2, 4))
+        self.soft = (1 / (1 + np.exp(-8 * (share - 0.5)))).astype(np.float32)
 
     def _categories(self, rng: np.random.Generator, n: int) -> np.ndarray:
         return self.ids[np.searchsorted(self.cumulative, rng.random(n)).clip(max=CATEGORIES - 1)]
@@ -153,6 +159,10 @@ class Scenes:
             np.concatenate([found_ids, guesses]) - 1,
             np.concatenate([shapes[copies], rng.integers(0, _SHAPES, rest)]),
         )
+
+    def of_head(self, shapes: np.ndarray) -> np.ndarray:
+        """What a mask head predicts of shapes (N,): (N, 28, 28) float32 in [0, 1]."""
+        return self.soft[shapes]
 
     def paint(self, boxes: np.ndarray, shapes: np.ndarray, masks: np.ndarray) -> None:
         """Draw shapes into their boxes.

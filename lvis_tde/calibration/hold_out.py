@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import logging
@@ -99,9 +100,15 @@ def hold_out(
     for catalog in (DatasetCatalog, MetadataCatalog):
         if name in catalog.list():
             catalog.remove(name)
-    DatasetCatalog.register(
-        name, lambda: [r for r in DatasetCatalog.get(dataset) if r["image_id"] in chosen]
-    )
+    part: list[dict] = []
+
+    def load() -> list[dict]:
+        # The whole of LVIS takes a minute and 6 GB, and every pass over its part asks for it.
+        if not part:
+            part.extend(r for r in DatasetCatalog.get(dataset) if r["image_id"] in chosen)
+        return copy.deepcopy(part)
+
+    DatasetCatalog.register(name, load)
     known = {k: v for k, v in source.as_dict().items() if k not in ("name", "json_file")}
     MetadataCatalog.get(name).set(json_file=path, **known)
     logger.info(

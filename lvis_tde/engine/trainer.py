@@ -28,6 +28,7 @@ from ..data.classification.loader import build_test_loader as build_image_test_l
 from ..data.classification.loader import build_train_loader as build_image_train_loader
 from ..data.classification.names import register_by_name
 from ..data.resume import ResumableSampler, is_wide
+from ..data.shared import brief, load_once
 from ..evaluation import ClassificationEvaluator, LVISEvaluator
 from ..evaluation.build import build_evaluator
 from ..modeling.mask_postprocess import masks_as_rle
@@ -207,16 +208,19 @@ class Trainer(DefaultTrainer):
         if cfg.DATALOADER.SAMPLER_TRAIN not in samplers:
             return super().build_train_loader(cfg)
         keypoints = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE
-        dataset = get_detection_dataset_dicts(
+        load = functools.partial(
+            get_detection_dataset_dicts,
             cfg.DATASETS.TRAIN,
             filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
             min_keypoints=keypoints if cfg.MODEL.KEYPOINT_ON else 0,
             proposal_files=cfg.DATASETS.PROPOSAL_FILES_TRAIN if cfg.MODEL.LOAD_PROPOSALS else None,
         )
+        dataset = load_once(load, cfg.DATASETS.TRAIN)
+        seen = dataset if isinstance(dataset, list) else brief(dataset)
         grouped = cfg.DATALOADER.ASPECT_RATIO_GROUPING
         sampler = ResumableSampler(
-            _training_sampler(cfg, dataset),
-            wide=[is_wide(record) for record in dataset] if grouped else (),
+            _training_sampler(cfg, seen),
+            wide=[is_wide(record) for record in seen] if grouped else (),
             grouped=grouped,
             batch_size=cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size(),
             num_workers=cfg.DATALOADER.NUM_WORKERS,

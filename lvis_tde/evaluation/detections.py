@@ -130,11 +130,12 @@ class Detections:
         file.write("]" if separator == ", " else "[]")
 
     @classmethod
-    def concatenate(cls, parts: Sequence[Detections]) -> Detections:
+    def concatenate(cls, parts: Sequence[Detections], *, consume: bool = False) -> Detections:
         """All parts behind each other.
 
         Args:
             parts: any number of parts.
+            consume: the parts are not used again, so that no more than one column is there twice.
 
         Returns:
             A single set of columns.
@@ -149,9 +150,13 @@ class Detections:
         for part in parts:
             others.update((start + i, value) for i, value in part.others.items())
             start += len(part)
-        names = ["image_ids", "category_ids", "scores", "boxes"]
-        names += ["has_box", "counts", "lengths", "sizes"]
-        columns = {name: np.concatenate([getattr(p, name) for p in parts]) for name in names}
+        names = ["counts", "image_ids", "category_ids", "scores", "boxes"]
+        names += ["has_box", "lengths", "sizes"]
+        columns = {}
+        for name in names:
+            columns[name] = np.concatenate([getattr(part, name) for part in parts])
+            for part in parts if consume else ():
+                setattr(part, name, columns[name][:0])
         return cls(**columns, others=others, mask_area=parts[0].mask_area)
 
     @classmethod

@@ -23,7 +23,7 @@ from .detections import Detections
 from .errors import complain
 from .ground_truth import GroundTruth, to_rle
 from .matching import Pairs, match
-from .selection import Counted, detection_rles, select
+from .selection import Counted, areas_of, detection_rles, select
 
 AREA_RANGES = np.array([[0, 1e10], [0, 32**2], [32**2, 96**2], [96**2, 1e10]])
 # Cells whose masks are held as Python objects at one time.
@@ -184,8 +184,16 @@ def _pairs(
         block = cells[start : start + _CELLS]
         d_rows = np.concatenate([np.arange(d0, d1) for d0, d1, _, _ in block])
         g_rows = np.concatenate([np.arange(g0, g1) for _, _, g0, g1 in block])
-        d_shapes, g_shapes = _shapes(truth, detections, counted, d_rows, order[g_rows], iou_type)
-        d, g, cell, iou = _close(d_shapes, g_shapes, block)
+        of_block = np.array(block)
+        of_d, of_g = (
+            np.repeat(np.arange(len(block)), of_block[:, k + 1] - of_block[:, k]) for k in (0, 2)
+        )
+        g_shapes = _truth_shapes(truth, order[g_rows], iou_type)
+        if counted.mask_areas is not None and iou_type != "bbox":
+            near = _near(counted.mask_areas[d_rows], of_d, areas_of(g_shapes), of_g)
+            d_rows, of_d = d_rows[near], of_d[near]
+        d_shapes = _detection_shapes(truth, detections, counted, d_rows, iou_type)
+        d, g, cell, iou = _close(d_shapes, g_shapes, of_d, of_g)
         if iou_type == "boundary" and len(iou):
             of_boundaries = _boundary_ious(d_shapes, g_shapes, d, g)
             near = of_boundaries >= 0.5
@@ -196,19 +204,41 @@ def _pairs(
     return Pairs(detection, gt, iou), cell
 
 
-def _close(d_shapes: Any, g_shapes: Any, cells: list[tuple[int, int, int, int]]):
-    """Pairs with IoU >= 0.5 of cells behind each other: both positions, number of the cell,
-    IoU."""
+def _near(d_areas: np.ndarray, of_d: np.ndarray, g_areas: np.ndarray, of_g: np.ndarray):
+    """Detections with a ground truth in their cell that is neither less than half as large nor more
+    than twice as large: no other pair has an IoU of 0.5, in whole pixels and after rounding.
+
+    Args:
+        d_areas: (D,) float64, pixels; NaN for unknown.
+        of_d: (D,) cell of each, ascending.
+        g_areas: (G,) float64.
+        of_g: (G,) likewise.
+
+    Returns:
+        (D,) bool.
+    """
+    # By cell, then by area; of the ground truths that are large enough the least one decides.
+    by_area = np.lexsort((g_areas, of_g))
+    # Areas are whole numbers far below the step, so that sums with it are exact.
+    step = 2.0**40
+    keys = of_g[by_area] * step + g_areas[by_area]
+    place = np.searchsorted(keys, of_d * step + d_areas / 2)
+    found = np.append(keys, np.inf)[place]
+    return np.isnan(d_areas) | (found <= of_d * step + 2 * d_areas)
+
+
+def _close(d_shapes: Any, g_shapes: Any, of_d: np.ndarray, of_g: np.ndarray):
+    """Pairs with IoU >= 0.5 of shapes by cell: both positions, the cell, IoU."""
     parts = [(np.zeros(0, dtype=np.int64),) * 3 + (np.zeros(0),)]
-    d, g = 0, 0
-    for number, (d0, d1, g0, g1) in enumerate(cells):
-        d_end, g_end = d + d1 - d0, g + g1 - g0
+    cells, first, count = np.unique(of_d, return_index=True, return_counts=True)
+    begin, end = np.searchsorted(of_g, cells), np.searchsorted(of_g, cells, "right")
+    spans = first, first + count, begin, end
+    for number, d0, d1, g0, g1 in zip(cells.tolist(), *(span.tolist() for span in spans)):
         # Official arithmetic to the last bit on any processor, because it is the official code.
-        iou = mask_utils.iou(d_shapes[d:d_end], g_shapes[g:g_end], [0] * (g1 - g0))
+        iou = mask_utils.iou(d_shapes[d0:d1], g_shapes[g0:g1], [0] * (g1 - g0))
         rows, columns = np.nonzero(iou >= 0.5)
         if len(rows):
-            parts.append((rows + d, columns + g, np.full(len(rows), number), iou[rows, columns]))
-        d, g = d_end, g_end
+            parts.append((rows + d0, columns + g0, np.full(len(rows), number), iou[rows, columns]))
     return [np.concatenate(column) for column in zip(*parts)]
 
 
@@ -226,37 +256,38 @@ def _boundary_ious(d_shapes: list, g_shapes: list, d: np.ndarray, g: np.ndarray)
     )
 
 
-def _shapes(
-    truth: GroundTruth,
-    detections: Detections,
-    counted: Counted,
-    rows: np.ndarray,
-    truths: np.ndarray,
-    iou_type: str,
-) -> tuple[Any, Any]:
-    """Boxes or masks of detections and of ground truths, for ``pycocotools.mask.iou``."""
+def _detection_shapes(
+    truth: GroundTruth, detections: Detections, counted: Counted, rows: np.ndarray, iou_type: str
+) -> Any:
+    """Boxes or masks of detections, for ``pycocotools.mask.iou``."""
     index, images = counted.index[rows], counted.images[rows]
     if iou_type != "bbox":
-        sizes = truth.image_sizes[truth.images[truths]].tolist()
-        gt = [
-            to_rle(truth.segmentations[i], height, width, f"annotation {truth.annotation_ids[i]!r}")
-            for i, (height, width) in zip(truths.tolist(), sizes)
-        ]
-        return detection_rles(detections, index, truth, images), gt
+        return detection_rles(detections, index, truth, images)
     boxes = detections.boxes[index].astype(np.float64)
     bare = np.flatnonzero(~detections.has_box[index])
     if len(bare):
         boxes[bare] = mask_utils.toBbox(
             detection_rles(detections, index[bare], truth, images[bare])
         )
-    given = [truth.boxes[i] for i in truths.tolist()]
+    return boxes
+
+
+def _truth_shapes(truth: GroundTruth, rows: np.ndarray, iou_type: str) -> Any:
+    """Boxes or masks of ground truths, likewise."""
+    if iou_type != "bbox":
+        sizes = truth.image_sizes[truth.images[rows]].tolist()
+        return [
+            to_rle(truth.segmentations[i], height, width, f"annotation {truth.annotation_ids[i]!r}")
+            for i, (height, width) in zip(rows.tolist(), sizes)
+        ]
+    given = [truth.boxes[i] for i in rows.tolist()]
     complain(
         [
             truth.annotation_ids[i]
-            for i, b in zip(truths.tolist(), given)
+            for i, b in zip(rows.tolist(), given)
             if b is None or len(b) != 4 or not all(map(math.isfinite, b))
         ],
         "annotations without a box of four finite numbers",
         "'bbox' is [x, y, width, height]",
     )
-    return boxes, np.array(given, dtype=np.float64)
+    return np.array(given, dtype=np.float64)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["encode_crops", "encode_masks", "rle_dicts"]
+__all__ = ["encode_changes", "encode_crops", "encode_masks", "rle_dicts"]
 
 
 def encode_crops(
@@ -33,8 +33,29 @@ def encode_crops(
         ``(counts, lengths)``: the compressed counts of all masks behind each other as uint8, and
         how many bytes each takes, (N,) int32.
     """
-    height, width = size
-    return _compress(*_counts(*_runs(crops, corners, height), height * width))
+    keys, number = _changes(crops, corners, size)
+    return _compress(*_counts(*_bounds(keys, number, size[0] * size[1]), size[0] * size[1]))
+
+
+def encode_changes(
+    masks: np.ndarray, positions: np.ndarray, number: int, size: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Encode masks that are False at first and known by where they change.
+
+    Args:
+        masks: (B,) int64, which mask changes, in any order.
+        positions: (B,) int64, ``x * H + y``, from which on it has the other value, up to H * W.
+            What occurs twice changes nothing.
+        number: N.
+        size: (H, W) of the image.
+
+    Returns:
+        ``(counts, lengths)`` as :func:`encode_crops`.
+    """
+    area = size[0] * size[1]
+    # Nearly in order already, which this kind of sorting makes use of.
+    keys = np.sort(masks * (area + 1) + positions, kind="stable")
+    return _compress(*_counts(*_bounds(keys, number, area), area))
 
 
 def encode_masks(masks: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -63,16 +84,16 @@ def encode_masks(masks: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.n
     high = np.ceil(np.nan_to_num(boxes[:, 2:])) + 1
     limit = (width, height)
     low, high = np.clip(low, 0, limit).astype(np.int64), np.clip(high, 0, limit).astype(np.int64)
-    crops = _crops(masks, low, high)
-    bounds, sizes = _runs(crops, low, height)
+    size, area = (height, width), height * width
+    bounds, sizes = _bounds(*_changes(_crops(masks, low, high), low, size), area)
     inside = _segment_sum(bounds[1::2] - bounds[::2], sizes // 2)
-    outside = [i for i, mask in enumerate(masks) if np.count_nonzero(mask) != inside[i]]
-    if outside:
+    if np.count_nonzero(masks) != inside.sum():
+        outside = [i for i, mask in enumerate(masks) if np.count_nonzero(mask) != inside[i]]
         for i in outside:
             rows, columns = masks[i].any(axis=1).nonzero()[0], masks[i].any(axis=0).nonzero()[0]
             low[i], high[i] = (columns[0], rows[0]), (columns[-1] + 1, rows[-1] + 1)
-        bounds, sizes = _runs(_crops(masks, low, high), low, height)
-    return _compress(*_counts(bounds, sizes, height * width))
+        bounds, sizes = _bounds(*_changes(_crops(masks, low, high), low, size), area)
+    return _compress(*_counts(bounds, sizes, area))
 
 
 def rle_dicts(
@@ -97,24 +118,38 @@ def _crops(masks: np.ndarray, low: np.ndarray, high: np.ndarray) -> list[np.ndar
     return [mask[y0:y1, x0:x1] for mask, (x0, y0), (x1, y1) in corners]
 
 
-def _runs(
-    crops: Iterable[np.ndarray], corners: np.ndarray, height: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Start and end of every run, as positions in the whole image, and the number of both per
-    mask."""
-    changes, rows = [], []
+def _changes(
+    crops: Iterable[np.ndarray], corners: np.ndarray, size: tuple[int, int]
+) -> tuple[np.ndarray, int]:
+    """Keys ``mask * (H * W + 1) + position`` of where masks change, ascending, and how many masks
+    there are."""
+    height, width = size
+    parts, wide = [np.zeros(0, dtype=np.int64)], [1]
     for crop in crops:
-        tall, wide = crop.shape
-        # A zero before the first pixel and below every column ends each run within its column.
-        flat = np.zeros(wide * (tall + 1) + 1, dtype=np.bool_)
-        flat[1:].reshape(wide, tall + 1)[:, :tall] = crop.T
-        changes.append(np.flatnonzero(flat[1:] != flat[:-1]))
-        rows.append(tall)
-    sizes = np.array([len(c) for c in changes], dtype=np.int64)
-    position = np.concatenate(changes) if changes else np.zeros(0, dtype=np.int64)
-    column, row = np.divmod(position, np.repeat(np.array(rows, dtype=np.int64) + 1, sizes))
-    origin = corners[:, 0].astype(np.int64) * height + corners[:, 1]
-    return np.repeat(origin, sizes) + column * height + row, sizes
+        rows, columns = crop.shape
+        # With a row of zeros above and below, a column changes an even number of times.
+        flat = np.zeros((rows + 2) * columns, dtype=np.bool_)
+        flat[columns : (rows + 1) * columns].reshape(rows, columns)[:] = crop
+        # The methods, since the functions of their names take longer than most crops.
+        parts.append((flat[columns:] != flat[: (rows + 1) * columns]).nonzero()[0])
+        wide.append(max(columns, 1))
+    number, sizes = len(parts) - 1, np.array([len(part) for part in parts[1:]], dtype=np.int64)
+    row, column = np.divmod(np.concatenate(parts), np.repeat(np.array(wide[1:], np.int64), sizes))
+    origin = corners[:number, 0].astype(np.int64) * height + corners[:number, 1]
+    origin += np.arange(number) * (height * width + 1)
+    return np.sort(np.repeat(origin, sizes) + column * height + row), number
+
+
+def _bounds(keys: np.ndarray, number: int, area: int) -> tuple[np.ndarray, np.ndarray]:
+    """Alternating starts and ends of runs, as positions in the whole image, and how many each mask
+    has."""
+    # A run that goes on at the top of the next column ends and begins at one position.
+    same = keys[1:] == keys[:-1]
+    if same.any():
+        first = np.flatnonzero(np.concatenate([[True], ~same]))
+        keys = keys[first[np.diff(first, append=len(keys)) % 2 == 1]]
+    owner, bounds = np.divmod(keys, area + 1)
+    return bounds, np.bincount(owner, minlength=number)
 
 
 def _segment_sum(values: np.ndarray, sizes: np.ndarray) -> np.ndarray:
@@ -134,13 +169,6 @@ def _counts(bounds: np.ndarray, sizes: np.ndarray, area: int) -> tuple[np.ndarra
     Returns:
         All run lengths and how many each mask has.
     """
-    owner = np.repeat(np.arange(len(sizes)), sizes)
-    # In a crop as tall as the image a run can go on at the top of the next column.
-    joined = np.zeros(len(bounds), dtype=np.bool_)
-    same = (bounds[1:-1:2] == bounds[2::2]) & (owner[1:-1:2] == owner[2::2])
-    joined[1:-1:2], joined[2::2] = same, same
-    bounds, sizes = bounds[~joined], np.bincount(owner[~joined], minlength=len(sizes))
-
     ends = np.cumsum(sizes + 2)
     points = np.zeros(len(bounds) + 2 * len(sizes), dtype=np.int64)
     points[ends - 1] = area
@@ -156,10 +184,12 @@ def _counts(bounds: np.ndarray, sizes: np.ndarray, area: int) -> tuple[np.ndarra
 
 def _compress(counts: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """COCO's string: from the fourth on differences to the last but one, five bits per byte."""
-    ends = np.cumsum(sizes)
-    late = np.flatnonzero(np.arange(len(counts)) - np.repeat(ends - sizes, sizes) > 2)
     value = counts.copy()
-    value[late] -= counts[late - 2]
+    value[2:] -= counts[:-2]
+    first = np.cumsum(sizes) - sizes
+    for place in range(3):
+        early = first[sizes > place] + place
+        value[early] = counts[early]
     characters = np.ones(len(value), dtype=np.int64)
     for bits in range(4, 60, 5):
         longer = (value >= 1 << bits) | (value < -(1 << bits))

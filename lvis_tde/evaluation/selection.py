@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pycocotools.mask as mask_utils
 
-from ..data.masks import broken_rles
+from ..data.masks import rle_areas
 from .detections import Detections, index_of
 from .errors import complain
 from .ground_truth import GroundTruth, to_rle
@@ -27,6 +27,8 @@ class Counted:
         labels: (K,) int64, positions in its category ids.
         scores: (K,) float64.
         areas: (K,) float64, > 0.
+        mask_areas: (K,) float64, pixels of their masks, NaN where nobody counted them; None if no
+            masks are compared.
     """
 
     index: np.ndarray
@@ -34,6 +36,7 @@ class Counted:
     labels: np.ndarray
     scores: np.ndarray
     areas: np.ndarray
+    mask_areas: np.ndarray | None = None
 
 
 def select(
@@ -69,20 +72,27 @@ def select(
     # A detection of a category that is neither annotated in the image nor verified to be absent
     # from it is neither right nor wrong.
     index = np.flatnonzero(keep & truth.judged(images, labels))
+    masks = None
     if iou_type != "bbox" or not by_box:
-        check_masks(detections, index, truth, images[index])
+        masks = check_masks(detections, index, truth, images[index])
     if by_box:
         boxes = detections.boxes[index].astype(np.float64)
         with np.errstate(over="ignore"):  # what is too large for a number is no valid area
             areas = boxes[:, 2] * boxes[:, 3]
     else:
-        areas = _mask_areas(detections, index, truth, images[index])
+        assert masks is not None
+        rest = np.flatnonzero(np.isnan(masks))
+        of_rest = images[index[rest]]
+        masks[rest] = areas_of(detection_rles(detections, index[rest], truth, of_rest))
+        areas = masks
     valid = (areas > 0) & (areas < np.inf)
     index, areas = index[valid], areas[valid]
     scores = detections.scores[index].astype(np.float64)
     order = np.lexsort((-scores, images[index], labels[index]))
     index = index[order]
-    return Counted(index, images[index], labels[index], scores[order], areas[order])
+    if masks is not None:
+        masks = masks[valid][order]
+    return Counted(index, images[index], labels[index], scores[order], areas[order], masks)
 
 
 def check(
@@ -139,7 +149,7 @@ def check(
 
 def check_masks(
     detections: Detections, index: np.ndarray, truth: GroundTruth, images: np.ndarray
-) -> None:
+) -> np.ndarray:
     """Refuse RLEs that are none, or of another size than their image.
 
     Args:
@@ -148,10 +158,14 @@ def check_masks(
         truth: ground truth, for the sizes of images; 0 where it is not known.
         images: (K,) int64, their images.
 
+    Returns:
+        (K,) float64, the pixels of each; NaN where a mask is no compressed RLE.
+
     Raises:
         ValueError: naming the first and how many there are.
     """
     packed = np.flatnonzero(detections.lengths[index] > 0)
+    out = np.full(len(index), np.nan)
     index, images = index[packed], images[packed]
     sizes, wanted = detections.sizes[index].astype(np.int64), truth.image_sizes[images]
     other = np.flatnonzero((sizes != wanted).any(axis=1) & (wanted > 0).all(axis=1))
@@ -160,17 +174,19 @@ def check_masks(
         "detections with an RLE of another size than their image (by position)",
         "predict in the image's own size, [height, width]",
     )
-    lengths, first = detections.lengths[index], detections.offsets[index]
-    counts = detections.counts
-    if len(index) < len(detections):
-        places = np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        counts = counts[places + np.repeat(first, lengths)]
-    broken = broken_rles(counts, lengths, sizes.prod(axis=1))
+    areas = rle_areas(
+        detections.counts,
+        detections.offsets[index],
+        detections.lengths[index].astype(np.int64),
+        sizes.prod(axis=1),
+    )
     complain(
-        index[broken].tolist(),
+        index[areas < 0].tolist(),
         "detections with an RLE whose counts do not fill its size (by position)",
         "it is cut off, or not COCO's compressed RLE",
     )
+    out[packed] = areas
+    return out
 
 
 def within_limits(
@@ -228,16 +244,12 @@ def _areas_are_of_boxes(
     return by_box
 
 
-def _mask_areas(
-    detections: Detections, index: np.ndarray, truth: GroundTruth, images: np.ndarray
-) -> np.ndarray:
-    areas = np.zeros(len(index))
+def areas_of(rles: list[dict[str, Any]]) -> np.ndarray:
+    """Pixels of compressed RLEs, (N,) float64."""
     # Releases of pycocotools hold the number of masks in a uint8, which NumPy 2 does not let
     # overflow.
-    for start in range(0, len(index), 255):
-        part = slice(start, start + 255)
-        areas[part] = mask_utils.area(detection_rles(detections, index[part], truth, images[part]))
-    return areas
+    parts = [mask_utils.area(rles[start : start + 255]) for start in range(0, len(rles), 255)]
+    return np.concatenate([np.zeros(0), *parts])
 
 
 def detection_rles(

@@ -14,6 +14,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from detectron2.modeling import GeneralizedRCNN
 from detectron2.modeling.postprocessing import detector_postprocess
@@ -22,14 +23,11 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from ..evaluation.rle import encode_crops, rle_dicts
+from ..evaluation.rle import encode_changes, encode_crops, rle_dicts
 from .intercept import intercepted
+from .mask_runs import changes
 
 __all__ = ["masks_as_rle", "paste_masks_to_rle", "postprocess_to_rle"]
-
-# Values this near to the threshold are computed again in the order of operations of upstream.
-# Far above the error of two interpolations in float32, about 1e-5.
-_BAND = 1e-4
 
 
 def paste_masks_to_rle(
@@ -63,16 +61,27 @@ def paste_masks_to_rle(
     if not masks.is_floating_point():
         masks = masks.float()
     height, width = int(image_shape[0]), int(image_shape[1])
-    # The bounds of all crops in one transfer.
+    # The crops of all boxes, in whole pixels.
     limit = boxes.new_tensor([width, height])
     low = (boxes[:, :2].floor() - 1).clamp(min=0).minimum(limit)
     high = (boxes[:, 2:].ceil() + 1).minimum(limit).maximum(low)
-    bounds = torch.cat([low, high], dim=1).int().cpu().numpy()
-    crops = (
-        _paste_crop(mask, box, crop, threshold).cpu().numpy()
-        for mask, box, crop in zip(masks, boxes, bounds.tolist())
+    crops = torch.cat([low, high], dim=1).cpu().numpy().astype(np.int64)
+    size = boxes[:, 2:] - boxes[:, :2]
+    usual = (size > 0).all(dim=1) & boxes.isfinite().all(dim=1)
+    usual &= masks.flatten(1).isfinite().all(dim=1) & (masks.dtype == torch.float32)
+    usual &= boxes.dtype == torch.float32
+    shape, usual = (height, width), usual.cpu().numpy()
+    rest = np.flatnonzero(~usual)
+    pasted = (
+        _paste_crop(masks[i], boxes[i], crops[i].tolist(), threshold).cpu().numpy()
+        for i in rest.tolist()
     )
-    return rle_dicts(*encode_crops(crops, bounds[:, :2], (height, width)), (height, width))
+    found = np.empty(len(masks), dtype=object)
+    found[rest] = rle_dicts(*encode_crops(pasted, crops[rest, :2], shape), shape)
+    masks, boxes = masks.detach().cpu().float()[usual], boxes.detach().cpu().numpy()[usual]
+    owner, position = changes(masks, boxes, crops[usual], height, threshold)
+    found[usual] = rle_dicts(*encode_changes(owner, position, len(masks), shape), shape)
+    return found.tolist()
 
 
 def postprocess_to_rle(
@@ -151,32 +160,12 @@ def _paste_crop(mask, box, crop, threshold):
     x0, y0, x1, y1 = crop
     if x0 == x1 or y0 == y1:
         return torch.zeros((y1 - y0, x1 - x0), dtype=torch.bool)
-    along_x = _grid(x0, x1, box[0], box[2]).to(mask.dtype)
-    along_y = _grid(y0, y1, box[1], box[3]).to(mask.dtype)
-    if mask.dtype == torch.float32:
-        # Bilinear interpolation on an axis-parallel grid is two small matrix products.
-        side = len(mask)
-        values = _hat(along_y, side) @ mask @ _hat(along_x, side).T
-        pasted = values >= threshold
-        rows, columns = ((values - threshold).abs() < _BAND).nonzero(as_tuple=True)
-        if len(rows) == 0:
-            return pasted
-    else:
-        pasted = torch.zeros((y1 - y0, x1 - x0), dtype=torch.bool, device=mask.device)
-        rows, columns = torch.ones_like(pasted).nonzero(as_tuple=True)
-    points = torch.stack([along_x[columns], along_y[rows]], dim=1)
-    sampled = F.grid_sample(mask[None, None], points[None, None], align_corners=False)
-    pasted[rows, columns] = sampled[0, 0, 0] >= threshold
-    return pasted
+    along_x, along_y = _grid(x0, x1, box[0], box[2]), _grid(y0, y1, box[1], box[3])
+    grid = torch.stack(torch.meshgrid(along_x, along_y, indexing="xy"), dim=-1).to(mask.dtype)
+    return F.grid_sample(mask[None, None], grid[None], align_corners=False)[0, 0] >= threshold
 
 
 def _grid(start, stop, low, high):
     """Pixel centers in the coordinates of ``grid_sample``; upstream's operations in its order."""
     centers = torch.arange(start, stop, device=low.device, dtype=torch.float32) + 0.5
     return (centers - low) / (high - low) * 2 - 1
-
-
-def _hat(grid, side):
-    """Linear interpolation weights (len(grid), side) with zeros beyond the border."""
-    position = ((grid + 1) * side - 1) / 2
-    return (1 - (position[:, None] - torch.arange(side, device=grid.device)).abs()).clamp(min=0)

@@ -53,7 +53,7 @@ def test_nothing_to_hold_out():
         calibration_images({1: [0], 2: [1], 3: []}, 0.5)
 
 
-def test_held_out_set(tiny_set, tmp_path):
+def test_held_out_set(tiny_set, tmp_path, monkeypatch):
     name = hold_out(tiny_set["train"], 0.3, tmp_path)
     train, part = MetadataCatalog.get(tiny_set["train"]), MetadataCatalog.get(name)
     records = DatasetCatalog.get(name)
@@ -69,6 +69,10 @@ def test_held_out_set(tiny_set, tmp_path):
     assert part.class_frequency == train.class_frequency
     assert part.evaluator_type == "lvis" and part.thing_classes == train.thing_classes
     assert not (tmp_path / "training.json").exists()
+    with monkeypatch.context() as patch:  # the whole set is read once, whoever changes its records
+        patch.setitem(DatasetCatalog.data, tiny_set["train"], None)
+        records.pop().clear()
+        assert {record["image_id"] for record in DatasetCatalog.get(name)} == ids
     assert hold_out(tiny_set["train"], 0.3, tmp_path, rest=True) == name
     rest = json.loads((tmp_path / "training.json").read_text())
     assert {i["id"] for i in rest["images"]} == {i["id"] for i in everything["images"]} - ids

@@ -4,7 +4,13 @@ import numpy as np
 import pycocotools.mask as mask_utils
 import pytest
 
-from lvis_tde.data.masks import broken_rles, segmentation_fault, type_fault, usable_polygons
+from lvis_tde.data.masks import (
+    broken_rles,
+    rle_areas,
+    segmentation_fault,
+    type_fault,
+    usable_polygons,
+)
 
 
 def decode(data):
@@ -47,8 +53,15 @@ def test_broken_rles_are_those_that_do_not_fill_their_image(seed):
         pixels.append(area)
     expected = [is_broken(text, area) for text, area in zip(texts, pixels)]
     blob = np.frombuffer(b"".join(texts), dtype=np.uint8)
-    found = broken_rles(blob, [len(text) for text in texts], pixels)
+    lengths = np.array([len(text) for text in texts])
+    found = broken_rles(blob, lengths, pixels)
     assert found.tolist() == expected and 60 < sum(expected) < 240
+    # In any order, and of some masks only.
+    first, order = np.cumsum(lengths) - lengths, rng.permutation(len(texts))[:200]
+    areas = rle_areas(blob, first[order], lengths[order], np.array(pixels)[order])
+    for i, area in zip(order.tolist(), areas.tolist()):
+        runs = decode(texts[i])
+        assert area == (-1 if expected[i] else sum(runs[1::2]) if texts[i] else 0)
 
 
 def test_nothing_is_not_broken():

@@ -107,6 +107,18 @@ def test_same_results_as_upstream(dataset, upstream, tmp_path, limit):
     assert json.loads(saved[0].read_text()) == json.loads(saved[1].read_text())
 
 
+def test_detections_stay_in_order_however_many_images(dataset):
+    name, truth = dataset
+    evaluator = LVISEvaluator(name, distributed=False)
+    batches = [batch for seed in range(4) for batch in predictions(truth, seed)]
+    run(evaluator, batches)
+    found = evaluator.detections()
+    assert found.image_ids.tolist() == np.repeat([b[0][0]["image_id"] for b in batches], 9).tolist()
+    scores = [b[1][0]["instances"].scores for b in batches]
+    assert found.scores.tolist() == torch.cat(scores).tolist()
+    assert found.lengths.sum() == len(found.counts)
+
+
 def test_category_mapping_of_the_metadata_is_used(dataset, upstream):
     name, truth = dataset
     reverse = {NUM_CLASSES - i: i for i in range(NUM_CLASSES)}

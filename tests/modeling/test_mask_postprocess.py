@@ -83,6 +83,16 @@ def test_takes_boxes_channels_and_no_instances():
     assert paste_masks_to_rle(torch.rand(0, 1, 28, 28), Boxes(torch.rand(0, 4)), (5, 6)) == []
 
 
+def test_boxes_and_masks_of_a_diverged_model_among_others():
+    generator = torch.Generator().manual_seed(0)
+    masks = random_masks("smooth", 6, 28, generator)
+    boxes = torch.tensor([[3.0, 4, 60, 40], [20, 9, 20, 30], [5, 5, 5, 30], [2, 2, 50, 48]] * 2)[:6]
+    masks[3, 5, 5], masks[4, 0, 0] = float("nan"), float("inf")
+    expected = encoded_by_upstream(masks, boxes, (50, 70))
+    assert paste_masks_to_rle(masks, boxes, (50, 70)) == expected
+    assert sum(mask_util.area(rle) > 0 for rle in expected) >= 3
+
+
 def test_bfloat16_masks_equal_upstream():
     try:
         torch.nn.functional.grid_sample(*torch.zeros(2, 1, 1, 1, 2).bfloat16())
