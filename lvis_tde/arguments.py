@@ -151,7 +151,9 @@ def argument_parser(*, trains: bool = True, **options: Any) -> Parser:
     def rare(text: str) -> str:
         return text if trains else argparse.SUPPRESS
 
-    file = "path to config file" if trains else "yacs or LazyConfig; KEY VALUE or KEY=VALUE override"
+    file = (
+        "path to config file" if trains else "yacs or LazyConfig; KEY VALUE or KEY=VALUE override"
+    )
     parser.add_argument("--config-file", default="", metavar="FILE", help=file)
     parser.add_argument(
         "--resume",

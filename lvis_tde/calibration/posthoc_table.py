@@ -127,28 +127,49 @@ def format_posthoc(found: Mapping[str, Any]) -> str:
     tables: list[tuple[str, str]] = [(one, found["reported_on"]) for one in sorted(tasks)[::-1]]
     for of, dataset in tables or [(task, found["chosen_on"])]:
         parts.append(_table(rows, of, dataset, reported=bool(tables)))
+        if tables and rows[-1].get("gains"):
+            parts.append(_gains_table(rows, of))
     if tables and found["bootstrap"]:
         parts.append(
-            f"In brackets 95 % intervals from {found['bootstrap']} resamples of the images."
+            f"In brackets 95 % intervals from {found['bootstrap']} resamples of the images, of gains"
+            " the same images for both; behind them the share of the resamples with a gain."
         )
+    if found.get("remark"):
+        parts.append(found["remark"])
     if task in tasks:
         parts += _gap(found, rows, named)
     return "\n\n".join(parts)
+
+
+def _metrics_shown(known: Mapping[str, Any], task: str) -> list[str]:
+    shown = [m for m in (IMAGE_METRICS if task == TASK else (*METRICS, "AP50")) if m in known]
+    return [m for m in shown if m != "AP50" or "APr" not in known]
 
 
 def _table(rows, task: str, dataset: str, *, reported: bool) -> str:
     def metrics(row) -> Mapping[str, Any]:
         return row["metrics"][task] if reported else row["calibration"]
 
-    known = metrics(rows[0])
-    shown = [m for m in (IMAGE_METRICS if task == TASK else (*METRICS, "AP50")) if m in known]
-    shown = [m for m in shown if m != "AP50" or "APr" not in known]
+    shown = _metrics_shown(metrics(rows[0]), task)
     table = [[f"{_kind(task)}on {dataset}", "strength", *shown]]
     for row in rows:
         ends = row.get("intervals", {}).get(task, {}) if reported else {}
         cells = [cell(metrics(row).get(m), ends.get(m)) for m in shown]
-        table.append([METHOD_NAMES.get(row["method"], row["method"]), strength_of(row), *cells])
+        # All strengths of the composition would make the table twice as wide.
+        strength = "above" if row["strength"] is None else strength_of(row)
+        table.append([METHOD_NAMES.get(row["method"], row["method"]), strength, *cells])
     return aligned(table, 2)
+
+
+def _gains_table(rows, task: str) -> str:
+    """Of each row the gain over the first, with its interval."""
+    shown = _metrics_shown(rows[-1]["gains"].get(task, {}), task)
+    table = [[f"{_kind(task)}gain over as trained", *shown]]
+    for row in rows[1:]:
+        gains = row["gains"].get(task, {})
+        name = METHOD_NAMES.get(row["method"], row["method"])
+        table.append([name, *(gain_cell(gains.get(metric)) for metric in shown)])
+    return aligned(table, 1)
 
 
 def _gap(found: Mapping[str, Any], rows, named: str) -> list[str]:

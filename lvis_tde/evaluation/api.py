@@ -185,9 +185,7 @@ def _resamples(
     groups = _frequencies(truth)
     (found,) = resampled([Resampler(matches)], groups, number, seed, weights)
     per_category = found.pop("per_category")
-    return Resamples(
-        seed, matches.num_images, found, per_category, *images_shown(matches, groups)
-    )
+    return Resamples(seed, matches.num_images, found, per_category, *images_shown(matches, groups))
 
 
 def _frequencies(truth: GroundTruth) -> list[str]:

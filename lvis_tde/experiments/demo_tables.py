@@ -105,9 +105,9 @@ def _summarize_gains(results: Sequence[Mapping[str, Any]]) -> list[str]:
     return [aligned(spread, 2), aligned(single, 3), _NOTE]
 
 
-def _summarize_family(seeds: Sequence[Mapping[str, Any]]) -> list[str]:
+def _summarize_family(results: Sequence[Mapping[str, Any]]) -> list[str]:
     """:func:`format_family` over seeds, with the gains over the same seed's trained model."""
-    tables = []
+    tables, seeds = [], [result["posthoc"] for result in results]
     for part in seeds[0]:
         heads = [f"{_part_name(part)}, boxes on val, {len(seeds)} seeds", "strengths", *SHOWN]
         table = [[*heads, "gain in AP", "gain in APr"]]
@@ -126,16 +126,17 @@ def _summarize_family(seeds: Sequence[Mapping[str, Any]]) -> list[str]:
             table.append([_method_name(method), strengths, *cells, *gains])
         tables.append(aligned(table, 2))
         if "gains" in seeds[0][part][0]:
-            tables.append(_seed_by_seed(_part_name(part), found))
+            by_seed = dict(zip((result["seed"] for result in results), found))
+            tables.append(_seed_by_seed(_part_name(part), by_seed))
     return tables
 
 
-def _seed_by_seed(name: str, found: Sequence[Mapping[str, Mapping[str, Any]]]) -> str:
-    columns = [(metric, seed) for metric in ("AP", "APr") for seed in range(len(found))]
-    table = [[f"{name}, gain in", *(f"{metric}, seed no. {i + 1}" for metric, i in columns)]]
-    for method in found[0]:
+def _seed_by_seed(name: str, found: Mapping[int, Mapping[str, Mapping[str, Any]]]) -> str:
+    columns = [(metric, seed) for metric in ("AP", "APr") for seed in found]
+    table = [[f"{name}, gain in", *(f"{metric}, seed {seed}" for metric, seed in columns)]]
+    for method in next(iter(found.values())):
         if method != FACTUAL:
-            cells = [_gain_of(found[i][method], metric) for metric, i in columns]
+            cells = [_gain_of(found[seed][method], metric) for metric, seed in columns]
             table.append([_method_name(method), *cells])
     return aligned(table, 1)
 
@@ -188,5 +189,5 @@ def summarize_seeds(output: str | os.PathLike) -> str:
         tables += _summarize_gains(results)
     if all("posthoc" in result for result in results):  # likewise
         draw_methods(results, Path(output) / "posthoc_seeds.png")
-        tables += _summarize_family([result["posthoc"] for result in results])
+        tables += _summarize_family(results)
     return "\n\n".join(tables)

@@ -23,9 +23,7 @@ class RecordingEvaluator(LVISEvaluator):
     """
 
     @classmethod
-    def from_config(
-        cls, cfg: CfgNode, dataset: str, *, bootstrap: int = 0
-    ) -> RecordingEvaluator:
+    def from_config(cls, cfg: CfgNode, dataset: str, *, bootstrap: int = 0) -> RecordingEvaluator:
         """As :func:`~lvis_tde.evaluation.build.build_evaluator` makes one.
 
         Args:

@@ -64,7 +64,8 @@ def _span(ends: tuple[float, float] | None, sign: bool = False) -> str:
     """An interval below its figure; nothing without one."""
     if ends is None or math.isnan(ends[0]):
         return ""
-    return f"<br><small>{number(ends[0], sign)} to {number(ends[1], sign)}</small>"
+    # The blank ends the number by which the page sorts.
+    return f" <br><small>{number(ends[0], sign)} to {number(ends[1], sign)}</small>"
 
 
 def difference_table(comparison: LVISComparison) -> str:
@@ -133,7 +134,9 @@ def class_table(results: Mapping[str, LVISResult]) -> str:
         row = rows[0]
         cells = [escape(row["name"]), mark(row["frequency"]), row["image_count"] or "–"]
         cells += [row["num_gt"], " / ".join(str(r["num_dt"]) for r in rows)]
-        cells += [number(r[m]) for r in rows for m in ("AP", "AP50", "AR")]
+        for r in rows:
+            cells.append(f"{number(r['AP'])}{_span(r.get('interval'))}")
+            cells += [number(r[m]) for m in ("AP50", "AR")]
         if len(rows) > 1:
             cells.append(number(rows[-1]["AP"] - rows[0]["AP"], sign=True))
         start = "<tr>" if row["num_gt"] else "<tr class=empty hidden>"
