@@ -42,7 +42,7 @@ def tables(results: Sequence[Result]) -> dict[str, Table]:
         "Parts of TDE, and the shift: box AP on val, strength from the calibration split": parts(
             groups
         ),
-        f"Optima on calibration, seed by seed, and where AP there is at most {MARGIN} below": optima(
+        f"Optima on calibration, seed by seed, and where its AP is {MARGIN} below at most": optima(
             groups
         ),
         "Ranking of regions that show a class above others: AUC, val": rankings(groups),

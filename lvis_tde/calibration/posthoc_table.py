@@ -131,8 +131,8 @@ def format_posthoc(found: Mapping[str, Any]) -> str:
             parts.append(_gains_table(rows, of))
     if tables and found["bootstrap"]:
         parts.append(
-            f"In brackets 95 % intervals from {found['bootstrap']} resamples of the images, of gains"
-            " the same images for both; behind them the share of the resamples with a gain."
+            f"In brackets 95 % intervals from {found['bootstrap']} resamples of the images; of "
+            "gains on the same images for both, and behind them the share with a gain."
         )
     if found.get("remark"):
         parts.append(found["remark"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -42,7 +43,7 @@ def compare_lvis(
     if bootstrap < 1:
         raise ValueError(f"bootstrap={bootstrap} must be a number of resamples, at least 1")
     truth = annotations if isinstance(annotations, GroundTruth) else GroundTruth.load(annotations)
-    options = {"per_category": per_category, "mask_area": mask_area}
+    options: Any = {"per_category": per_category, "mask_area": mask_area}
     return compare_resampled(
         *(
             evaluate_lvis(

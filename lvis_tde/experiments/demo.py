@@ -79,22 +79,22 @@ def run_demo(
     Returns:
         dict: ``{"set": {"kind", ...}, "seed", "alpha", "runs": {run: {task: {metric: percent}}},
         "intervals": {run: {task: {metric: [low, high]}}}, "gains": [{"run", "over", "bbox", "segm":
-        {metric: {"difference", "interval", "wins"}}}], "alphas": {run: alpha}, "calibrations": {run: {alpha: {task: {metric: percent}}}},
-        "feature_mean": {run: {...}}, "posthoc": {part: [{"method", "strength", "settings",
-        "calibration": {metric: percent}, "val": {metric: percent}, "intervals", "gains"}]},
-        "image_count": {class:
-        images}, "per_class": {run: {class: mask AP}}}``, as in ``results.json``. ``set`` has the
-        parameters of the generated set, for glyphs with the hash of the font. ``intervals`` are of
-        AP, AP50, AP75, APr, APc and APf on val: 95 %, from 1000 resamples of its images. Each of
-        ``gains`` is the difference of two runs on the same resamples (``PAIRS`` of
-        :mod:`.demo_parts`), its interval, and in which share of them the first wins. ``alpha`` is
-        that of the run "tde", None without it. Each of ``alphas`` has the best box AP on the calibration
-        split, and ``calibrations`` the box metrics of all that were tried. ``feature_mean`` says
-        how sure the estimated means are and how far from the tracked one. ``posthoc`` is of boxes:
-        for each method the strength with the best AP on the calibration split, 0 if it is best
-        left out, the arguments of :class:`~lvis_tde.posthoc.Settings` that this is, and AP, APr,
-        APc and APf there and on val, with intervals and the gains over the model as trained there;
-        the last row is the best composition found, whose strength is
+        {metric: {"difference", "interval", "wins"}}}], "alphas": {run: alpha}, "calibrations":
+        {run: {alpha: {task: {metric: percent}}}}, "feature_mean": {run: {...}}, "posthoc": {part:
+        [{"method", "strength", "settings", "calibration": {metric: percent}, "val": {metric:
+        percent}, "intervals": {metric: [low, high]}, "gains": {metric: {...}}}]}, "image_count":
+        {class: images}, "per_class": {run: {class: mask AP}}}``, as in ``results.json``. ``set``
+        has the parameters of the generated set, for glyphs with the hash of the font. ``alpha`` is
+        that of the run "tde", None without it. ``intervals`` are of AP, AP50, AP75, APr, APc and
+        APf on val: 95 %, from 1000 resamples of its images. Each of ``gains`` is the difference of
+        two runs on the same resamples (``PAIRS`` of :mod:`.demo_parts`), its interval, and the
+        share of them in which the first wins. Each of ``alphas`` has the best box AP on the
+        calibration split, and ``calibrations`` the box metrics of all that were tried.
+        ``feature_mean`` says how sure the estimated means are and how far from the tracked one.
+        ``posthoc`` is of boxes: for each method the strength with the best AP on the calibration
+        split, 0 if it is best left out, the arguments of :class:`~lvis_tde.posthoc.Settings` that
+        this is, and AP, APr, APc and APf there and on val, with intervals and the gains over the
+        model as trained on val; the last row is the best composition found, whose strength is
         None. ``tried`` is ``{part: {settings in words: metrics}}`` of all on the calibration split.
 
     Raises:
