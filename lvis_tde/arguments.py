@@ -87,13 +87,20 @@ def add_group_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_data_arguments(parser: argparse.ArgumentParser, *, train: bool = True) -> None:
-    """Adds the arguments of ``engine.use_data``; without ``train`` only ``--test-data``."""
-    group = parser.add_argument_group("your own data, in LVIS or COCO format")
+def add_data_arguments(
+    parser: argparse.ArgumentParser, *, train: bool = True, brief: bool = False
+) -> None:
+    """Adds the arguments of ``engine.use_data``; without ``train`` only ``--test-data``.
+
+    With ``brief`` in fewer words, and with those of :func:`add_folder_arguments`.
+    """
+    title = "your own data, in LVIS or COCO format"
+    group = parser.add_argument_group(f"{title}, or images in folders" if brief else title)
     pair: dict[str, Any] = dict(nargs=2, metavar=("JSON", "IMAGES"))
     use = "for the class names"
     if train:
         use = "give --train-data too, whose counts of images make the groups of AP_r, AP_c and AP_f"
+        use = "--train-data makes its groups" if brief else use
         group.add_argument("--train-data", help="annotation file and image folder", **pair)
         group.add_argument(
             "--bounds",
@@ -103,6 +110,8 @@ def add_data_arguments(parser: argparse.ArgumentParser, *, train: bool = True) -
             help="most training images of a rare and of a common class (LVIS: 10 100)",
         )
     group.add_argument("--test-data", help=f"annotation file and image folder; {use}", **pair)
+    if brief:
+        _add_folders(group, "choose on a tenth of every class of --train-folder, as in training")
 
 
 def add_folder_arguments(parser: argparse.ArgumentParser) -> None:
@@ -110,22 +119,23 @@ def add_folder_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
         "your own images for a classifier: a folder that has a folder for each class"
     )
-    group.add_argument("--train-folder", metavar="FOLDER", help="to train on")
+    _add_folders(
+        group, "train without a tenth of every class of --train-folder, which is to choose on"
+    )
+
+
+def _add_folders(group: Any, hold_out: str) -> None:
+    group.add_argument("--train-folder", metavar="FOLDER", help="with a folder for each class")
     group.add_argument("--test-folder", metavar="FOLDER", help="give --train-folder too")
-    group.add_argument(
-        "--hold-out",
-        action="store_true",
-        help="train without a tenth of every class of --train-folder, which is to choose on",
-    )
+    group.add_argument("--hold-out", action="store_true", help=hold_out)
 
 
-def add_weight_arguments(parser: argparse.ArgumentParser) -> None:
+def add_weight_arguments(parser: argparse.ArgumentParser, *, brief: bool = False) -> None:
     """Adds ``--allow-partial-weights``, for :attr:`~lvis_tde.engine.Recipe.partial_weights`."""
-    parser.add_argument(
-        "--allow-partial-weights",
-        action="store_true",
-        help="go on where a checkpoint lacks parameters of the model; they stay random",
-    )
+    lacks = "what a checkpoint lacks of the model stays random"
+    if not brief:
+        lacks = "go on where a checkpoint lacks parameters of the model; they stay random"
+    parser.add_argument("--allow-partial-weights", action="store_true", help=lacks)
 
 
 def add_fast_argument(parser: argparse.ArgumentParser) -> None:
@@ -139,7 +149,7 @@ def argument_parser(*, trains: bool = True, **options: Any) -> Parser:
     :func:`lvis_tde.engine.setup` takes its result. What only a training or several machines need is
     taken without ``trains``, too, but is not in the help then.
     """
-    if not trains:  # one screen
+    if not trains:  # one screen, which tests/test_cli.py measures
         wide = functools.partial(argparse.RawDescriptionHelpFormatter, max_help_position=30)
         options.setdefault("formatter_class", wide)
     parser = Parser(**options)
@@ -147,7 +157,10 @@ def argument_parser(*, trains: bool = True, **options: Any) -> Parser:
     def rare(text: str) -> str:
         return text if trains else argparse.SUPPRESS
 
-    parser.add_argument("--config-file", default="", metavar="FILE", help="path to config file")
+    file = (
+        "path to config file" if trains else "yacs or LazyConfig; KEY VALUE or KEY=VALUE override"
+    )
+    parser.add_argument("--config-file", default="", metavar="FILE", help=file)
     parser.add_argument(
         "--resume",
         action="store_true",
@@ -157,9 +170,10 @@ def argument_parser(*, trains: bool = True, **options: Any) -> Parser:
     parser.add_argument(
         "--check",
         action="store_true",
-        help="only check data, weights, model and output folder, in seconds, and print a table",
+        help="only check data, weights, model and output folder, in seconds"
+        + (", and print a table" if trains else ""),
     )
-    add_weight_arguments(parser)
+    add_weight_arguments(parser, brief=not trains)
     add_fast_argument(parser)
     parser.add_argument(
         "--num-gpus", type=int, default=1, metavar="N", help="number of gpus *per machine*"
@@ -180,11 +194,12 @@ def argument_parser(*, trains: bool = True, **options: Any) -> Parser:
         default=f"tcp://127.0.0.1:{port}",
         help=rare("where the processes of several machines meet"),
     )
-    add_data_arguments(parser)
-    add_folder_arguments(parser)
+    add_data_arguments(parser, brief=not trains)
+    if trains:
+        add_folder_arguments(parser)
     parser.add_argument(
         "opts",
         nargs=argparse.REMAINDER,
-        help='overrides of the config: "KEY VALUE" for yacs, "key=value" for a LazyConfig',
+        help=rare('overrides of the config: "KEY VALUE" for yacs, "key=value" for a LazyConfig'),
     )
     return parser

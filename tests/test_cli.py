@@ -27,6 +27,23 @@ def test_every_tool_is_a_command_and_says_what_it_takes(capsys, monkeypatch):
         assert f"usage: lvis-tde {name} " in capsys.readouterr().out
 
 
+def test_help_for_trained_models_is_one_screen(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["lvis-tde"])
+    monkeypatch.setenv("COLUMNS", "100")
+    for name in ("estimate", "sweep-alpha", "sweep"):
+        assert status_of(cli.main, [name, "--help"]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert len(lines) <= 40 and max(map(len, lines)) <= 100
+    # What only a training or several machines need is taken, and not among them.
+    parse_args = sys.modules["lvis_tde.tools.sweep_posthoc"].parse_args
+    args = parse_args(["--calibrate", "0.1", "--machine-rank", "1", "SEED", "3"])
+    assert args.machine_rank == 1 and args.opts == ["SEED", "3"]
+    options = (name.replace("_", "-") for name in vars(args))
+    hidden = {"resume", "eval-only", "num-machines", "machine-rank", "dist-url", "opts"}
+    shown = "\n".join(lines)
+    assert {name for name in options if f"--{name} " not in shown} == hidden
+
+
 def test_help_and_mistakes(capsys):
     for arguments in ([], ["--help"], ["-h"]):
         cli.main(arguments)

@@ -15,7 +15,9 @@ from lvis_tde.arguments import argument_parser
 
 
 def parse_args(argv):
-    parser = argument_parser(epilog=__doc__)
+    parser = argument_parser(
+        trains=False, epilog=__doc__, usage="%(prog)s --config-file FILE [options] [KEY VALUE ...]"
+    )
     parser.add_argument("--output", default="output/tde", help="folder for what it writes")
     parser.add_argument("--max-batches", type=int, default=500, help="most batches per process")
     parser.add_argument(

@@ -21,7 +21,9 @@ from lvis_tde.arguments import DEFAULT_ALPHAS, SETTINGS, argument_parser, number
 
 
 def parse_args(argv):
-    parser = argument_parser(epilog=__doc__)
+    parser = argument_parser(
+        trains=False, epilog=__doc__, usage="%(prog)s --config-file FILE [options] [KEY VALUE ...]"
+    )
     parser.add_argument(
         "--alphas",
         type=numbers,

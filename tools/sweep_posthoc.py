@@ -1,10 +1,8 @@
 #!/usr/bin/env python
 """Choose post-hoc methods and strengths for a trained model, and see what they give elsewhere.
 
-    tools/sweep_posthoc.py --config-file output/tde/config_tde.yaml --calibrate 0.05
-
-One pass over held-out images serves all. The output folder gets posthoc.md, the table, .json and
-.png, config_posthoc.yaml and model_posthoc.pth. Ended, it goes on where it was.
+One pass over held-out images serves all; ended, it goes on where it was. The output folder gets
+posthoc.md, the table, .json and .png, config_posthoc.yaml and model_posthoc.pth.
 """
 
 import functools
@@ -16,7 +14,9 @@ from lvis_tde.arguments import argument_parser, named_numbers, names
 
 def parse_args(argv):
     parser = argument_parser(
-        trains=False, epilog=__doc__, usage="%(prog)s [options] [KEY VALUE ...]"
+        trains=False,
+        epilog=__doc__.replace("\n\n", "\n"),
+        usage="%(prog)s --config-file FILE --calibrate 0.05 [options] [KEY VALUE ...]",
     )
     group = parser.add_argument_group("what to choose on, and what to report on")
     where = group.add_mutually_exclusive_group()

@@ -83,17 +83,20 @@ class _Evaluators(DatasetEvaluator):
         return self.own.evaluate()
 
 
-def evaluate_beside(recipe, model: nn.Module, beside: Settings, model_name: str) -> dict:
+def evaluate_beside(
+    recipe, model: nn.Module, beside: Settings, model_name: str, *, bootstrap: int = -1
+) -> dict:
     """Evaluates a model on its test sets with its own settings, and with others, in one pass.
 
     Test-time augmentation and expected results play no part.
 
     Args:
         recipe: a :class:`~lvis_tde.engine.Recipe`; ``report`` in its ``output_dir`` gets a page
-            for every test set, with both settings in every table and chart.
+            for every test set, with both settings in every table and chart, and the difference.
         model: with TDE predictors and its weights; it is as it was in the end.
         beside: the other settings, such as ``Settings()`` for TDE off.
         model_name: for the title.
+        bootstrap: resamples for intervals; 0 for none, -1 for as many as a report has time for.
 
     Returns:
         dict: the results with the model's own settings, by test set if there are several.
@@ -119,6 +122,7 @@ def evaluate_beside(recipe, model: nn.Module, beside: Settings, model_name: str)
             )
     results = {}
     for name, evaluator in evaluators.items():
+        evaluator.for_report(bootstrap)
         other = evaluator.fresh_copy(output_dir=None)
         both = _Both(model, beside, own)
         found = inference_on_dataset(both, recipe.test_loader(name), _Evaluators(other, evaluator))

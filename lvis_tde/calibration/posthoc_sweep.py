@@ -20,7 +20,7 @@ from detectron2.utils import comm
 from torch import nn
 
 from ..data.files import atomic_path, write_text
-from ..evaluation import ClassificationEvaluator, LVISEvaluator
+from ..evaluation import LVISEvaluator
 from ..modeling.image_classifier import ImageClassifier
 from ..posthoc import Settings
 from ..visualization.method_curves import plot_method_curves
@@ -28,7 +28,8 @@ from .alpha import sweep_alpha
 from .checkpoint import load_trained, save_checkpoint
 from .family import COMPOSITION, Choice, search
 from .hold_out import hold_out
-from .image_sweep import TASK, ImagePass
+from .image_sweep import ImagePass
+from .paired import PairedIntervals
 from .posthoc_checks import check_sizes, chosen_metric, pick_methods, task_of, two_sets
 from .posthoc_table import axes_of, format_posthoc
 from .replay import KeptBranches
@@ -120,8 +121,9 @@ def run_posthoc_sweep(
         picked, evaluate, metric=metric, max_loss=max_loss, sigmoid=not softmax, rounds=rounds
     )
     reported: Mapping[Settings, Any] = {}
+    remark = ""
     if reported_on is not None:
-        reported = _report(model, recipe, reported_on, choice, bootstrap, size)
+        reported, remark = _report(model, recipe, reported_on, choice, bootstrap, size)
     if not comm.is_main_process():
         return {}
     content = {
@@ -132,7 +134,8 @@ def run_posthoc_sweep(
         "max_loss": max_loss,
         "chosen": _as_dict(choice.row(COMPOSITION).settings),
         "reported_on": reported_on,
-        "bootstrap": bootstrap if reported_on else 0,
+        "bootstrap": bootstrap if reported_on and not remark else 0,
+        "remark": remark,
         "tried": len(choice.tried),
         "seconds": round(time.monotonic() - start, 1),
         "rows": _rows(choice, reported),
@@ -195,22 +198,27 @@ def _image_measure(
 
 def _report(
     model: nn.Module, recipe, dataset: str, choice: Choice, bootstrap: int, size: int
-) -> Mapping[Settings, Any]:
-    """Metrics and intervals of the table's rows, with masks."""
-    key = key_of(recipe, model, dataset, bootstrap=bootstrap)
+) -> tuple[Mapping[Settings, Any], str]:
+    """Metrics and intervals of the table's rows, with masks; or why there are no intervals."""
+    key = key_of(recipe, model, dataset, bootstrap=bootstrap, paired=True)
     reported = Tried(Path(recipe.output_dir) / "posthoc_reported.json", key)
     rows = dict.fromkeys(row.settings for row in choice.rows)
     wanted = [one for one in rows if one not in reported.found]
+    first = recipe.evaluator(dataset, save=False)
+    paired, intervals = PairedIntervals(first, bootstrap), {}
+    if paired.remark:
+        logger.warning("%s", paired.remark)
     if not wanted:
-        return reported.found
+        return reported.found, paired.remark
     logger.info("%d settings on %s.", len(wanted), dataset)
-    first, intervals = recipe.evaluator(dataset, save=False), {}
+    # As trained, which all others are compared with, comes first, also where it is known.
+    wanted = list(dict.fromkeys([choice.rows[0].settings, *wanted]))
 
     def done(one: Settings, evaluator: DatasetEvaluator) -> None:
-        intervals[one] = _intervals(evaluator, bootstrap)
+        intervals[one] = paired.of(evaluator)
 
     def add(one: Settings, results: Any) -> None:
-        reported.add(one, {"metrics": results, "intervals": intervals[one]})
+        reported.add(one, {"metrics": results, **intervals[one]})
 
     if isinstance(model, ImageClassifier):
         _image_measure(model, recipe, dataset, first, done)(wanted, add)
@@ -226,7 +234,7 @@ def _report(
                 on_evaluated=done,
             )
     reported.share()
-    return reported.found
+    return reported.found, paired.remark
 
 
 def _at_once(model: nn.Module, dataset: str, size: int, each: int) -> int:
@@ -240,14 +248,6 @@ def _fresh(first: DatasetEvaluator, recipe, dataset: str) -> DatasetEvaluator:
     if isinstance(first, LVISEvaluator):
         return first.fresh_copy()  # the annotations are in memory once
     return recipe.evaluator(dataset, save=False)
-
-
-def _intervals(evaluator: DatasetEvaluator, bootstrap: int) -> dict[str, Mapping[str, Any]]:
-    if bootstrap and isinstance(evaluator, LVISEvaluator):
-        return dict(evaluator.intervals(bootstrap))
-    if bootstrap and isinstance(evaluator, ClassificationEvaluator) and evaluator.predictions:
-        return {TASK: evaluator.predictions.evaluate(bootstrap=bootstrap).intervals}
-    return {}
 
 
 def _as_dict(settings: Settings) -> dict[str, Any]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..evaluation.result import percent
+from ..evaluation.result import LVISComparison, percent
+from ..evaluation.top1_comparison import Top1Comparison
 from ..posthoc import Settings
 from ..visualization.palette import KINDS, METHOD_NAMES
 from .family import METRICS
@@ -14,7 +15,15 @@ from .image_sweep import TASK
 from .methods import FACTUAL
 from .settings import describe
 
-__all__ = ["aligned", "axes_of", "format_posthoc", "strength_of"]
+__all__ = [
+    "aligned",
+    "axes_of",
+    "cell",
+    "format_posthoc",
+    "gain_cell",
+    "gains_of",
+    "strength_of",
+]
 
 
 def aligned(rows: Sequence[Sequence[str]], left: int) -> str:
@@ -41,6 +50,35 @@ def strength_of(row: Mapping[str, Any]) -> str:
     return f"{row['strength']:g}" if row["strength"] else "0 (off)"
 
 
+def gains_of(comparison: LVISComparison | Top1Comparison) -> dict[str, dict[str, Any]]:
+    """A paired comparison as JSON has it.
+
+    Returns:
+        Metric to "difference" and "interval" in points, and "wins", the share of the resamples in
+        which the second is better.
+    """
+    return {
+        name: {
+            "difference": round(difference, 4),
+            "interval": [round(end, 4) for end in comparison.intervals[name]],
+            "wins": round(comparison.wins[name], 4),
+        }
+        for name, difference in comparison.difference.items()
+    }
+
+
+def gain_cell(gain: Mapping[str, Any] | None) -> str:
+    """One of :func:`gains_of` in print: "+1.4 [+0.9, +2.0] 99%"; 0 where nothing is another."""
+    if gain is None:
+        return ""
+    difference, ends = gain["difference"], gain["interval"]
+    if difference is None or difference != difference or None in ends:
+        return "n/a"
+    if difference == ends[0] == ends[1] == 0:
+        return "0"
+    return f"{difference:+.1f} [{ends[0]:+.1f}, {ends[1]:+.1f}] {gain['wins']:.0%}"
+
+
 def axes_of(found: Mapping[str, Any]) -> tuple[str, str]:
     """The metrics of the picture: of rare classes, and of all."""
     known = found["rows"][0]["calibration"]
@@ -53,7 +91,8 @@ def _kind(task: str) -> str:
     return "" if task == TASK else f"{KINDS.get(task, task).lower()} "
 
 
-def _cell(value: float | None, ends: Sequence[float | None] | None = None) -> str:
+def cell(value: float | None, ends: Sequence[float | None] | None = None) -> str:
+    """A metric in print, with its interval: "30.5 [28.1, 33.0]"."""
     text = "n/a" if value is None else percent(value)
     if text == "n/a" or not ends or None in ends:
         return text
@@ -88,28 +127,49 @@ def format_posthoc(found: Mapping[str, Any]) -> str:
     tables: list[tuple[str, str]] = [(one, found["reported_on"]) for one in sorted(tasks)[::-1]]
     for of, dataset in tables or [(task, found["chosen_on"])]:
         parts.append(_table(rows, of, dataset, reported=bool(tables)))
+        if tables and rows[-1].get("gains"):
+            parts.append(_gains_table(rows, of))
     if tables and found["bootstrap"]:
         parts.append(
-            f"In brackets 95 % intervals from {found['bootstrap']} resamples of the images."
+            f"In brackets 95 % intervals from {found['bootstrap']} resamples of the images; of "
+            "gains on the same images for both, and behind them the share with a gain."
         )
+    if found.get("remark"):
+        parts.append(found["remark"])
     if task in tasks:
         parts += _gap(found, rows, named)
     return "\n\n".join(parts)
+
+
+def _metrics_shown(known: Mapping[str, Any], task: str) -> list[str]:
+    shown = [m for m in (IMAGE_METRICS if task == TASK else (*METRICS, "AP50")) if m in known]
+    return [m for m in shown if m != "AP50" or "APr" not in known]
 
 
 def _table(rows, task: str, dataset: str, *, reported: bool) -> str:
     def metrics(row) -> Mapping[str, Any]:
         return row["metrics"][task] if reported else row["calibration"]
 
-    known = metrics(rows[0])
-    shown = [m for m in (IMAGE_METRICS if task == TASK else (*METRICS, "AP50")) if m in known]
-    shown = [m for m in shown if m != "AP50" or "APr" not in known]
+    shown = _metrics_shown(metrics(rows[0]), task)
     table = [[f"{_kind(task)}on {dataset}", "strength", *shown]]
     for row in rows:
         ends = row.get("intervals", {}).get(task, {}) if reported else {}
-        cells = [_cell(metrics(row).get(m), ends.get(m)) for m in shown]
-        table.append([METHOD_NAMES.get(row["method"], row["method"]), strength_of(row), *cells])
+        cells = [cell(metrics(row).get(m), ends.get(m)) for m in shown]
+        # All strengths of the composition would make the table twice as wide.
+        strength = "above" if row["strength"] is None else strength_of(row)
+        table.append([METHOD_NAMES.get(row["method"], row["method"]), strength, *cells])
     return aligned(table, 2)
+
+
+def _gains_table(rows, task: str) -> str:
+    """Of each row the gain over the first, with its interval."""
+    shown = _metrics_shown(rows[-1]["gains"].get(task, {}), task)
+    table = [[f"{_kind(task)}gain over as trained", *shown]]
+    for row in rows[1:]:
+        gains = row["gains"].get(task, {})
+        name = METHOD_NAMES.get(row["method"], row["method"])
+        table.append([name, *(gain_cell(gains.get(metric)) for metric in shown)])
+    return aligned(table, 1)
 
 
 def _gap(found: Mapping[str, Any], rows, named: str) -> list[str]:

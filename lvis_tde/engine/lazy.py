@@ -26,6 +26,7 @@ from torch import nn
 from ..calibration.statistics import prepare_statistics
 from ..checkpointer import SafeCheckpointer
 from ..data.files import atomic_path
+from ..evaluation.build import prepare_reports
 from ..layers.functional import check_alpha
 from ..modeling.fast_rcnn import TDEFastRCNNOutputLayers
 from ..modeling.sigmoid import FixedWeights, SigmoidFastRCNNOutputLayers
@@ -179,8 +180,8 @@ class LazyRecipe(Recipe):
     def train(self, *, resume=False):
         return train(self.cfg, resume=resume)
 
-    def evaluate(self, model):
-        return evaluate(self.cfg, model, report=True)
+    def evaluate(self, model, *, bootstrap=-1):
+        return evaluate(self.cfg, model, report=True, bootstrap=bootstrap)
 
 
 def build_model(cfg: DictConfig) -> nn.Module:
@@ -191,19 +192,22 @@ def build_model(cfg: DictConfig) -> nn.Module:
     return create_ddp_model(model, device_ids=device_ids, **cfg.train.ddp)
 
 
-def evaluate(cfg: DictConfig, model: nn.Module, *, report: bool = False):
+def evaluate(cfg: DictConfig, model: nn.Module, *, report: bool = False, bootstrap: int = -1):
     """The metrics of ``cfg.dataloader.evaluator``, by test set where there are several.
 
     Args:
         cfg: with ``dataloader.test`` and ``dataloader.evaluator``; None comes back without them.
         model: to be evaluated.
         report: write a page and pictures, too, as :meth:`Trainer.test_and_report` does.
+        bootstrap: resamples for the report's intervals, likewise.
     """
     if not {"test", "evaluator"} <= set(cfg.dataloader):
         return None
     recipe, results, evaluators = LazyRecipe(cfg), {}, {}
     for name in recipe.test_sets:
         evaluator = evaluators[name] = recipe.evaluator(name)
+        if report:
+            prepare_reports([evaluator], bootstrap)
         with predicting_for(model, [evaluator]):
             results[name] = inference_on_dataset(model, recipe.test_loader(name), evaluator)
         if comm.is_main_process():

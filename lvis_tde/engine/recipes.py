@@ -215,8 +215,14 @@ class Recipe(abc.ABC):
         """Trains, and evaluates at the end where there are test sets."""
 
     @abc.abstractmethod
-    def evaluate(self, model: nn.Module) -> dict:
-        """Metrics on the test sets; for LVIS's a report in ``output_dir``, too."""
+    def evaluate(self, model: nn.Module, *, bootstrap: int = -1) -> dict:
+        """Metrics on the test sets; by LVIS's rules a report in ``output_dir``, too.
+
+        Args:
+            model: with its weights.
+            bootstrap: resamples of the images for the report's intervals; 0 for none, -1 for as
+                many as it has time for.
+        """
 
 
 class YacsRecipe(Recipe):
@@ -291,5 +297,5 @@ class YacsRecipe(Recipe):
         trainer.resume_or_load(resume=resume)
         return trainer.train()
 
-    def evaluate(self, model):
-        return Trainer.test_and_report(self.cfg, model)
+    def evaluate(self, model, *, bootstrap=-1):
+        return Trainer.test_and_report(self.cfg, model, bootstrap=bootstrap)

@@ -30,7 +30,7 @@ from ..data.classification.names import register_by_name
 from ..data.resume import ResumableSampler, is_wide
 from ..data.shared import brief, load_once
 from ..evaluation import ClassificationEvaluator, LVISEvaluator
-from ..evaluation.build import build_evaluator
+from ..evaluation.build import build_evaluator, prepare_reports
 from ..modeling.mask_postprocess import masks_as_rle
 from ..modeling.sigmoid import check_sigmoids
 from .classification import calibrated_on, is_classification, new_classifier, resolved
@@ -271,18 +271,20 @@ class Trainer(DefaultTrainer):
         return {f"{key}_TTA": value for key, value in results.items()}
 
     @classmethod
-    def test_and_report(cls, cfg, model) -> dict:
+    def test_and_report(cls, cfg, model, *, bootstrap: int = -1) -> dict:
         """All that a run of evaluation gives.
 
         Args:
             cfg: reports go to ``OUTPUT_DIR/report``.
             model: with its weights.
+            bootstrap: resamples for the reports' intervals, see :func:`prepare_reports`.
 
         Returns:
             dict: the results of :meth:`test`, and where ``TEST.AUG`` is enabled those of
             :meth:`test_with_TTA`. The process ends if they are not ``TEST.EXPECTED_RESULTS``.
         """
         evaluators = [cls.build_evaluator(cfg, name) for name in cfg.DATASETS.TEST]
+        prepare_reports(evaluators, bootstrap)
         results = cls.test(cfg, model, evaluators)
         named = dict(zip(cfg.DATASETS.TEST, evaluators))
         write_reports(named, cfg.OUTPUT_DIR, cfg.MODEL.WEIGHTS)

@@ -1,7 +1,7 @@
 """LVIS metrics, exact and fast, top-1 accuracy, and the evaluators that feed them in Detectron2."""
 
 from .api import evaluate_lvis
-from .comparison import compare_lvis
+from .comparison import compare_lvis, compare_resampled
 from .detections import Detections
 from .ground_truth import GroundTruth
 from .predictions import Predictions
@@ -20,6 +20,7 @@ __all__ = [
     "Top1Comparison",
     "Top1Result",
     "compare_lvis",
+    "compare_resampled",
     "compare_top1",
     "evaluate_lvis",
     "evaluate_top1",

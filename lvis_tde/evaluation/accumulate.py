@@ -13,6 +13,8 @@ import numpy as np
 
 from .result import RECALL_THRESHOLDS
 
+_AND_NO_MORE = np.append(RECALL_THRESHOLDS, np.inf)
+
 
 def accumulate(
     labels: np.ndarray,
@@ -95,18 +97,22 @@ def thresholds_reached(true: np.ndarray, num_gt: np.ndarray) -> np.ndarray:
     """How many of the 101 recall thresholds are reached.
 
     Args:
-        true: float64, > 0, weight of the true positives so far.
+        true: float64, >= 0, weight of the true positives so far.
         num_gt: of the same shape, of what is to be found.
 
     Returns:
         int64 of the same shape, in [1, 101]. Recall 0 is reached by the first detection, whose
         envelope is that of the first true positive.
     """
-    recall = true / num_gt
-    if (true % 1).any():
+    recall = true / np.maximum(num_gt, np.finfo(np.float64).tiny)
+    if not np.array_equal(np.floor(true), true):
         # Sums of fractions of one order are not those of another.
-        recall = recall * (1 + 1e-12)
-    return np.searchsorted(RECALL_THRESHOLDS, recall, side="right")
+        recall *= 1 + 1e-12
+    # As searchsorted finds it, in a sixth of the time: the place but for rounding, then exactly.
+    reached = (100 * recall).astype(np.int64)
+    for _ in range(2):
+        reached += _AND_NO_MORE[reached] <= recall
+    return reached
 
 
 def _envelope(values: np.ndarray, labels: np.ndarray) -> np.ndarray:

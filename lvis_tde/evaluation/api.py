@@ -7,7 +7,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Union
 
 import numpy as np
@@ -24,7 +24,7 @@ from .detections import Detections
 from .errors import complain
 from .ground_truth import GroundTruth, read_annotations, with_negatives
 from .official import load_official
-from .result import LVISResult, category_table, summarize
+from .result import LVISResult, Resamples, category_table, summarize
 from .selection import check, check_masks, detection_rles, within_limits
 
 logger = logging.getLogger(__name__)
@@ -105,11 +105,11 @@ def evaluate_lvis(
     if engine == "lvis":
         content = read_annotations(content)
     truth = content if isinstance(content, GroundTruth) else GroundTruth.load(content)
-    given = read_columns(detections, mask_area)
+    given = _read_columns(detections, mask_area)
     read = time.process_time() - start
 
     empty = not len(given)
-    samples = None
+    resamples = None
     if engine == "lvis" and not empty:
         found = _official(content, truth, given, iou_type, max_dets, per_category)
     else:
@@ -117,14 +117,14 @@ def evaluate_lvis(
         weights = _weights(truth, image_weights)
         found = native.evaluate(matches, weights)
         if bootstrap:
-            (samples,) = bootstrap_samples([matches], truth, bootstrap, seed, weights)
-    result = make_result(truth, found, iou_type, engine, read, empty)
-    if samples is not None:
-        add_intervals(result, samples, *images_shown(matches, frequencies(truth)))
+            resamples = _resamples(matches, truth, bootstrap, seed, weights)
+    result = _make_result(truth, found, iou_type, engine, read, empty)
+    if resamples is not None:
+        _add_intervals(result, resamples)
     return result
 
 
-def read_columns(detections: Results, mask_area: bool | None) -> Detections:
+def _read_columns(detections: Results, mask_area: bool | None) -> Detections:
     if isinstance(detections, list):
         detections = Detections.from_results(detections)
     elif not isinstance(detections, Detections):
@@ -135,7 +135,7 @@ def read_columns(detections: Results, mask_area: bool | None) -> Detections:
     return detections
 
 
-def make_result(
+def _make_result(
     truth: GroundTruth,
     found: native.Evaluation,
     iou_type: str,
@@ -143,7 +143,7 @@ def make_result(
     read: float,
     empty: bool,
 ) -> LVISResult:
-    metrics = summarize(found.precision, found.recall, frequencies(truth))
+    metrics = summarize(found.precision, found.recall, _frequencies(truth))
     if empty:
         logger.warning("No detections: every metric is zero.")
         metrics = dict.fromkeys(metrics, 0.0)
@@ -175,31 +175,29 @@ def _weights(truth: GroundTruth, given: Mapping[Any, float] | None) -> np.ndarra
     return weights
 
 
-def bootstrap_samples(
-    sides: Sequence[native.Matches],
+def _resamples(
+    matches: native.Matches,
     truth: GroundTruth,
-    resamples: int,
+    number: int,
     seed: int,
-    weights: np.ndarray | None = None,
-) -> list[dict[str, np.ndarray]]:
-    found = [Resampler(side) for side in sides]
-    return resampled(found, frequencies(truth), resamples, seed, weights)
+    weights: np.ndarray | None,
+) -> Resamples:
+    groups = _frequencies(truth)
+    (found,) = resampled([Resampler(matches)], groups, number, seed, weights)
+    per_category = found.pop("per_category")
+    return Resamples(seed, matches.num_images, found, per_category, *images_shown(matches, groups))
 
 
-def frequencies(truth: GroundTruth) -> list[str]:
+def _frequencies(truth: GroundTruth) -> list[str]:
     return [category["frequency"] for category in truth.categories]
 
 
-def add_intervals(
-    result: LVISResult,
-    samples: Mapping[str, np.ndarray],
-    shown: Mapping[str, int],
-    of_category: np.ndarray,
-) -> None:
-    found = intervals(samples, result.metrics, shown)
+def _add_intervals(result: LVISResult, drawn: Resamples) -> None:
+    result.resamples = drawn
+    found = intervals(drawn.metrics, result.metrics, drawn.shown)
     result.intervals = {name: _within_percent(ends) for name, ends in found.items()}
     for row, values, images in zip(
-        result.per_category, samples["per_category"].T, of_category.tolist()
+        result.per_category, drawn.per_category.T, drawn.of_category.tolist()
     ):
         row["interval"] = _within_percent(interval(values, row["AP"], images))
 

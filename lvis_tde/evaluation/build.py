@@ -1,6 +1,7 @@
 """The evaluator that a data set asks for."""
 
 import os
+from collections.abc import Iterable
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
@@ -9,7 +10,7 @@ from detectron2.evaluation import COCOEvaluator, DatasetEvaluator
 from .classification_evaluator import ClassificationEvaluator
 from .lvis_evaluator import LVISEvaluator
 
-__all__ = ["build_evaluator"]
+__all__ = ["build_evaluator", "prepare_reports"]
 
 
 def build_evaluator(cfg: CfgNode, dataset_name: str, *, save: bool = True) -> DatasetEvaluator:
@@ -39,3 +40,15 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, *, save: bool = True) -> Da
         "'coco' and 'classification'. Set it in the dataset's metadata, or override "
         "Trainer.build_evaluator."
     )
+
+
+def prepare_reports(evaluators: Iterable[DatasetEvaluator], bootstrap: int = -1) -> None:
+    """Lets evaluators give intervals of what they will report.
+
+    Args:
+        evaluators: before ``evaluate``.
+        bootstrap: resamples; 0 for none, -1 for as many as a report has time for.
+    """
+    for evaluator in evaluators:
+        if isinstance(evaluator, (LVISEvaluator, ClassificationEvaluator)):
+            evaluator.for_report(bootstrap)

@@ -71,6 +71,7 @@ class ClassificationEvaluator(DatasetEvaluator):
         self._bounds = tuple(metadata.get("bounds", CLASSIFICATION_BOUNDS))
         self._output_dir, self._shifted = output_dir, shifted
         self._bootstrap, self._distributed = bootstrap, distributed
+        self._of_report = _RESAMPLES
         self.reset()
 
     def fresh_copy(self) -> ClassificationEvaluator:
@@ -139,6 +140,10 @@ class ClassificationEvaluator(DatasetEvaluator):
             logger.info("Shifted test sets, top-1:\n%s", create_small_table(shifted))
         return {"classification": {**self.result.metrics, **shifted}}
 
+    def for_report(self, resamples: int = -1) -> None:
+        """Resamples for the report's intervals, unless ``evaluate`` gives some; -1 for 1000."""
+        self._of_report = _RESAMPLES if resamples < 0 else resamples
+
     def write_report(self, output_dir: str, model: str = "model") -> list[Path]:
         """Write a page and pictures about what ``evaluate`` evaluated, on the main process.
 
@@ -154,7 +159,7 @@ class ClassificationEvaluator(DatasetEvaluator):
 
         if self.predictions is None:
             return []
-        result = self.predictions.evaluate(bootstrap=self._bootstrap or _RESAMPLES)
+        result = self.predictions.evaluate(bootstrap=self._bootstrap or self._of_report)
         return [write_top1_report(output_dir, {f"{model} on {self._dataset_name}": result})]
 
 

@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
-from . import native
-from .api import (
-    Annotations,
-    Results,
-    add_intervals,
-    bootstrap_samples,
-    frequencies,
-    make_result,
-    read_columns,
-)
-from .bootstrap import BOOTSTRAPPED, images_shown, interval, intervals
+from .api import Annotations, Results, evaluate_lvis
+from .bootstrap import BOOTSTRAPPED, interval, intervals
 from .ground_truth import GroundTruth
-from .result import LVISComparison
+from .result import LVISComparison, LVISResult, Resamples
 
 
 def compare_lvis(
@@ -51,42 +43,62 @@ def compare_lvis(
     if bootstrap < 1:
         raise ValueError(f"bootstrap={bootstrap} must be a number of resamples, at least 1")
     truth = annotations if isinstance(annotations, GroundTruth) else GroundTruth.load(annotations)
-    sides = [
-        native.match_all(truth, read_columns(side, mask_area), iou_type, max_dets, per_category)
-        for side in (a, b)
-    ]
-    samples = bootstrap_samples(sides, truth, bootstrap, seed)
-    results = [
-        make_result(truth, native.evaluate(side), iou_type, "native", 0.0, not len(side.scores))
-        for side in sides
-    ]
-    shown, of_category = images_shown(sides[0], frequencies(truth))
-    for result, sample in zip(results, samples):
-        add_intervals(result, sample, shown, of_category)
-    gained = {name: samples[1][name] - samples[0][name] for name in samples[0]}
+    options: Any = {"per_category": per_category, "mask_area": mask_area}
+    return compare_resampled(
+        *(
+            evaluate_lvis(
+                truth, side, iou_type, max_dets, bootstrap=bootstrap, seed=seed, **options
+            )
+            for side in (a, b)
+        )
+    )
+
+
+def compare_resampled(a: LVISResult, b: LVISResult) -> LVISComparison:
+    """:func:`compare_lvis` of results that have their bootstrap, without evaluating again.
+
+    Args:
+        a, b: of :func:`evaluate_lvis` on the same annotations, with the same ``bootstrap`` and
+            ``seed``, which draw the same images for both.
+
+    Returns:
+        LVISComparison: B minus A.
+
+    Raises:
+        ValueError: results without a bootstrap, or of different draws.
+    """
+    first, second = a.resamples, b.resamples
+    if first is None or second is None:
+        raise ValueError("a comparison needs results with bootstrap=N, N at least 1")
+    if _draws(first) != _draws(second):
+        raise ValueError(
+            f"the results are of different draws (seed, images, resamples, categories): "
+            f"{_draws(first)} and {_draws(second)}: evaluate both with one bootstrap and seed"
+        )
+    gained = {name: second.metrics[name] - first.metrics[name] for name in BOOTSTRAPPED}
     rows = []
-    for index, (one, other) in enumerate(zip(*(result.per_category for result in results))):
-        gain = gained["per_category"][:, index]
+    for index, (one, other) in enumerate(zip(a.per_category, b.per_category)):
+        gain = second.per_category[:, index] - first.per_category[:, index]
         rows.append(
             {
                 "id": one["id"],
                 "name": one["name"],
                 "difference": other["AP"] - one["AP"],
-                "interval": interval(gain, None, int(of_category[index])),
+                "interval": interval(gain, None, int(first.of_category[index])),
                 "wins": _wins(gain),
             }
         )
     difference = {
-        name: (
-            results[1].metrics[name] - results[0].metrics[name]
-            # -100 on both sides is what is undefined.
-            if results[0].metrics[name] >= 0
-            else math.nan
-        )
+        # -100 on both sides is what is undefined.
+        name: b.metrics[name] - a.metrics[name] if a.metrics[name] >= 0 else math.nan
         for name in BOOTSTRAPPED
     }
     wins = {name: _wins(gained[name]) for name in BOOTSTRAPPED}
-    return LVISComparison(difference, intervals(gained, None, shown), wins, rows, *results)
+    return LVISComparison(difference, intervals(gained, None, first.shown), wins, rows, a, b)
+
+
+def _draws(one: Resamples) -> tuple[int, ...]:
+    return one.seed, one.num_images, *one.per_category.shape
 
 
 def _wins(gained: np.ndarray) -> float:

@@ -23,12 +23,14 @@ from detectron2.utils.logger import create_small_table
 
 from ..data.files import atomic_path
 from .api import check_max_dets, evaluate_lvis
+from .bootstrap import report_resamples
 from .columns import columns
+from .comparison import compare_resampled
 from .detections import Detections, id_column
 from .errors import complain
 from .ground_truth import GroundTruth
 from .official import load_official
-from .result import LVISResult, percent
+from .result import LVISComparison, LVISResult, percent
 
 logger = logging.getLogger(__name__)
 
@@ -55,8 +57,11 @@ class LVISEvaluator(_UpstreamEvaluator):
         per_category: most detections per category over the data set. AP_fixed is 10000, with
             ``max_dets_per_image=-1``.
         engine: ``native``, or ``lvis`` for the official package.
+        bootstrap: resamples of the images for 95 % intervals, which each ``evaluate`` then gives;
+            0 for none.
 
     Attributes:
+        bootstrap: may be changed.
         lvis_results: after ``evaluate`` on rank 0, each task's :class:`LVISResult`.
     """
 
@@ -70,6 +75,7 @@ class LVISEvaluator(_UpstreamEvaluator):
         max_dets_per_image: int | None = None,
         per_category: int | None = None,
         engine: str = "native",
+        bootstrap: int = 0,
     ) -> None:
         # Not super().__init__: it imports lvis, which reconfigures the root logger.
         self._logger = logger
@@ -81,7 +87,7 @@ class LVISEvaluator(_UpstreamEvaluator):
             "per_category": per_category,
         }
         check_max_dets(self._limits["max_dets"])
-        self._engine = engine
+        self._engine, self.bootstrap = engine, bootstrap
         self._cpu_device = torch.device("cpu")
         self._metadata = MetadataCatalog.get(dataset_name)
         self._json_file = PathManager.get_local_path(self._metadata.json_file)
@@ -210,7 +216,8 @@ class LVISEvaluator(_UpstreamEvaluator):
         truth = self._truth if self._engine == "native" else self._json_file
         self.lvis_results = {}
         for task in sorted(tasks):
-            result = evaluate_lvis(truth, detections, task, engine=self._engine, **self._limits)
+            options = {**self._limits, "engine": self._engine, "bootstrap": self.bootstrap}
+            result = evaluate_lvis(truth, detections, task, **options)
             self.lvis_results[task] = result
             shown = self._results[task] = {name: result.metrics[name] for name in REPORTED}
             logger.info(
@@ -218,6 +225,16 @@ class LVISEvaluator(_UpstreamEvaluator):
                 task,
                 create_small_table({k: percent(v, 3) for k, v in shown.items()}),
             )
+
+    def for_report(self, resamples: int = -1) -> None:
+        """Lets ``evaluate`` give intervals for the report, unless it does so anyway.
+
+        Args:
+            resamples: of the images; -1 for as many as a report has time for.
+        """
+        if not self.bootstrap and self._truth is not None and self._engine == "native":
+            number = report_resamples(len(self._truth.image_ids))
+            self.bootstrap = number if resamples < 0 else resamples
 
     def write_report(
         self,
@@ -243,6 +260,7 @@ class LVISEvaluator(_UpstreamEvaluator):
         if self._truth is None or not self.lvis_results:
             return []
         limit, runs = self._limits["max_dets"], beside or {model: self}
+        first, *_, last = [*runs.values()] * 2
         confusions = {
             name: rare_confusions(self._truth, run.detections(), limit)
             for name, run in runs.items()
@@ -254,19 +272,10 @@ class LVISEvaluator(_UpstreamEvaluator):
                 confusions,
                 dataset=self._metadata.name,
                 model=model if beside else "",
+                comparison=_compared(first.lvis_results[task], last.lvis_results[task]),
             )
             for task in self.lvis_results
         ]
-
-    def intervals(self, resamples: int, seed: int = 0) -> dict[str, dict[str, tuple[float, float]]]:
-        """Each task's 95 % intervals of what ``evaluate`` evaluated, on rank 0."""
-        if self._truth is None:
-            return {}
-        options = {**self._limits, "bootstrap": resamples, "seed": seed}
-        found, tasks = self.detections(), self.lvis_results
-        return {
-            task: evaluate_lvis(self._truth, found, task, **options).intervals for task in tasks
-        }
 
     def detections(self) -> Detections:
         """What ``evaluate`` evaluated, with the category ids of the annotation file.
@@ -295,3 +304,8 @@ class LVISEvaluator(_UpstreamEvaluator):
         ids = [to_dataset[c] for c in unique.tolist()]
         detections.category_ids = id_column(ids)[inverse]
         return detections
+
+
+def _compared(before: LVISResult, after: LVISResult) -> LVISComparison | None:
+    known = before is not after and before.resamples is not None and after.resamples is not None
+    return compare_resampled(before, after) if known else None

@@ -7,11 +7,14 @@ what other test images would have given, not what another training would.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
 
-__all__ = ["percentiles", "resamples"]
+__all__ = ["percentiles", "resamples", "wilson"]
+
+_NORMAL = 1.959964
 
 
 def resamples(labels: np.ndarray, number: int, seed: int) -> Iterator[np.ndarray]:
@@ -43,3 +46,22 @@ def percentiles(draws: np.ndarray) -> list[tuple[float, float]]:
     """
     low, high = np.quantile(draws, [0.025, 0.975], axis=0)
     return list(zip(low.tolist(), high.tolist()))
+
+
+def wilson(right: float, number: int) -> tuple[float, float]:
+    """The 95 % interval of one class's accuracy (Wilson 1927), in percent.
+
+    What resamples of one class approximate has this closed form, which they fail where it matters:
+    of a class of five test images that are all right, each resample is all right, too.
+
+    Args:
+        right: images that are right.
+        number: images; 0 gives NaN.
+    """
+    if not number:
+        return math.nan, math.nan
+    squared = _NORMAL**2
+    middle = right + squared / 2
+    half = _NORMAL * math.sqrt(right * (number - right) / number + squared / 4)
+    low, high = (100 * (middle + side) / (number + squared) for side in (-half, half))
+    return max(low, 0.0), min(high, 100.0)

@@ -15,6 +15,27 @@ RECALL_THRESHOLDS = np.linspace(0.0, 1.0, 101)
 
 
 @dataclass
+class Resamples:
+    """Metrics of each of B resamples of the images, of which intervals are made.
+
+    Attributes:
+        seed: of the draws.
+        num_images: that were drawn from.
+        metrics: AP, AP50, AP75, APr, APc and APf to (B,) percent; NaN where undefined.
+        per_category: (B, C) AP, likewise.
+        shown: of each metric the number of images that show what it is about.
+        of_category: (C,) likewise of each category.
+    """
+
+    seed: int
+    num_images: int
+    metrics: dict[str, np.ndarray]
+    per_category: np.ndarray
+    shown: dict[str, int]
+    of_category: np.ndarray
+
+
+@dataclass
 class LVISResult:
     """Result of :func:`lvis_tde.evaluation.evaluate_lvis`.
 
@@ -31,6 +52,7 @@ class LVISResult:
         timings: CPU seconds of the stages.
         intervals: of AP, AP50, AP75, APr, APc and APf the (low, high) in percent between which 95 %
             of a bootstrap over images lie; NaN without ground truth. Empty without a bootstrap.
+        resamples: of the bootstrap, for :func:`lvis_tde.evaluation.compare_resampled`.
     """
 
     metrics: dict[str, float]
@@ -39,6 +61,7 @@ class LVISResult:
     engine: str
     timings: dict[str, float] = field(default_factory=dict)
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    resamples: Resamples | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..data.frequency import CLASSIFICATION_BOUNDS, frequency_group
 from .errors import complain
-from .resampling import percentiles, resamples
+from .resampling import percentiles, resamples, wilson
 from .shifts import SHIFTS, class_shares, shifted_prior
 
 __all__ = [
@@ -41,7 +41,9 @@ class Top1Result:
         intervals: 95 % interval of each metric and each shifted accuracy; empty without bootstrap.
         per_class: one dict per class, in their order: ``id``, ``name``, ``frequency`` ("r" few, "c"
             medium, "f" many), ``image_count`` (training images), ``accuracy`` (percent, NaN without
-            test images), ``images`` (test images) and ``predicted`` (images taken for this class).
+            test images), ``images`` (test images) and ``predicted`` (images taken for this class);
+            after a bootstrap also ``interval``, that of the accuracy
+            (:func:`~lvis_tde.evaluation.resampling.wilson`).
         reliability: (15, 3) float64: images, mean confidence and accuracy (0..1) of each bin of
             confidence; NaN where a bin is empty.
         image_ids: (N,) int64.
@@ -212,6 +214,7 @@ def top1_of_predictions(
             "accuracy": float(accuracy[i]),
             "images": int(sizes[i]),
             "predicted": int(taken[i]),
+            **({"interval": wilson(float(right[i]), int(sizes[i]))} if bootstrap else {}),
         }
         for i in range(len(counts))
     ]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +24,8 @@ class Top1Comparison:
         difference: of every metric but ``ece``, and of every shifted accuracy, in points.
         intervals: their 95 % intervals.
         wins: share of resamples, 0..1, in which b is better; equals count half.
+        per_class: one dict per class: ``id, name, difference, interval, wins`` of its accuracy;
+            NaN without test images.
         gained: images that b has right and a wrong.
         lost: images that a has right and b wrong.
     """
@@ -29,6 +33,7 @@ class Top1Comparison:
     difference: dict[str, float]
     intervals: dict[str, tuple[float, float]]
     wins: dict[str, float]
+    per_class: list[dict[str, Any]]
     gained: int
     lost: int
 
@@ -74,15 +79,33 @@ def compare_top1(
     table = class_weights(sizes, counts, [row["frequency"] for row in a.per_class])
     change = b.correct[second] - a.correct[first]
 
-    def figures(images: np.ndarray) -> np.ndarray:
-        return 100 * (table @ np.bincount(labels[images], change[images], len(counts)))
+    def of_classes(images: np.ndarray) -> np.ndarray:
+        return np.bincount(labels[images], change[images], len(counts))
 
     keys = [*METRICS[:-1], *SHIFTS]
-    draws = np.array([figures(images) for images in resamples(labels, bootstrap, seed)])
+    gained = np.array([of_classes(images) for images in resamples(labels, bootstrap, seed)])
+    whole, draws = of_classes(np.arange(len(labels))), 100 * (gained @ table.T)
+    with np.errstate(invalid="ignore"):
+        rows = _rows(b.per_class, 100 * whole / sizes, 100 * gained / sizes)
     return Top1Comparison(
-        dict(zip(keys, figures(np.arange(len(labels))).tolist())),
+        dict(zip(keys, (100 * (table @ whole)).tolist())),
         dict(zip(keys, percentiles(draws))),
-        dict(zip(keys, (0.5 + 0.5 * np.sign(draws)).mean(axis=0).tolist())),
+        dict(zip(keys, _wins(draws))),
+        rows,
         gained=int((change > 0).sum()),
         lost=int((change < 0).sum()),
     )
+
+
+def _rows(
+    classes: Sequence[Mapping[str, Any]], difference: np.ndarray, draws: np.ndarray
+) -> list[dict[str, Any]]:
+    found = zip(classes, difference.tolist(), percentiles(draws), _wins(draws))
+    return [
+        {"id": one["id"], "name": one["name"], "difference": gain, "interval": ends, "wins": share}
+        for one, gain, ends, share in found
+    ]
+
+
+def _wins(draws: np.ndarray) -> list[float]:
+    return (0.5 + 0.5 * np.sign(draws)).mean(axis=0).tolist()

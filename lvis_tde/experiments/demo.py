@@ -16,11 +16,14 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from ..calibration.posthoc_table import gains_of
+from ..calibration.tried import as_json
 from ..data.files import write_text
 from ..data.generated import KINDS
 from ..data.glyphs import CREDIT
 from ..data.processes import end_with_parent
-from .demo_parts import DEFAULT_PARTS, PARTS, Plan, run_part
+from ..evaluation import compare_resampled
+from .demo_parts import DEFAULT_PARTS, PAIRS, PARTS, Plan, run_part
 from .demo_pictures import draw_charts, draw_classes
 
 __all__ = ["run_demo"]
@@ -75,17 +78,23 @@ def run_demo(
 
     Returns:
         dict: ``{"set": {"kind", ...}, "seed", "alpha", "runs": {run: {task: {metric: percent}}},
-        "alphas": {run: alpha}, "calibrations": {run: {alpha: {task: {metric: percent}}}},
-        "feature_mean": {run: {...}}, "posthoc": {part: [{"method", "strength", "settings",
-        "calibration": {metric: percent}, "val": {metric: percent}}]}, "image_count": {class:
-        images}, "per_class": {run: {class: mask AP}}}``, as in ``results.json``. ``set`` has the
-        parameters of the generated set, for glyphs with the hash of the font. ``alpha`` is that of
-        the run "tde", None without it. Each of ``alphas`` has the best box AP on the calibration
-        split, and ``calibrations`` the box metrics of all that were tried. ``feature_mean`` says
-        how sure the estimated means are and how far from the tracked one. ``posthoc`` is of boxes:
-        for each method the strength with the best AP on the calibration split, 0 if it is best
-        left out, the arguments of :class:`~lvis_tde.posthoc.Settings` that this is, and AP, APr,
-        APc and APf there and on val; the last row is the best composition found, whose strength is
+        "intervals": {run: {task: {metric: [low, high]}}}, "gains": [{"run", "over", "bbox", "segm":
+        {metric: {"difference", "interval", "wins"}}}], "alphas": {run: alpha}, "calibrations":
+        {run: {alpha: {task: {metric: percent}}}}, "feature_mean": {run: {...}}, "posthoc": {part:
+        [{"method", "strength", "settings", "calibration": {metric: percent}, "val": {metric:
+        percent}, "intervals": {metric: [low, high]}, "gains": {metric: {...}}}]}, "image_count":
+        {class: images}, "per_class": {run: {class: mask AP}}}``, as in ``results.json``. ``set``
+        has the parameters of the generated set, for glyphs with the hash of the font. ``alpha`` is
+        that of the run "tde", None without it. ``intervals`` are of AP, AP50, AP75, APr, APc and
+        APf on val: 95 %, from 1000 resamples of its images. Each of ``gains`` is the difference of
+        two runs on the same resamples (``PAIRS`` of :mod:`.demo_parts`), its interval, and the
+        share of them in which the first wins. Each of ``alphas`` has the best box AP on the
+        calibration split, and ``calibrations`` the box metrics of all that were tried.
+        ``feature_mean`` says how sure the estimated means are and how far from the tracked one.
+        ``posthoc`` is of boxes: for each method the strength with the best AP on the calibration
+        split, 0 if it is best left out, the arguments of :class:`~lvis_tde.posthoc.Settings` that
+        this is, and AP, APr, APc and APf there and on val, with intervals and the gains over the
+        model as trained on val; the last row is the best composition found, whose strength is
         None. ``tried`` is ``{part: {settings in words: metrics}}`` of all on the calibration split.
 
     Raises:
@@ -116,13 +125,25 @@ def run_demo(
         with ProcessPoolExecutor(jobs or len(parts), context, initializer=end_with_parent) as pool:
             found = list(pool.map(run_part, parts, itertools.repeat(plan)))
     results: dict[str, Any] = {"set": {"kind": kind, **parameters}, "seed": seed, "alpha": None}
+    evaluations: dict[str, Mapping] = {}
     for share in found:
+        evaluations.update(share.pop("evaluations"))
         for key, value in share.items():
             if isinstance(value, dict):
                 value = {**results.get(key, {}), **value}
             results[key] = value
+    results["gains"] = [
+        {"run": run, "over": over, **_gains(evaluations[over], evaluations[run])}
+        for run, over in PAIRS
+        if {run, over} <= evaluations.keys()
+    ]
+    results = as_json(results)
     for folder in (plan.folder, plan.output):
         write_text(folder / "results.json", json.dumps(results, indent=2) + "\n")
     draw_charts(results, plan.output)
     draw_classes(plan.names()["train"], plan.output, CREDIT if glyphs else None)
     return results
+
+
+def _gains(before: Mapping, after: Mapping) -> dict[str, Any]:
+    return {task: gains_of(compare_resampled(before[task], after[task])) for task in sorted(after)}

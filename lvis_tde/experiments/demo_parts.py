@@ -19,17 +19,19 @@ from ..calibration.checkpoint import load_trained
 from ..calibration.estimate import angle_between, estimate_feature_mean
 from ..calibration.family import METRICS, Choice, choose
 from ..calibration.methods import FACTUAL
+from ..calibration.posthoc_table import gains_of
 from ..calibration.settings import describe, tde_predictors
 from ..calibration.statistics import gather_class_statistics
 from ..config import use_tde_on_softmax
 from ..data.generated import KINDS
 from ..engine import Trainer, YacsRecipe, load_config
 from ..engine.console import setup_part
+from ..evaluation import compare_resampled
 from ..posthoc import Settings
 from .demo_pictures import draw_images
-from .recording import RecordingEvaluator, report
+from .recording import RecordingEvaluator, intervals_of, report
 
-__all__ = ["DEFAULT_PARTS", "PARTS", "Part", "Plan", "run_part"]
+__all__ = ["DEFAULT_PARTS", "PAIRS", "PARTS", "Part", "Plan", "run_part"]
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +58,15 @@ PARTS = {
     "sigmoid_deconfound": Part("sigmoid_deconfound", "sigmoid_deconfound_tde"),
 }
 DEFAULT_PARTS = ("softmax", "deconfound", "sigmoid")
+
+# Runs, and those whose difference to them is told, from the same resamples of val.
+PAIRS = (
+    ("tde", "deconfound"),
+    ("deconfound", "softmax"),
+    ("tde", "softmax"),
+    *((part.on, part.off) for name, part in PARTS.items() if name != "deconfound"),
+)
+_RESAMPLES = 1000
 
 
 @dataclass(frozen=True)
@@ -106,7 +117,8 @@ def run_part(name: str, plan: Plan) -> dict[str, Any]:
         plan: of the demo.
 
     Returns:
-        dict: its share of what :func:`~lvis_tde.experiments.demo.run_demo` returns.
+        dict: its share of what :func:`~lvis_tde.experiments.demo.run_demo` returns, and
+        ``evaluations``: the results on val of each run and task, with their resamples.
     """
     # One thread a process, also where there are more cores: two processes with two threads each
     # are far slower on two cores, and the figures must not depend on the number of cores.
@@ -138,6 +150,10 @@ def run_part(name: str, plan: Plan) -> dict[str, Any]:
             part.on: {f"{a:g}": {"bbox": _shown(m)} for a, m in choice.curve("tde").items()}
         },
         "feature_mean": {part.on: mean},
+        "evaluations": {
+            run: {task: values["result"] for task, values in side.items()}
+            for run, side in ((part.off, off), (part.on, on))
+        },
         "posthoc": {name: _family(choice, runs)},
         "tried": {name: {describe(one) or FACTUAL: _shown(m) for one, m in choice.tried.items()}},
     }
@@ -185,7 +201,7 @@ def _evaluate(
 ) -> dict[Settings, dict]:
     """Boxes and masks of what is shown, boxes alone of the others, in one pass."""
     loader = build_detection_test_loader(cfg, dataset)
-    evaluator = RecordingEvaluator.from_config(cfg, dataset)
+    evaluator = RecordingEvaluator.from_config(cfg, dataset, bootstrap=_RESAMPLES)
     settings = list(dict.fromkeys([*shown, *boxes]))
     rest = set(boxes).difference(shown)
     return sweep_alpha(model, loader, settings, lambda: evaluator, boxes_only=rest)
@@ -197,6 +213,8 @@ def _shown(metrics: Mapping[str, float]) -> dict[str, float]:
 
 def _family(choice: Choice, runs: Mapping[Settings, Mapping]) -> list[dict[str, Any]]:
     """Rows of the table of methods."""
+    results = {row.settings: runs[row.settings]["bbox"]["result"] for row in choice.rows}
+    trained = runs[Settings()]["bbox"]["result"]
     return [
         {
             "method": row.method,
@@ -204,6 +222,8 @@ def _family(choice: Choice, runs: Mapping[Settings, Mapping]) -> list[dict[str, 
             "settings": dataclasses.asdict(row.settings),
             "calibration": _shown(row.metrics),
             "val": _shown(runs[row.settings]["bbox"]),
+            "intervals": intervals_of(results[row.settings]),
+            "gains": gains_of(compare_resampled(trained, results[row.settings])),
         }
         for row in choice.rows
     ]

@@ -13,7 +13,7 @@ from lvis_tde.calibration.checkpoint import load_trained, run_estimate, save_che
 from lvis_tde.calibration.posthoc_sweep import run_posthoc_sweep
 from lvis_tde.calibration.settings import settings
 from lvis_tde.engine import LazyRecipe, load_recipe
-from lvis_tde.evaluation import Predictions
+from lvis_tde.evaluation import Predictions, compare_top1
 from lvis_tde.posthoc import Settings
 from lvis_tde.visualization.figure import figure_to_array
 from lvis_tde.visualization.method_curves import plot_method_curves
@@ -81,7 +81,7 @@ def test_classifier(classifier, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "at most 50 many lost" in printed and "where it was not" in printed
     chosen = load_recipe(str(tmp_path / "out" / "config_posthoc.yaml"))
-    model, last = load_trained(chosen), report["rows"][-1]
+    model, last, trained = load_trained(chosen), report["rows"][-1], None
     assert model.predictor.posthoc == settings_of(last)
     for row in report["rows"]:
         with settings(model, posthoc=settings_of(row)):
@@ -91,16 +91,13 @@ def test_classifier(classifier, tmp_path, capsys):
         assert row["metrics"]["classification"]["top1"] == pytest.approx(result.metrics["top1"])
         ends = row["intervals"]["classification"]["balanced"]
         assert ends == pytest.approx(result.intervals["balanced"])
-
-
-def test_help_is_one_screen(capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "100")
-    with pytest.raises(SystemExit):
-        sweep_posthoc.main(["--help"])
-    printed = capsys.readouterr().out
-    assert len(printed.splitlines()) <= 52
-    for option in ("--methods", "--max-loss", "--report-on", "--calibrate", "--memory", "--grid"):
-        assert option in printed
+        found = compare_top1(trained or result, result, bootstrap=50)
+        trained = trained or result
+        gain = row["gains"]["classification"]["few"]
+        assert gain["difference"] == pytest.approx(found.difference["few"], abs=1e-4)
+        assert gain["interval"] == pytest.approx(found.intervals["few"], abs=1e-4)
+        assert gain["wins"] == pytest.approx(found.wins["few"], abs=1e-4)
+    assert "gain over as trained" in printed
 
 
 @pytest.mark.parametrize(

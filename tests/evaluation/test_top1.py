@@ -236,3 +236,37 @@ def test_a_model_that_is_told_the_prior_gains_where_it_was_wrong():
     assert told["forward50"] > blind["forward50"] and told["backward50"] > blind["backward50"]
     with pytest.raises(ValueError, match="0.0"):
         prior_aware_top1(probabilities, labels, counts, np.arange(20))
+
+
+def test_intervals_of_single_classes():
+    """Wilson's, by the equation that defines it: both ends lie 1.96 standard errors away."""
+    probabilities, labels = problem(60)
+    result = evaluate_top1(probabilities, labels, COUNTS, bootstrap=5)
+    for row in result.per_class:
+        if not row["images"]:
+            assert np.isnan(row["interval"]).all()
+            continue
+        share = row["accuracy"] / 100
+        for end in row["interval"]:
+            end /= 100
+            apart = 1.959964 * np.sqrt(end * (1 - end) / row["images"])
+            assert abs(share - end) == pytest.approx(apart, abs=1e-9)
+    assert "interval" not in evaluate_top1(probabilities, labels, COUNTS).per_class[0]
+    # All right is not certain.
+    sure = evaluate_top1(np.eye(2)[[0] * 5 + [1]], [0] * 5 + [1], (9, 9), bootstrap=5)
+    assert sure.per_class[0]["interval"] == pytest.approx((56.55, 100), abs=0.01)
+
+
+def test_differences_of_single_classes():
+    probabilities, labels = problem(60)
+    a, b = (evaluate_top1(p, labels, COUNTS) for p in (probabilities, probabilities[:, ::-1]))
+    found = compare_top1(a, b, bootstrap=200)
+    rows = [row for row in found.per_class if row["difference"] == row["difference"]]
+    for row in rows:
+        one, other = (r.per_class[row["id"]]["accuracy"] for r in (a, b))
+        assert row["difference"] == pytest.approx(other - one)
+        low, high = row["interval"]
+        assert low <= row["difference"] <= high and 0 <= row["wins"] <= 1
+    # The mean over classes is that of the comparison.
+    mean = np.mean([row["difference"] for row in rows])
+    assert mean == pytest.approx(found.difference["balanced"])

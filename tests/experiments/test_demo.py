@@ -136,6 +136,26 @@ def test_demo(tmp_path, telling):
         known = [value for value in values.values() if value is not None]
         mean = sum(known) / len(known)
         assert mean == pytest.approx(results["runs"][run]["segm"]["AP"], abs=0.01)
+    # Intervals, and differences from the same resamples.
+    assert [(one["run"], one["over"]) for one in results["gains"]] == [
+        ("tde", "deconfound"), ("deconfound", "softmax"), ("tde", "softmax"),
+        ("softmax_tde", "softmax"), ("sigmoid_tde", "sigmoid"),
+    ]  # fmt: skip
+    for one in results["gains"]:
+        for task in ("bbox", "segm"):
+            after, before = (results["runs"][one[key]][task]["AP"] for key in ("run", "over"))
+            gain = one[task]["AP"]
+            assert gain["difference"] == pytest.approx(after - before, abs=2e-4)
+            assert gain["interval"][0] <= gain["interval"][1]
+            assert set(results["intervals"][one["run"]][task]) > {"AP", "AP50", "APr", "APf"}
+    for rows in results["posthoc"].values():
+        ends = [value["interval"] for value in rows[0]["gains"].values()]
+        # Undefined where no image shows a class of the group.
+        assert [0, 0] in ends and all(pair in ([0, 0], [None, None]) for pair in ends)
+        for row in rows:
+            found = row["gains"]["AP"]["difference"]
+            assert found == pytest.approx(row["val"]["AP"] - rows[0]["val"]["AP"], abs=2e-4)
+            assert len(row["intervals"]["AP"]) == 2
     table = format_table(results)
     assert all(f" {metric} " in table for metric in METRICS)
 

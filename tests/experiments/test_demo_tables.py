@@ -85,6 +85,58 @@ def test_summary_has_means_and_gains_seed_by_seed(tmp_path):
         assert (tmp_path / chart).is_file()
 
 
+def gains(difference):
+    ends = [difference - 1, difference + 1]
+    one = {"difference": difference, "interval": ends, "wins": 0.98}
+    return {metric: one for metric in ("AP", "APr", "APc", "APf")}
+
+
+def with_intervals(seed, difference):
+    """What today's results have on top."""
+    made = copy.deepcopy(made_up(seed))
+    ends = {metric: [9.0, 11.5] for metric in METRICS}
+    made["intervals"] = {run: {"bbox": ends, "segm": ends} for run in made["runs"]}
+    both = {"bbox": gains(difference), "segm": gains(difference)}
+    made["gains"] = [{"run": "sigmoid_tde", "over": "softmax", **both}]
+    for rows in made["posthoc"].values():
+        for one in rows:
+            one["gains"] = gains(0.5 if one["strength"] is None else difference)
+    return made
+
+
+def test_tables_have_intervals():
+    made = with_intervals(0, 2.0)
+    runs, differences, note = format_table(made).split("\n\n")
+    line = next(line for line in runs.splitlines() if line.startswith("| softmax "))
+    assert [cell.strip() for cell in line.split("|")][3:-1] == [
+        *("10.0 [9.0, 11.5]", "10.0", "10.0"),
+        *["10.0 [9.0, 11.5]"] * 3,
+    ]
+    assert cells(differences, "gain") == ["gain", "over", "task", "AP", "APr", "APc", "APf"]
+    assert differences.count("| +2.0 [+1.0, +3.0] 98% ") == 8 and "1000 resamples" in note
+    first, _ = format_family(made).split("\n\n")
+    assert cells(first, "as trained")[-2:] == ["", ""]
+    assert cells(first, "TDE")[-2:] == ["+2.0 [+1.0, +3.0] 98%"] * 2
+    made["gains"][0]["segm"]["AP"] = {"difference": 0.0, "interval": [0.0, 0.0], "wins": 0.0}
+    made["gains"][0]["segm"]["APr"] = {"difference": None, "interval": [None] * 2, "wins": None}
+    last = format_table(made).split("\n\n")[1].splitlines()[-1]
+    assert [cell.strip() for cell in last.split("|")][4:6] == ["0", "n/a"]
+
+
+def test_summary_has_intervals_seed_by_seed(tmp_path):
+    write(tmp_path, with_intervals(0, 2.0), with_intervals(1, 4.0))
+    _, spread, single, note, softmax, of_softmax, *_ = summarize_seeds(tmp_path).split("\n\n")
+    assert cells(spread, "sigmoid, TDE on")[1:3] == ["softmax", "+3.0 ± 1.4"]
+    rows = [line for line in single.splitlines() if line.startswith("| sigmoid, TDE on")]
+    assert [[cell.strip() for cell in row.split("|")][3:6] for row in rows] == [
+        [metric, "+2.0 [+1.0, +3.0] 98%", "+4.0 [+3.0, +5.0] 98%"] for metric in ("AP", "APr")
+    ]
+    assert "share of the resamples" in note and "gain in AP" in softmax
+    heads = [f"{metric}, seed {seed}" for metric in ("AP", "APr") for seed in (0, 1)]
+    assert cells(of_softmax, "softmax, gain in")[1:] == heads
+    assert cells(of_softmax, "composition")[1:] == ["+0.5 [-0.5, +1.5] 98%"] * 4
+
+
 def test_summary_of_results_from_before_there_were_methods(tmp_path):
     old = made_up()
     del old["posthoc"]

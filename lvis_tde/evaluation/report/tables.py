@@ -18,6 +18,7 @@ __all__ = [
     "mark",
     "metrics_table",
     "number",
+    "span",
 ]
 
 Rows = Sequence[Mapping[str, Any]]
@@ -43,7 +44,7 @@ def metrics_table(results: Mapping[str, LVISResult]) -> str:
     rows = [
         f"<tr><th>{escape(name)}</th>"
         + "".join(
-            f"<td>{number(result.metrics[key])}{_span(result.intervals.get(key))}</td>"
+            f"<td>{number(result.metrics[key])}{span(result.intervals.get(key))}</td>"
             for key in keys
         )
         for name, result in results.items()
@@ -60,18 +61,19 @@ def metrics_table(results: Mapping[str, LVISResult]) -> str:
     return f"<div class=wide><table><tr><th></th>{head}</tr>{''.join(rows)}</table></div>"
 
 
-def _span(ends: tuple[float, float] | None, sign: bool = False) -> str:
+def span(ends: tuple[float, float] | None, sign: bool = False) -> str:
     """An interval below its figure; nothing without one."""
     if ends is None or math.isnan(ends[0]):
         return ""
-    return f"<br><small>{number(ends[0], sign)} to {number(ends[1], sign)}</small>"
+    # The blank ends the number by which the page sorts.
+    return f" <br><small>{number(ends[0], sign)} to {number(ends[1], sign)}</small>"
 
 
 def difference_table(comparison: LVISComparison) -> str:
     """The difference of two runs with its interval, and how often the second is better, as HTML."""
     rows = "".join(
         f"<tr><th>{name}</th><td>{number(difference, sign=True)}"
-        f"{_span(comparison.intervals[name], sign=True)}</td>"
+        f"{span(comparison.intervals[name], sign=True)}</td>"
         f"<td>{'–' if math.isnan(wins) else f'{wins:.0%}'}</td></tr>"
         for (name, difference), wins in zip(comparison.difference.items(), comparison.wins.values())
     )
@@ -133,7 +135,9 @@ def class_table(results: Mapping[str, LVISResult]) -> str:
         row = rows[0]
         cells = [escape(row["name"]), mark(row["frequency"]), row["image_count"] or "–"]
         cells += [row["num_gt"], " / ".join(str(r["num_dt"]) for r in rows)]
-        cells += [number(r[m]) for r in rows for m in ("AP", "AP50", "AR")]
+        for r in rows:
+            cells.append(f"{number(r['AP'])}{span(r.get('interval'))}")
+            cells += [number(r[m]) for m in ("AP50", "AR")]
         if len(rows) > 1:
             cells.append(number(rows[-1]["AP"] - rows[0]["AP"], sign=True))
         start = "<tr>" if row["num_gt"] else "<tr class=empty hidden>"

@@ -24,7 +24,7 @@ from ..top1_comparison import compare_top1
 from .classes import changes, dots, trend
 from .page import picture, write_page
 from .scatter import scatter
-from .tables import change_tables, filtered, mark, number
+from .tables import change_tables, filtered, mark, number, span
 
 __all__ = ["write_top1_report"]
 
@@ -212,6 +212,7 @@ def _class_table(results: Mapping[str, Top1Result]) -> str:
         row = rows[0]
         cells = [escape(row["name"]), mark(row["frequency"], TOP1_GROUPS), row["image_count"]]
         cells += [row["images"]]
-        cells += [cell for r in rows for cell in (number(r["accuracy"]), r["predicted"])]
+        for r in rows:
+            cells += [f"{number(r['accuracy'])}{span(r.get('interval'))}", r["predicted"]]
         body.append("<tr>" + "".join(f"<td>{cell}" for cell in cells))
     return filtered(columns, body)
