@@ -4,7 +4,7 @@
 python tools/benchmark.py head|nms|mask|inference|training|evaluation|sweep [options] [--json]
 python tools/benchmark.py bootstrap|feature_mean|generated_set|glyph_classifier [options] [--json]
 python tools/benchmark.py classification_loader [options] [--json]
-python tools/benchmark.py sigmoid_parts --runs FOLDER ... [options] [--json]
+python tools/benchmark.py sigmoid_parts|unheld --runs FOLDER ... [options] [--json]
 """
 
 import argparse
@@ -28,6 +28,7 @@ BENCHMARKS = {
     "classification_loader": "augmented batches of small images, beside torchvision's loader",
     "glyph_classifier": "what a class-balanced classifier tells apart of the glyphs",
     "sigmoid_parts": "what TDE and logit adjustment do on sigmoid classifiers",
+    "unheld": "strengths chosen without held-out images, against the held-out choice",
     "generated_set": "what is in a set beside LVIS, and what a model confuses in it",
 }
 

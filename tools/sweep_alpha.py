@@ -38,8 +38,9 @@ def parse_args(argv):
     parser.add_argument(
         "--calibrate",
         type=float,
-        metavar="FRACTION",
-        help="measure on this share of the training images, not on the test set",
+        metavar="F",
+        help="measure on this share of the training images (8: on 8 of each class), not on the "
+        "test set",
     )
     parser.add_argument("--split-seed", type=int, default=0, help="other images for --calibrate")
     parser.add_argument(
@@ -49,7 +50,7 @@ def parse_args(argv):
     )
     args = parser.parse_args(argv)
     if args.split_only and args.calibrate is None:
-        parser.error("--split-only needs --calibrate FRACTION")
+        parser.error("--split-only needs --calibrate F")
     return args
 
 

@@ -13,10 +13,11 @@ from torch import nn
 from ..data.classification.names import register_by_name
 from ..modeling.image_classifier import ImageClassifier
 from ..posthoc.margins import check_strength
+from .hold_out import check_amount
 from .image_sweep import TASK
 from .methods import Method, methods_of
 from .settings import settings, tde_predictors
-from .sweep_checks import check_calibrate, check_defined, check_metric
+from .sweep_checks import check_calibrate, check_defined, check_metric, least_images
 
 __all__ = ["check_sizes", "chosen_metric", "pick_methods", "posthoc_checks", "task_of", "two_sets"]
 
@@ -69,13 +70,13 @@ def two_sets(recipe, calibrate: float | None, report: bool = True) -> tuple[str,
         ValueError: there is none to choose on, there are several of either, or both are the same.
     """
     chosen_on = recipe.calibration_sets if calibrate is None else recipe.train_sets
-    if calibrate is not None and not 0 < calibrate < 1:
-        raise ValueError(f"fraction={calibrate} (--calibrate) must lie between 0 and 1.")
+    if calibrate is not None:
+        check_amount(calibrate)
     if len(chosen_on) != 1:
         raise ValueError(
             f"A sweep chooses on one set, got {chosen_on}: name images that the model was not "
-            "trained on with --choose-on or --calib-data, or take a share of the training set with "
-            "--calibrate 0.05."
+            "trained on with --choose-on or --calib-data, or take training images with "
+            "--calibrate 8."
         )
     reported_on = recipe.test_sets if report else ()
     if len(reported_on) > 1:
@@ -174,7 +175,7 @@ def posthoc_checks(
         name = chosen_metric(model(), chosen_on, metric, max_loss)
         _known(model(), methods, grid)
         for one in (name, *max_loss):
-            check_defined(one, chosen_on, least_images=1 if calibrate is None else 2)
+            check_defined(one, chosen_on, least_images=least_images(calibrate))
         return name
 
     yield "sets", sets

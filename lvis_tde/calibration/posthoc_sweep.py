@@ -27,7 +27,7 @@ from ..visualization.method_curves import plot_method_curves
 from .alpha import sweep_alpha
 from .checkpoint import load_trained, save_checkpoint
 from .family import COMPOSITION, Choice, search
-from .hold_out import hold_out
+from .hold_out import hold_out, in_words
 from .image_sweep import TASK, ImagePass
 from .posthoc_checks import check_sizes, chosen_metric, pick_methods, task_of, two_sets
 from .posthoc_table import axes_of, format_posthoc
@@ -78,7 +78,7 @@ def run_posthoc_sweep(
         grid: name of a method to strengths to try in place of its own.
         metric: to maximize, of boxes, see :func:`~.posthoc_checks.chosen_metric`.
         max_loss: metric to how many points of it the choice may cost at most.
-        calibrate: share of the training images to choose on, in place of ``calibration_sets``.
+        calibrate: training images to choose on, as :func:`~.hold_out.calibration_images` has it.
         seed: of these images.
         report: whether to evaluate the table's rows on the test set.
         bootstrap: resamples for the intervals there; 0 for none.
@@ -283,7 +283,7 @@ def _draw(found: Mapping[str, Any], path: Path) -> None:
 
 def _save(recipe, model: nn.Module, best: Settings, found: Mapping[str, Any], folder: Path) -> None:
     """Config and checkpoint with the choice, which say how it was made."""
-    share = "" if not found["calibrate"] else f", {found['calibrate']:g} of the training images"
+    share = "" if not found["calibrate"] else f", {in_words(found['calibrate'])}"
     words = found["chosen"]["words"] or "nothing"
     task, metric, chosen_on = (found[name] for name in ("task", "metric", "chosen_on"))
     for predictor in tde_predictors(model):

@@ -263,7 +263,7 @@ def test_mistakes(recipe, tiny_set):
     fails("metric='bbox/many'", max_loss={"many": 1.0})
     fails("APf=-1", max_loss={"APf": -1.0})
     fails("memory=0", memory=0)
-    fails("fraction=2", calibrate=2)
+    fails("calibrate=1.5", calibrate=1.5)
     recipe.test_sets = (tiny_set["calib"],)
     fails("to choose on and to report on")
     recipe.calibration_sets = ()
