@@ -15,17 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from detectron2.data import DatasetCatalog
 
 from lvis_tde.calibration.settings import describe
-from lvis_tde.evaluation import evaluate_lvis
 from lvis_tde.posthoc import Settings
 
 from .sigmoid_parts import kept
-from .sigmoid_parts_regions import METRICS, PER_REGION, Regions
+from .sigmoid_parts_regions import PER_REGION, Regions
 from .sigmoid_parts_runs import FINAL, Run
 from .unheld_measures import MEASURES, shares
-from .unheld_regions import SAMPLES, long_tailed_weights, of_images, regions_of_sources
+from .unheld_regions import SAMPLES, of_images, regions_of_sources
 
 __all__ = ["WAYS", "add_arguments", "candidates", "markdown", "run"]
 
@@ -33,22 +31,15 @@ HELD_OUT = "held-out images: AP"
 SOURCES = ("training", "augmented", "refitted")
 EVALUATED = SOURCES[:2]
 THEORY = "no images: beta 1, alpha times the mean cosine 1"
-LONG_TAILED = "held-out images at training frequencies: AP"
 WAYS = (
     HELD_OUT,
-    LONG_TAILED,
     *(f"{source} images, {sample}: AP" for source in EVALUATED for sample in SAMPLES),
     *(f"{source} images: {measure}" for source in SOURCES for measure in MEASURES),
     THEORY,
     *(f"held-out images: {measure}" for measure in MEASURES),
 )
 METHODS = ("TDE", "logit adjustment", "both")
-# Of val as it is, whose classes are uniform, and with images weighted towards the frequencies of
-# training: what is shown, and the choice that others are measured against.
-TABLES = {
-    "val": ("AP", "APr", HELD_OUT),
-    "val at training frequencies": ("AP*", "APr*", LONG_TAILED),
-}
+SHOWN = ("AP", "APr")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -88,11 +79,7 @@ def measure(one: Run) -> dict[str, Any]:
     sources, samples = regions_of_sources(one)
     methods = candidates(one.sigmoid)
     everything = list(dict.fromkeys(s for some in methods.values() for s in some))
-    tested = {s: _even_and_long_tailed(sources["held out"], s) for s in everything}
-    scores = {
-        HELD_OUT: {s: metrics["AP"] for s, metrics in tested.items()},
-        LONG_TAILED: {s: metrics["AP*"] for s, metrics in tested.items()},
-    }
+    scores = {HELD_OUT: _ap(sources["held out"], everything)}
     for name in EVALUATED:
         for sample in SAMPLES:
             regions = of_images(sources[name], samples[sample])
@@ -106,7 +93,7 @@ def measure(one: Run) -> dict[str, Any]:
     }
     chosen[THEORY] = _theory(sources["training"], methods)
     wanted = dict.fromkeys([Settings(), *(s for row in chosen.values() for s in row.values())])
-    val = {s: _even_and_long_tailed(sources["val"], s) for s in wanted}
+    val = {s: sources["val"].ap(sources["val"].probabilities(s)) for s in wanted}
     return {
         "kind": one.kind,
         "seed": one.seed,
@@ -120,20 +107,6 @@ def measure(one: Run) -> dict[str, Any]:
         "scores": {way: {describe(s): v for s, v in row.items()} for way, row in scores.items()},
         "val": {describe(s): metrics for s, metrics in val.items()},
     }
-
-
-def _even_and_long_tailed(regions: Regions, settings: Settings) -> dict[str, float]:
-    """AP and its groups, and with * at the frequencies of training."""
-    found = regions.found(regions.detect(regions.probabilities(settings)))
-    records = DatasetCatalog.get(regions.run.names[regions.split])
-    classes_of = {r["image_id"]: [o["category_id"] for o in r["annotations"]] for r in records}
-    result = {}
-    for mark, weights in (("", None), ("*", long_tailed_weights(classes_of, regions.counts))):
-        metrics = evaluate_lvis(
-            regions.truth, found, "bbox", max_dets=regions.limit, image_weights=weights
-        ).metrics
-        result.update({f"{name}{mark}": metrics[name] for name in METRICS})
-    return result
 
 
 def _ap(regions: Regions, settings: Iterable[Settings]) -> dict[Settings, float]:
@@ -174,11 +147,10 @@ def tables(results: Sequence[Mapping[str, Any]]) -> dict[str, list[list[str]]]:
     found = {}
     for title, group in groups.items():
         seeds = ", ".join(str(one["seed"]) for one in group)
-        for where, (*shown, best) in TABLES.items():
-            columns = [(method, metric) for method in METHODS for metric in shown]
-            rows = [["chosen by", *(f"{method}: {m.rstrip('*')}" for method, m in columns)]]
-            rows += [[way, *(_cell(group, way, best, *one) for one in columns)] for way in WAYS]
-            found[f"{title}, seeds {seeds}: gain on {where} (share of the held-out gain)"] = rows
+        columns = [(method, metric) for method in METHODS for metric in SHOWN]
+        rows = [["chosen by", *(": ".join(one) for one in columns)]]
+        rows += [[way, *(_cell(group, way, *one) for one in columns)] for way in WAYS]
+        found[f"{title}, seeds {seeds}: gain on val (share of the held-out gain)"] = rows
     for title, group in groups.items():
         strengths = [["chosen by", *METHODS]]
         for way in WAYS:
@@ -194,10 +166,10 @@ def gain(group: Sequence[Mapping[str, Any]], way: str, method: str, metric: str)
     return sum(gains) / len(gains)
 
 
-def _cell(group: Sequence[Mapping[str, Any]], way: str, best: str, method: str, metric: str) -> str:
-    own, most = gain(group, way, method, metric), gain(group, best, method, metric)
+def _cell(group: Sequence[Mapping[str, Any]], way: str, method: str, metric: str) -> str:
+    own, most = gain(group, way, method, metric), gain(group, HELD_OUT, method, metric)
     # A share of next to nothing says nothing.
-    share = f" ({100 * own / most:.0f} %)" if most >= 0.2 and way != best else ""
+    share = f" ({100 * own / most:.0f} %)" if most >= 0.2 and way != HELD_OUT else ""
     return f"{own:+.2f}{share}"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -24,7 +24,6 @@ from .sigmoid_parts_runs import FINAL, Run, open_model, pass_over
 __all__ = [
     "SAMPLES",
     "augment",
-    "long_tailed_weights",
     "of_images",
     "refitted",
     "regions_of_sources",
@@ -82,30 +81,6 @@ def _augmented(batch: list[dict]) -> list[dict]:
         {**one, "image": augment(one["image"], torch.Generator().manual_seed(one["image_id"]))}
         for one in batch
     ]
-
-
-def long_tailed_weights(
-    classes_of: Mapping[int, Iterable[int]], counts: Tensor, steps: int = 200
-) -> dict[int, float]:
-    """Weights of images under which the classes are on as many images as in training.
-
-    Those of a uniform set have objects of all classes together, so they come near it only: each
-    step multiplies a weight by the mean, over the image's classes, of what they lack.
-
-    Args:
-        classes_of: image id to its classes.
-        counts: (C,) training images.
-    """
-    ids = list(classes_of)
-    shown = torch.zeros(len(ids), len(counts), dtype=torch.float64)
-    for row, image in enumerate(ids):
-        shown[row, sorted(set(classes_of[image]))] = 1
-    number = shown.sum(1).clamp(min=1)
-    weights = torch.ones(len(ids), dtype=torch.float64)
-    for _ in range(steps):
-        lacking = counts.double() / (weights @ shown).clamp(min=1e-12)
-        weights = weights * torch.where(shown.any(1), shown @ lacking / number, 1.0)
-    return dict(zip(ids, weights.tolist()))
 
 
 def of_images(regions: Regions, images: set[int]) -> Regions:
