@@ -29,6 +29,7 @@ from .checkpoint import load_trained, save_checkpoint
 from .family import COMPOSITION, Choice, search
 from .hold_out import hold_out, in_words
 from .image_sweep import TASK, ImagePass
+from .likelihood import LIKELIHOOD, with_likelihood
 from .posthoc_checks import check_sizes, chosen_metric, pick_methods, task_of, two_sets
 from .posthoc_table import axes_of, format_posthoc
 from .replay import KeptBranches
@@ -78,10 +79,8 @@ def run_posthoc_sweep(
         grid: name of a method to strengths to try in place of its own.
         metric: to maximize, of boxes, see :func:`~.posthoc_checks.chosen_metric`.
         max_loss: metric to how many points of it the choice may cost at most.
-        calibrate: training images to choose on, as :func:`~.hold_out.calibration_images` has it.
-        seed: of these images.
-        report: whether to evaluate the table's rows on the test set.
-        bootstrap: resamples for the intervals there; 0 for none.
+        calibrate, seed: training images to choose on, see :func:`~.hold_out.calibration_images`.
+        report, bootstrap: evaluate the rows on the test set; resamples for intervals, 0 for none.
         rounds: most rounds of the search for compositions.
         memory: GiB for regions and detections that are kept; more is measured in more passes. The
             model, and what one evaluation takes, come on top.
@@ -104,20 +103,21 @@ def run_posthoc_sweep(
     start, size = time.monotonic(), int(memory * 2**30)
     tried = Tried(folder / "posthoc_tried.json", key_of(recipe, model, chosen_on))
     measure = _measure(model, recipe, chosen_on, size)
+    if metric == LIKELIHOOD:
+        measure = with_likelihood(measure, model, recipe, chosen_on, size // 2)
 
     def evaluate(wanted: Sequence[Settings]) -> dict[Settings, Mapping[str, float]]:
-        new = [one for one in wanted if one not in tried.found]
+        new = [one for one in wanted if metric not in tried.found.get(one, ())]
         if new:
             logger.info("%d settings on %s.", len(new), chosen_on)
             measure(new, lambda one, results: tried.add(one, results[task]))
             tried.share()
         return {one: tried.found[one] for one in wanted}
 
-    softmax = (
-        tde_predictors(model)[0].has_background and not tde_predictors(model)[0].use_sigmoid_ce
-    )
+    first = tde_predictors(model)[0]
+    sigmoid = first.use_sigmoid_ce or not first.has_background
     choice = search(
-        picked, evaluate, metric=metric, max_loss=max_loss, sigmoid=not softmax, rounds=rounds
+        picked, evaluate, metric=metric, max_loss=max_loss, sigmoid=sigmoid, rounds=rounds
     )
     reported: Mapping[Settings, Any] = {}
     if reported_on is not None:
