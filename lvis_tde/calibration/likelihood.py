@@ -1,10 +1,9 @@
 """Choosing strengths on images that the model was trained on: by the names of their objects.
 
-AP on training images asks for too little: few of a rare class's objects are missed there, and what
-is to be gained on new images is not to be seen. How likely the right names are, every class
-counting alike, is another question, and its answer is nearly that of held-out images: measured in
-docs/trained_model.md. For logit adjustment it is the balanced loss of Menon et al., ICLR 2021,
-section 4, of which 1 is the optimum where the probabilities are those of the training set.
+AP on training images asks for too little where the model knows its rare objects. How likely the
+right names are, every class counting alike, is another question; docs/trained_model.md has how much
+of the gain of held-out images it keeps, and what other ways do. It is the balanced cross entropy
+that logit adjustment (Menon et al., ICLR 2021, section 4) is derived from.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """The likelihood of the names of known objects, against a closed form and against a loop over
-images and regions that goes through the networks by itself."""
+images and regions with each setting in force."""
 
+import contextlib
 import math
 
 import pytest
@@ -14,6 +15,7 @@ from lvis_tde.calibration.likelihood import KnownObjects, log_shares
 from lvis_tde.calibration.settings import settings
 from lvis_tde.calibration.statistics import gather_class_statistics
 from lvis_tde.engine import Trainer, load_config
+from lvis_tde.modeling.intercept import intercepted
 from lvis_tde.posthoc import Settings
 
 TRIED = (
@@ -38,13 +40,16 @@ def test_what_is_impossible_is_unlikely_and_finite():
     assert torch.isfinite(sums).all() and (sums < -50).all()
 
 
-@pytest.fixture(scope="module", params=["softmax", "sigmoid"])
+@pytest.fixture(scope="module", params=["softmax", "sigmoid", "cascade"])
 def model_and_loader(request, tiny_set):
     from conftest import ROOT, TINY
 
     options = [*TINY, "MODEL.RPN.POST_NMS_TOPK_TEST", 100, "INPUT.MIN_SIZE_TEST", 96]
     options += ["DATASETS.TRAIN", (tiny_set["train"],)]
-    name = {"softmax": "deconfound", "sigmoid": "sigmoid"}[request.param]
+    if request.param == "cascade":
+        options += ["MODEL.ROI_HEADS.NAME", "TDECascadeROIHeads"]
+        options += ["MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True]
+    name = "sigmoid" if request.param == "sigmoid" else "deconfound"
     cfg = load_config(str(ROOT / "configs" / f"demo_{name}.yaml"), options)
     torch.manual_seed(0)
     model = Trainer.build_model(cfg)
@@ -55,29 +60,32 @@ def model_and_loader(request, tiny_set):
 
 @torch.no_grad()
 def by_hand(model, loader, dataset, strengths):
-    """Mean over classes of the mean logarithm of the right class's share."""
+    """Mean over classes of the mean logarithm of the right class's share, in a pass of its own."""
     records = {r["image_id"]: r for r in DatasetCatalog.get(dataset)}
-    (predictor,), logs = predictors(model), {}
-    for (one,) in loader:
-        images = model.preprocess_image([one])
-        features = model.backbone(images.tensor)
-        (found,), _ = model.proposal_generator(images, features, None)
-        heads = model.roi_heads
-        maps = [features[name] for name in heads.box_in_features]
-        given = predictor(heads.box_head(heads.box_pooler(maps, [found.proposal_boxes])))
-        with settings(model, posthoc=strengths):
-            (probs,) = predictor.predict_probs(given, [found])
-        record = records[one["image_id"]]
-        scale = images.image_sizes[0][0] / record["height"]
-        for box, row in zip(found.proposal_boxes.tensor, probs[:, :-1]):
+    logs, stages = {}, []
+
+    def record(predict_probs, predictions, proposals):
+        stages.append((predict_probs(predictions, proposals)[0], proposals[0]))
+        return [stages[-1][0]]
+
+    for inputs in loader:
+        stages.clear()
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(settings(model, posthoc=strengths))
+            for predictor in predictors(model):
+                stack.enter_context(intercepted(predictor, "predict_probs", record))
+            model(inputs)
+        probs = sum(part for part, _ in stages) / len(stages)
+        regions, known = stages[-1][1], records[inputs[0]["image_id"]]
+        scale = regions.image_size[0] / known["height"]
+        for box, row in zip(regions.proposal_boxes.tensor, probs[:, :-1]):
             best, label = 0.5, None
-            for known in record["annotations"]:
-                x, y, w, h = (scale * v for v in known["bbox"])
-                iou = float(
-                    pairwise_iou(Boxes(box[None]), Boxes(torch.tensor([[x, y, x + w, y + h]])))
-                )
+            for one in known["annotations"]:
+                x, y, w, h = (scale * v for v in one["bbox"])
+                truth = Boxes(torch.tensor([[x, y, x + w, y + h]]))
+                iou = float(pairwise_iou(Boxes(box[None]), truth))
                 if iou >= best:
-                    best, label = iou, known["category_id"]
+                    best, label = iou, one["category_id"]
             if label is not None:
                 logs.setdefault(label, []).append(math.log(float(row[label] / row.sum())))
     means = [sum(values) / len(values) for values in logs.values()]
