@@ -23,13 +23,11 @@ from lvis_tde.posthoc import Settings
 from . import sigmoid_parts_measures as measures
 from .sigmoid_parts_figure import score_figure
 from .sigmoid_parts_regions import gather
-from .sigmoid_parts_runs import Run
+from .sigmoid_parts_runs import FINAL, Run
 from .sigmoid_parts_statistics import best
 from .sigmoid_parts_tables import tables
 
 __all__ = ["add_arguments", "markdown", "run"]
-
-FINAL = "model_final.pth"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

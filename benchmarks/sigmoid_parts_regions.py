@@ -160,8 +160,14 @@ class Regions:
     def ap(self, probabilities: Tensor, limit: int | None = None, threshold=None) -> dict:
         """Box AP, APr, APc and APf in percent; as the model has it, or with another limit."""
         limit = self.limit if limit is None else limit
+        found = self.found(self.detect(probabilities, limit, threshold))
+        metrics = evaluate_lvis(self.truth, found, "bbox", max_dets=limit).metrics
+        return {name: metrics[name] for name in METRICS}
+
+    def found(self, detected) -> Detections:
+        """What :meth:`detect` gives, as columns."""
         parts = []
-        for image, instances, _ in self.detect(probabilities, limit, threshold):
+        for image, instances, _ in detected:
             instances.pred_boxes.scale(*_scale(image))
             corners = instances.pred_boxes.tensor.numpy()
             parts.append(
@@ -174,15 +180,13 @@ class Regions:
             )
         columns = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
         number = len(columns["scores"])
-        found = Detections(
+        return Detections(
             **columns,
             has_box=np.ones(number, dtype=np.bool_),
             counts=np.zeros(0, dtype=np.uint8),
             lengths=np.zeros(number, dtype=np.int32),
             sizes=np.zeros((number, 2), dtype=np.int32),
         )
-        metrics = evaluate_lvis(self.truth, found, "bbox", max_dets=limit).metrics
-        return {name: metrics[name] for name in METRICS}
 
 
 def _scale(image: Mapping[str, Any]) -> tuple[float, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,10 @@ from lvis_tde.data.generated import KINDS
 from lvis_tde.engine import Trainer, YacsRecipe, load_config
 from lvis_tde.modeling.intercept import intercepted
 
-__all__ = ["SPLITS", "Run", "stored_columns"]
+__all__ = ["FINAL", "SPLITS", "Run", "open_model", "pass_over", "stored_columns"]
 
 SPLITS = ("calib", "val")
+FINAL = "model_final.pth"
 # For the mean of a linear classifier's features: training batches at most, and the degrees between
 # the means of their halves that are few enough.
 MEAN_BATCHES = 60
@@ -79,7 +80,7 @@ class Run:
 
 
 def stored_columns(
-    run: Run, cache: Path, images: int, weights: str = "model_final.pth"
+    run: Run, cache: Path, images: int, weights: str = FINAL
 ) -> dict[str, dict[str, Any]]:
     """What :class:`Regions` hold of both held-out splits, from the file if there is one.
 
@@ -102,6 +103,23 @@ def stored_columns(
 
 
 def _regions(run: Run, weights: Path, images: int) -> dict[str, dict[str, Any]]:
+    cfg, model, shared = open_model(run, weights)
+    return {
+        split: {
+            **shared,
+            **pass_over(
+                cfg,
+                model,
+                run.names[split],
+                range(min(images, len(DatasetCatalog.get(run.names[split])))),
+            ),
+        }
+        for split in SPLITS
+    }
+
+
+def open_model(run: Run, weights: Path) -> tuple[Any, Any, dict[str, Any]]:
+    """The config, the model with TDE and its mean, and what all its regions share."""
     for name in ("lvis_tde", "detectron2", "fvcore"):
         logging.getLogger(name).setLevel(logging.ERROR)
     cfg = load_config(str(run.folder / "config.yaml"), ["MODEL.WEIGHTS", str(weights)])
@@ -112,22 +130,37 @@ def _regions(run: Run, weights: Path, images: int) -> dict[str, dict[str, Any]]:
         seed_all_rng(cfg.SEED)
         loader = Trainer.build_train_loader(cfg)
         estimate_feature_mean(model, loader, max_batches=MEAN_BATCHES, tolerance=TOLERANCE)
-    shared = {
-        "mean": predictor.feature_mean.mean.clone(),
-        "weight": predictor.cls_score.weight.detach().clone(),
-        "bias": None if predictor.cls_score.bias is None else predictor.cls_score.bias.detach(),
-        "nms": cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST,
-        "threshold": cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST,
-        "limit": cfg.TEST.DETECTIONS_PER_IMAGE,
-    }
-    return {
-        split: {**shared, **_pass(cfg, model, predictor, run.names[split], images)}
-        for split in SPLITS
-    }
+    return (
+        cfg,
+        model,
+        {
+            "mean": predictor.feature_mean.mean.clone(),
+            "weight": predictor.cls_score.weight.detach().clone(),
+            "bias": None if predictor.cls_score.bias is None else predictor.cls_score.bias.detach(),
+            "nms": cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST,
+            "threshold": cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST,
+            "limit": cfg.TEST.DETECTIONS_PER_IMAGE,
+        },
+    )
 
 
 @torch.no_grad()
-def _pass(cfg, model, predictor, dataset: str, most: int) -> dict[str, Any]:
+def pass_over(
+    cfg,
+    model,
+    dataset: str,
+    numbers: Sequence[int],
+    change: Callable[[list[dict]], list[dict]] = lambda batch: batch,
+) -> dict[str, Any]:
+    """What the box predictor is given and gives, on some images of a set.
+
+    Args:
+        cfg, model: see :func:`open_model`.
+        dataset: registered name.
+        numbers: of its images, in its order.
+        change: what is done to a batch before the model sees it.
+    """
+    (predictor,) = tde_predictors(model)
     parts, images = [], []
 
     def record(inference, predictions, proposals):
@@ -139,9 +172,8 @@ def _pass(cfg, model, predictor, dataset: str, most: int) -> dict[str, Any]:
 
     inputs = []
     with intercepted(predictor, "inference", record), box_branch_only(model):
-        count = min(most, len(DatasetCatalog.get(dataset)))
-        for batch in build_detection_test_loader(cfg, dataset, sampler=range(count)):
-            model(batch)
+        for batch in build_detection_test_loader(cfg, dataset, sampler=numbers):
+            model(change(batch))
             inputs += [{key: one[key] for key in ("image_id", "height", "width")} for one in batch]
     logits, features, boxes = (torch.cat(column) for column in zip(*parts))
     cosine, pull = predictor.cls_score.effect_terms(features, predictor.feature_mean.mean)

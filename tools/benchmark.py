@@ -5,7 +5,7 @@ python tools/benchmark.py head|nms|mask|inference|training|evaluation|sweep [opt
 python tools/benchmark.py bootstrap|feature_mean|generated_set|glyph_classifier [options] [--json]
 python tools/benchmark.py classification_loader [options] [--json]
 python tools/benchmark.py mean_update|demo_training|rehearsal|gpu [options] [--json]
-python tools/benchmark.py sigmoid_parts|precision --runs FOLDER ... [options] [--json]
+python tools/benchmark.py sigmoid_parts|precision|unheld --runs FOLDER ... [options] [--json]
 """
 
 import argparse
@@ -34,6 +34,7 @@ BENCHMARKS = {
     "glyph_classifier": "what a class-balanced classifier tells apart of the glyphs",
     "sigmoid_parts": "what TDE and logit adjustment do on sigmoid classifiers",
     "rehearsal": "LVIS v1 at full size without LVIS: time and memory of each command",
+    "unheld": "strengths chosen without held-out images, against the held-out choice",
     "generated_set": "what is in a set beside LVIS, and what a model confuses in it",
 }
 

@@ -28,20 +28,23 @@ def parse_args(argv):
         "--alphas",
         type=numbers,
         default=DEFAULT_ALPHAS,
-        help="such as 0,0.5,1 (default: %(default)s)",
+        metavar="A,B",
+        help="such as 0,0.5,1 (default: nine from 0 to 3)",
     )
     parser.add_argument(
         "--setting", choices=SETTINGS, default="alpha", help="what --alphas are strengths of"
     )
     parser.add_argument(
         "--metric",
-        help="what the best alpha is the best in (default: segm/AP, classification/balanced)",
+        metavar="M",
+        help="what the best is the best in (default: segm/AP, classification/balanced)",
     )
     parser.add_argument(
         "--calibrate",
         type=float,
-        metavar="FRACTION",
-        help="measure on this share of the training images, not on the test set",
+        metavar="F",
+        help="measure on this share of the training images (8: on 8 of each class), not on the "
+        "test set",
     )
     parser.add_argument("--split-seed", type=int, default=0, help="other images for --calibrate")
     parser.add_argument(
@@ -51,7 +54,7 @@ def parse_args(argv):
     )
     args = parser.parse_args(argv)
     if args.split_only and args.calibrate is None:
-        parser.error("--split-only needs --calibrate FRACTION")
+        parser.error("--split-only needs --calibrate F")
     return args
 
 

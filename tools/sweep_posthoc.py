@@ -21,7 +21,7 @@ def parse_args(argv):
     group = parser.add_argument_group("what to choose on, and what to report on")
     where = group.add_mutually_exclusive_group()
     where.add_argument(
-        "--calibrate", type=float, metavar="F", help="choose on this share of the training images"
+        "--calibrate", type=float, metavar="F", help="share of training images, 8: 8 of each class"
     )
     where.add_argument("--choose-on", metavar="SET", help="choose on a registered set")
     where.add_argument(
@@ -37,7 +37,7 @@ def parse_args(argv):
     )
     group = parser.add_argument_group("how to choose")
     group.add_argument(
-        "--metric", metavar="M", help="such as APr (of boxes AP, of classifiers balanced)"
+        "--metric", metavar="M", help="such as APr; likelihood: on training images (AP, balanced)"
     )
     group.add_argument(
         "--max-loss",

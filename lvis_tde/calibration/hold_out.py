@@ -15,34 +15,55 @@ from detectron2.utils import comm
 
 from ..data.files import write_text
 
-__all__ = ["calibration_images", "hold_out"]
+__all__ = ["calibration_images", "check_amount", "hold_out", "in_words"]
 
 logger = logging.getLogger(__name__)
 
 
+def check_amount(amount: float) -> float:
+    """
+    Raises:
+        ValueError: it is neither a share between 0 and 1 nor a whole number of images.
+    """
+    if not (0 < amount < 1 or (amount >= 1 and amount % 1 == 0)):
+        raise ValueError(
+            f"calibrate={amount} must be a share between 0 and 1, or a whole number of images of "
+            "each class."
+        )
+    return amount
+
+
+def in_words(amount: float) -> str:
+    """What ``--calibrate`` takes, such as "0.05 of the training images"."""
+    return f"{amount:g} of the training images" + (" of each class" if amount >= 1 else "")
+
+
 def calibration_images(
-    classes_of: Mapping[int, Iterable[int]], fraction: float, seed: int = 0
+    classes_of: Mapping[int, Iterable[int]], amount: float, seed: int = 0, *, rest: bool = False
 ) -> set[int]:
     """Chooses a part of the images such that no class is left out of it, or of the rest.
 
     An image's rank is a hash of its id and the seed, so the choice is the same before and after
-    training. Beginning with the rarest class, each gets its best ranked images until it has
-    ``fraction`` of its own, at least one; a class with a single image is left to training. So the
-    rare classes, of which a plain draw of 5 % would hold hardly any, can be measured.
+    training. Beginning with the rarest class, each gets its best ranked images until it has its
+    number. A share is of its own images, at least one; a class with a single image is left to
+    training. So the rare classes, of which a plain draw of 5 % would hold hardly any, can be
+    measured. A whole number is of images of every class, or all that it has: for models that were
+    trained on all of them, whose rare objects hardly count among so many of the frequent classes.
 
     Args:
         classes_of: image id to the classes that it shows.
-        fraction: share of the images of every class, in (0, 1).
+        amount: share of the images of every class, in (0, 1); or their number, whole and >= 1.
         seed: another seed, other images.
+        rest: every class needs an image beside them, also under a number.
 
     Returns:
         set: image ids.
 
     Raises:
-        ValueError: if ``fraction`` is out of its range, or nothing can be chosen.
+        ValueError: if ``amount`` is out of its range, or nothing can be chosen.
     """
-    if not 0 < fraction < 1:
-        raise ValueError(f"fraction={fraction} must lie between 0 and 1.")
+    check_amount(amount)
+    left_over = 1 if rest or amount < 1 else 0
     images_of = defaultdict(set)
     for image, classes in classes_of.items():
         for one in set(classes):
@@ -50,7 +71,8 @@ def calibration_images(
     rank = {image: hashlib.sha256(f"{seed}/{image}".encode()).digest() for image in classes_of}
     chosen: set[int] = set()
     for _, images in sorted(images_of.items(), key=lambda item: (len(item[1]), item[0])):
-        wanted = min(max(1, round(fraction * len(images))), len(images) - 1)
+        wanted = amount if amount >= 1 else max(1, round(amount * len(images)))
+        wanted = int(min(wanted, len(images) - left_over))
         left = sorted(images - chosen, key=rank.__getitem__)
         chosen.update(left[: max(0, wanted - len(images & chosen))])
     if not chosen:
@@ -60,7 +82,7 @@ def calibration_images(
 
 def hold_out(
     dataset: str,
-    fraction: float,
+    amount: float,
     folder: str | os.PathLike,
     seed: int = 0,
     *,
@@ -70,7 +92,7 @@ def hold_out(
 
     Args:
         dataset: registered set whose metadata has ``json_file``.
-        fraction, seed: see :func:`calibration_images`.
+        amount, seed: see :func:`calibration_images`.
         folder: gets ``calibration.json``, the annotations of the chosen images.
         rest: write ``training.json`` too, those of all other images, to train without the chosen.
 
@@ -88,7 +110,7 @@ def hold_out(
     classes_of: dict[int, list[int]] = {image["id"]: [] for image in annotations["images"]}
     for annotation in annotations["annotations"]:
         classes_of[annotation["image_id"]].append(annotation["category_id"])
-    chosen = calibration_images(classes_of, fraction, seed)
+    chosen = calibration_images(classes_of, amount, seed, rest=rest)
     path = os.path.join(folder, "calibration.json")
     if comm.is_main_process():
         _write_part(path, annotations, chosen)
@@ -112,11 +134,11 @@ def hold_out(
     known = {k: v for k, v in source.as_dict().items() if k not in ("name", "json_file")}
     MetadataCatalog.get(name).set(json_file=path, **known)
     logger.info(
-        "Calibration on %d of the %d images of %s: %g of the images of every class, at least one.",
+        "Calibration on %d of the %d images of %s: %s, at least one of every class.",
         len(chosen),
         len(classes_of),
         dataset,
-        fraction,
+        in_words(amount),
     )
     return name
 

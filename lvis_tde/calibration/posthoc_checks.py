@@ -13,10 +13,12 @@ from torch import nn
 from ..data.classification.names import register_by_name
 from ..modeling.image_classifier import ImageClassifier
 from ..posthoc.margins import check_strength
+from .hold_out import check_amount
 from .image_sweep import TASK
+from .likelihood import LIKELIHOOD
 from .methods import Method, methods_of
 from .settings import settings, tde_predictors
-from .sweep_checks import check_calibrate, check_defined, check_metric
+from .sweep_checks import check_calibrate, check_defined, check_metric, least_images
 
 __all__ = ["check_sizes", "chosen_metric", "pick_methods", "posthoc_checks", "task_of", "two_sets"]
 
@@ -33,7 +35,8 @@ def chosen_metric(
 ) -> str:
     """The metric to maximize, "AP" or, where something bounds what it may cost, "APr".
 
-    Of a classifier "balanced" or "few". It and those of ``max_loss`` are checked.
+    Of a classifier "balanced" or "few". It and those of ``max_loss`` are checked. Of a detector it
+    may also be :data:`~.likelihood.LIKELIHOOD`, for images that it was trained on.
 
     Raises:
         ValueError: the evaluation would not give one of them, or a bound is negative.
@@ -42,7 +45,8 @@ def chosen_metric(
     if metric is None:
         names = ("balanced", "few") if task == TASK else ("AP", "APr")
         metric = names[1 if max_loss else 0]
-    for name in (metric, *max_loss):
+    of_regions = task != TASK and metric == LIKELIHOOD
+    for name in (*(() if of_regions else (metric,)), *max_loss):
         check_metric(f"{task}/{name}", model, dataset)
     for name, most in max_loss.items():
         if not 0 <= most < math.inf:
@@ -69,13 +73,13 @@ def two_sets(recipe, calibrate: float | None, report: bool = True) -> tuple[str,
         ValueError: there is none to choose on, there are several of either, or both are the same.
     """
     chosen_on = recipe.calibration_sets if calibrate is None else recipe.train_sets
-    if calibrate is not None and not 0 < calibrate < 1:
-        raise ValueError(f"fraction={calibrate} (--calibrate) must lie between 0 and 1.")
+    if calibrate is not None:
+        check_amount(calibrate)
     if len(chosen_on) != 1:
         raise ValueError(
             f"A sweep chooses on one set, got {chosen_on}: name images that the model was not "
-            "trained on with --choose-on or --calib-data, or take a share of the training set with "
-            "--calibrate 0.05."
+            "trained on with --choose-on or --calib-data, or take training images with "
+            "--calibrate 8."
         )
     reported_on = recipe.test_sets if report else ()
     if len(reported_on) > 1:
@@ -174,7 +178,7 @@ def posthoc_checks(
         name = chosen_metric(model(), chosen_on, metric, max_loss)
         _known(model(), methods, grid)
         for one in (name, *max_loss):
-            check_defined(one, chosen_on, least_images=1 if calibrate is None else 2)
+            check_defined(one, chosen_on, least_images=least_images(calibrate))
         return name
 
     yield "sets", sets

@@ -27,8 +27,9 @@ from ..visualization.method_curves import plot_method_curves
 from .alpha import sweep_alpha
 from .checkpoint import load_trained, save_checkpoint
 from .family import COMPOSITION, Choice, search
-from .hold_out import hold_out
+from .hold_out import hold_out, in_words
 from .image_sweep import ImagePass
+from .likelihood import LIKELIHOOD, with_likelihood
 from .paired import PairedIntervals
 from .posthoc_checks import check_sizes, chosen_metric, pick_methods, task_of, two_sets
 from .posthoc_table import axes_of, format_posthoc
@@ -79,10 +80,8 @@ def run_posthoc_sweep(
         grid: name of a method to strengths to try in place of its own.
         metric: to maximize, of boxes, see :func:`~.posthoc_checks.chosen_metric`.
         max_loss: metric to how many points of it the choice may cost at most.
-        calibrate: share of the training images to choose on, in place of ``calibration_sets``.
-        seed: of these images.
-        report: whether to evaluate the table's rows on the test set.
-        bootstrap: resamples for the intervals there; 0 for none.
+        calibrate, seed: training images to choose on, see :func:`~.hold_out.calibration_images`.
+        report, bootstrap: evaluate the rows on the test set; resamples for intervals, 0 for none.
         rounds: most rounds of the search for compositions.
         memory: GiB for regions and detections that are kept; more is measured in more passes. The
             model, and what one evaluation takes, come on top.
@@ -105,20 +104,21 @@ def run_posthoc_sweep(
     start, size = time.monotonic(), int(memory * 2**30)
     tried = Tried(folder / "posthoc_tried.json", key_of(recipe, model, chosen_on))
     measure = _measure(model, recipe, chosen_on, size)
+    if metric == LIKELIHOOD:
+        measure = with_likelihood(measure, model, recipe, chosen_on, size // 2)
 
     def evaluate(wanted: Sequence[Settings]) -> dict[Settings, Mapping[str, float]]:
-        new = [one for one in wanted if one not in tried.found]
+        new = [one for one in wanted if metric not in tried.found.get(one, ())]
         if new:
             logger.info("%d settings on %s.", len(new), chosen_on)
             measure(new, lambda one, results: tried.add(one, results[task]))
             tried.share()
         return {one: tried.found[one] for one in wanted}
 
-    softmax = (
-        tde_predictors(model)[0].has_background and not tde_predictors(model)[0].use_sigmoid_ce
-    )
+    first = tde_predictors(model)[0]
+    sigmoid = first.use_sigmoid_ce or not first.has_background
     choice = search(
-        picked, evaluate, metric=metric, max_loss=max_loss, sigmoid=not softmax, rounds=rounds
+        picked, evaluate, metric=metric, max_loss=max_loss, sigmoid=sigmoid, rounds=rounds
     )
     reported: Mapping[Settings, Any] = {}
     remark = ""
@@ -283,7 +283,7 @@ def _draw(found: Mapping[str, Any], path: Path) -> None:
 
 def _save(recipe, model: nn.Module, best: Settings, found: Mapping[str, Any], folder: Path) -> None:
     """Config and checkpoint with the choice, which say how it was made."""
-    share = "" if not found["calibrate"] else f", {found['calibrate']:g} of the training images"
+    share = "" if not found["calibrate"] else f", {in_words(found['calibrate'])}"
     words = found["chosen"]["words"] or "nothing"
     task, metric, chosen_on = (found[name] for name in ("task", "metric", "chosen_on"))
     for predictor in tde_predictors(model):

@@ -23,7 +23,7 @@ from ..visualization.charts import TOP1_BARS, plot_ap_over_alpha
 from ..visualization.palette import KINDS
 from .alpha import Strength, sweep_alpha
 from .checkpoint import load_trained, save_checkpoint
-from .hold_out import hold_out
+from .hold_out import hold_out, in_words
 from .image_sweep import SHOWN as IMAGE_METRICS
 from .image_sweep import TASK, sweep_images
 from .settings import tde_predictors
@@ -62,7 +62,8 @@ def run_sweep(
             :class:`~lvis_tde.posthoc.Settings`.
         metric: task and metric to maximize, such as "segm/APr"; of equals the smaller alpha.
             Default: "segm/AP", of a classifier of images "classification/balanced".
-        calibrate: share of the training images to measure on; None for the set that the recipe
+        calibrate: share of the training images to measure on, or whole number of them of each
+            class; None for the set that the recipe
             has to choose on, or else the test set, whose figures are then those of the best of
             several models.
         seed: of the choice of these images.
@@ -142,7 +143,7 @@ def run_sweep(
         chosen.set_posthoc(strength)
     else:
         chosen.set_alpha(strength)
-    share = "" if calibrate is None else f", {calibrate:g} of the training images"
+    share = "" if calibrate is None else f", {in_words(calibrate)}"
     how = f"{setting} {best:g} by {metric} on {dataset}{share}"
     for predictor in tde_predictors(model):
         if isinstance(strength, Settings):

@@ -14,11 +14,19 @@ from ..evaluation.lvis_evaluator import REPORTED
 from ..layers.functional import check_alpha
 from ..modeling.image_classifier import ImageClassifier
 from ..posthoc.margins import check_strength
+from .hold_out import check_amount
 from .image_sweep import SHOWN as IMAGE_METRICS
 from .image_sweep import TASK
 from .settings import tde_predictors
 
-__all__ = ["check_defined", "check_metric", "check_strengths", "default_metric", "sweep_checks"]
+__all__ = [
+    "check_defined",
+    "check_metric",
+    "check_strengths",
+    "default_metric",
+    "least_images",
+    "sweep_checks",
+]
 
 # What the evaluators report for each kind of data set.
 _METRICS = {
@@ -56,7 +64,7 @@ def sweep_checks(
         chosen = metric or default_metric(model())
         check_metric(chosen, model(), dataset)
         check_calibrate(model(), calibrate)
-        check_defined(chosen, dataset, least_images=1 if calibrate is None else 2)
+        check_defined(chosen, dataset, least_images=least_images(calibrate))
         return chosen
 
     yield "strengths", strengths
@@ -70,14 +78,14 @@ def check_strengths(
 
     Raises:
         ValueError: there is not exactly one, there is no alpha, a value is negative or not finite,
-            the share of the images is not between 0 and 1, or the setting is unknown.
+            the amount of images is neither a share nor a number, or the setting is unknown.
     """
     if setting not in SETTINGS:
         raise ValueError(f"setting={setting!r} must be one of {', '.join(SETTINGS)}.")
     for alpha in alphas:
         check_alpha(alpha) if setting == "alpha" else check_strength(setting, alpha)
-    if calibrate is not None and not 0 < calibrate < 1:
-        raise ValueError(f"fraction={calibrate} (--calibrate) must lie between 0 and 1.")
+    if calibrate is not None:
+        check_amount(calibrate)
     split = "train_sets"
     if calibrate is None:
         split = "calibration_sets" if recipe.calibration_sets else "test_sets"
@@ -94,6 +102,11 @@ def check_strengths(
 def default_metric(model: nn.Module) -> str:
     """What a strength is the best in where nothing is said."""
     return f"{TASK}/balanced" if isinstance(model, ImageClassifier) else "segm/AP"
+
+
+def least_images(calibrate: float | None) -> int:
+    """Images that a class needs to be measured: of a share one is left to training."""
+    return 2 if calibrate is not None and calibrate < 1 else 1
 
 
 def check_calibrate(model: nn.Module, calibrate: float | None) -> None:
@@ -115,7 +128,7 @@ def check_defined(metric: str, dataset: str, *, least_images: int = 1) -> None:
     Args:
         metric: task and name, such as "segm/APr".
         dataset: registered name. One whose metadata has no groups says nothing.
-        least_images: that a class must have, 2 where one of them is held out.
+        least_images: that a class must have.
 
     Raises:
         ValueError: the metric would be undefined.

@@ -79,12 +79,13 @@ def compare_resampled(a: LVISResult, b: LVISResult) -> LVISComparison:
     rows = []
     for index, (one, other) in enumerate(zip(a.per_category, b.per_category)):
         gain = second.per_category[:, index] - first.per_category[:, index]
+        apart = other["AP"] - one["AP"]
         rows.append(
             {
                 "id": one["id"],
                 "name": one["name"],
-                "difference": other["AP"] - one["AP"],
-                "interval": interval(gain, None, int(first.of_category[index])),
+                "difference": apart,
+                "interval": interval(gain, apart, int(first.of_category[index])),
                 "wins": _wins(gain),
             }
         )
@@ -94,7 +95,7 @@ def compare_resampled(a: LVISResult, b: LVISResult) -> LVISComparison:
         for name in BOOTSTRAPPED
     }
     wins = {name: _wins(gained[name]) for name in BOOTSTRAPPED}
-    return LVISComparison(difference, intervals(gained, None, first.shown), wins, rows, a, b)
+    return LVISComparison(difference, intervals(gained, difference, first.shown), wins, rows, a, b)
 
 
 def _draws(one: Resamples) -> tuple[int, ...]:

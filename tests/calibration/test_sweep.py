@@ -42,10 +42,29 @@ def test_images_with_several_classes_count_for_each():
     assert len(calibration_images(images, 0.2)) == 2
 
 
-@pytest.mark.parametrize("fraction", [0, 1, -0.1, float("nan")])
-def test_bad_fraction(fraction):
-    with pytest.raises(ValueError, match="fraction="):
-        calibration_images(classes_of([5]), fraction)
+def test_a_number_is_of_every_class_and_takes_what_there_is():
+    counts = [100, 40, 8, 3, 1]
+    images = classes_of(counts)
+
+    def held(chosen):
+        return [sum(images[i] == [c] for i in chosen) for c in range(len(counts))]
+
+    assert held(calibration_images(images, 8)) == [8, 8, 8, 3, 1]
+    # To train without them, one of every class is left.
+    assert held(calibration_images(images, 8, rest=True)) == [8, 8, 7, 2, 0]
+    assert calibration_images({1: [0]}, 1.0) == {1}
+
+
+def test_rare_images_count_for_the_frequent_classes_that_they_show():
+    images = {**{i: [0] for i in range(20)}, 20: [1, 0], 21: [1], 22: [2]}
+    chosen = calibration_images(images, 3)
+    assert {20, 21, 22} < chosen and len(chosen) == 5
+
+
+@pytest.mark.parametrize("amount", [0, 1.5, -0.1, -1, float("nan"), float("inf")])
+def test_bad_amount(amount):
+    with pytest.raises(ValueError, match="calibrate="):
+        calibration_images(classes_of([5]), amount)
 
 
 def test_nothing_to_hold_out():
