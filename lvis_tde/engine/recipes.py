@@ -220,8 +220,7 @@ class Recipe(abc.ABC):
 
         Args:
             model: with its weights.
-            bootstrap: resamples of the images for the report's intervals; 0 for none, -1 for as
-                many as it has time for.
+            bootstrap: resamples for the report's intervals; -1 for as many as it has time for.
         """
 
 

@@ -30,12 +30,11 @@ from .detections import Detections, id_column
 from .errors import complain
 from .ground_truth import GroundTruth
 from .official import load_official
+from .parts import Parts
 from .result import LVISComparison, LVISResult, percent
 
 logger = logging.getLogger(__name__)
 
-# How many parts are put together while others are predicted: of one image, and of these again.
-_TOGETHER = (16, 64)
 REPORTED = ("AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf")
 
 
@@ -128,7 +127,7 @@ class LVISEvaluator(_UpstreamEvaluator):
 
     def reset(self) -> None:
         """Forget all predictions."""
-        self._parts: list[list[Detections]] = [[] for _ in range(len(_TOGETHER) + 1)]
+        self._parts = Parts()
         self._gathered = Detections.concatenate([])
         self._proposals: list[dict[str, Any]] = []
         self._seen = {"images": 0, "instances": 0, "masks": 0}
@@ -150,19 +149,10 @@ class LVISEvaluator(_UpstreamEvaluator):
                 self._seen["masks"] += instances.has("pred_masks") or instances.has(
                     "pred_masks_rle"
                 )
-                self._keep(columns(instances, one_input["image_id"]))
+                self._parts.add(columns(instances, one_input["image_id"]))
             if "proposals" in output:
                 proposals = output["proposals"].to(self._cpu_device)
                 self._proposals.append({"image_id": one_input["image_id"], "proposals": proposals})
-
-    def _keep(self, part: Detections) -> None:
-        # Arrays of one image each, among temporary ones, would leave holes of ten times their size;
-        # those of a thousand go back to the system when they are freed.
-        self._parts[0].append(part)
-        for level, most in enumerate(_TOGETHER):
-            if len(self._parts[level]) == most:
-                self._parts[level + 1].append(Detections.concatenate(self._parts[level]))
-                self._parts[level] = []
 
     def evaluate(self) -> dict[str, dict[str, float]] | None:
         """Evaluate what was processed since ``reset``.
@@ -173,9 +163,7 @@ class LVISEvaluator(_UpstreamEvaluator):
         Raises:
             ValueError: the predictions do not belong to the annotations.
         """
-        parts = [part for level in reversed(self._parts) for part in level]
-        detections = Detections.concatenate(parts, consume=True)
-        self._parts = [[] for _ in _TOGETHER] + [[detections]]
+        detections = self._parts.together()
         proposals, seen = self._proposals, self._seen
         if self._distributed:
             comm.synchronize()

@@ -275,8 +275,9 @@ def test_intervals_cover():
         sides = simulated_matches(rng, 400, skills, rates)
         shown, _ = images_shown(sides[0], frequencies)
         one, other = resampled([Resampler(m) for m in sides], frequencies, 200, repetition)
+        found = gain(sides)
         for name in truth:
-            low, high = interval(other[name] - one[name], None, shown[name])
+            low, high = interval(other[name] - one[name], found[name], shown[name])
             covered[name] += low <= truth[name] <= high
     for name, count in covered.items():
         assert 0.93 <= count / 400 <= 0.97, (name, count)
