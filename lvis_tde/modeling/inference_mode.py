@@ -21,6 +21,7 @@ from detectron2.layers import Conv2d, ROIAlign
 from detectron2.modeling import GeneralizedRCNN
 from detectron2.modeling.poolers import ROIPooler
 from detectron2.modeling.proposal_generator import RPN
+from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
 from detectron2.structures import Boxes
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -52,8 +53,8 @@ def named_dtype(name: str) -> torch.dtype | None:
 def optimize_for_inference(model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
     """Makes a trained model faster where no gradients are asked for.
 
-    Only backbone, proposal network, box head and mask head take ``dtype``. Classifier, TDE, box
-    decoding, NMS and what is made of mask logits stay in float32. A second call replaces the first.
+    Only backbone, proposal network, box head, box regression and mask head take ``dtype``.
+    Classifier, TDE, box decoding, NMS and what is made of mask logits stay in float32. A second call replaces the first.
 
     What changes a weight behind PyTorch's back, ``weight.data.copy_(...)``, wants a second call.
 
@@ -141,6 +142,11 @@ def _stages(model, dtype) -> Iterator[tuple[nn.Module, str, Any]]:
             if module is not None:
                 parts.append(module)
                 yield module, "forward", _Stage(module.forward, dtype)
+        for predictor in heads.modules():
+            # With a box for each class it is the largest product behind the box head.
+            if isinstance(predictor, FastRCNNOutputLayers):
+                layer = predictor.bbox_pred
+                yield layer, "forward", _Stage(layer.forward, dtype)
         mask_head = getattr(heads, "mask_head", None)
         if mask_head is not None:
             parts.append(mask_head)
