@@ -37,7 +37,7 @@ def parse_args(argv):
     )
     group = parser.add_argument_group("how to choose")
     group.add_argument(
-        "--metric", metavar="M", help="such as APr; likelihood: on training images (AP, balanced)"
+        "--metric", metavar="M", help="such as APr (of boxes AP, of classifiers balanced)"
     )
     group.add_argument(
         "--max-loss",

@@ -15,7 +15,6 @@ from ..modeling.image_classifier import ImageClassifier
 from ..posthoc.margins import check_strength
 from .hold_out import check_amount
 from .image_sweep import TASK
-from .likelihood import LIKELIHOOD
 from .methods import Method, methods_of
 from .settings import settings, tde_predictors
 from .sweep_checks import check_calibrate, check_defined, check_metric, least_images
@@ -35,8 +34,7 @@ def chosen_metric(
 ) -> str:
     """The metric to maximize, "AP" or, where something bounds what it may cost, "APr".
 
-    Of a classifier "balanced" or "few". It and those of ``max_loss`` are checked. Of a detector it
-    may also be :data:`~.likelihood.LIKELIHOOD`, for images that it was trained on.
+    Of a classifier "balanced" or "few". It and those of ``max_loss`` are checked.
 
     Raises:
         ValueError: the evaluation would not give one of them, or a bound is negative.
@@ -45,8 +43,7 @@ def chosen_metric(
     if metric is None:
         names = ("balanced", "few") if task == TASK else ("AP", "APr")
         metric = names[1 if max_loss else 0]
-    of_regions = task != TASK and metric == LIKELIHOOD
-    for name in (*(() if of_regions else (metric,)), *max_loss):
+    for name in (metric, *max_loss):
         check_metric(f"{task}/{name}", model, dataset)
     for name, most in max_loss.items():
         if not 0 <= most < math.inf:

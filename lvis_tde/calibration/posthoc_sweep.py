@@ -29,7 +29,6 @@ from .checkpoint import load_trained, save_checkpoint
 from .family import COMPOSITION, Choice, search
 from .hold_out import hold_out, in_words
 from .image_sweep import ImagePass
-from .likelihood import LIKELIHOOD, with_likelihood
 from .paired import PairedIntervals
 from .posthoc_checks import check_sizes, chosen_metric, pick_methods, task_of, two_sets
 from .posthoc_table import axes_of, format_posthoc
@@ -104,11 +103,9 @@ def run_posthoc_sweep(
     start, size = time.monotonic(), int(memory * 2**30)
     tried = Tried(folder / "posthoc_tried.json", key_of(recipe, model, chosen_on))
     measure = _measure(model, recipe, chosen_on, size)
-    if metric == LIKELIHOOD:
-        measure = with_likelihood(measure, model, recipe, chosen_on, size // 2)
 
     def evaluate(wanted: Sequence[Settings]) -> dict[Settings, Mapping[str, float]]:
-        new = [one for one in wanted if metric not in tried.found.get(one, ())]
+        new = [one for one in wanted if one not in tried.found]
         if new:
             logger.info("%d settings on %s.", len(new), chosen_on)
             measure(new, lambda one, results: tried.add(one, results[task]))

@@ -174,8 +174,6 @@ def _gains_table(rows, task: str) -> str:
 
 def _gap(found: Mapping[str, Any], rows, named: str) -> list[str]:
     metric, task = found["metric"], found["task"]
-    if metric not in rows[0]["metrics"][task]:
-        return []  # a measure of training images alone
     heads = ["where it was chosen", "where it was not", "gap"]
     table, pairs = [[f"gain in {named}", *heads]], []
     for row in rows[1:]:

@@ -54,7 +54,8 @@ def optimize_for_inference(model: nn.Module, dtype: torch.dtype | None = None) -
     """Makes a trained model faster where no gradients are asked for.
 
     Only backbone, proposal network, box head, box regression and mask head take ``dtype``.
-    Classifier, TDE, box decoding, NMS and what is made of mask logits stay in float32. A second call replaces the first.
+    Classifier, TDE, box decoding, NMS and what is made of mask logits stay in float32. A second
+    call replaces the first.
 
     What changes a weight behind PyTorch's back, ``weight.data.copy_(...)``, wants a second call.
 

@@ -17,7 +17,6 @@ from torch import distributed
 
 from lvis_tde.calibration.checkpoint import load_trained, run_estimate
 from lvis_tde.calibration.family import METRICS, search
-from lvis_tde.calibration.likelihood import KnownObjects
 from lvis_tde.calibration.methods import Method
 from lvis_tde.calibration.posthoc_checks import pick_methods
 from lvis_tde.calibration.posthoc_sweep import FILES, run_posthoc_sweep
@@ -157,21 +156,6 @@ def test_three_commands_for_a_trained_detector(kind, trained, tiny_set, tmp_path
         )
     assert f" {gain_cell(row['gains']['bbox']['AP'])} " in printed
     assert "gain over as trained" in printed and "resamples of the images" in printed
-
-
-def test_choice_by_the_likelihood_of_known_objects(recipe, tmp_path):
-    report = run_posthoc_sweep(recipe, metric="likelihood", calibrate=1000, report=False, **FEW)
-    model = load_trained(recipe)
-    known = KnownObjects(model, recipe.test_loader(report["chosen_on"]), report["chosen_on"])
-    best = max(row["calibration"]["likelihood"] for row in report["rows"])
-    assert report["rows"][-1]["calibration"]["likelihood"] == best
-    for row in report["rows"]:
-        settings = Settings(**{k: v for k, v in row["settings"].items() if k != "words"})
-        assert row["calibration"]["likelihood"] == pytest.approx(known.likelihood(settings))
-        assert row["calibration"]["AP"] >= 0
-    assert "Best box likelihood" in (tmp_path / "out" / "posthoc.md").read_text()
-    saved = load_trained(load_recipe(str(tmp_path / "out" / "config_posthoc.yaml")))
-    assert predictors(saved)[0].chosen.endswith(", 1000 of the training images of each class")
 
 
 def test_the_choice_is_remembered(recipe, tmp_path, tiny_set):
