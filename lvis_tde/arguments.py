@@ -78,6 +78,10 @@ def add_group_arguments(parser: argparse.ArgumentParser) -> None:
         help="file of the training set, whose numbers of images say which classes are rare; for "
         "annotations that do not say it",
     )
+    _add_bounds(parser)
+
+
+def _add_bounds(parser: Any) -> None:
     parser.add_argument(
         "--bounds",
         type=int,
@@ -102,13 +106,7 @@ def add_data_arguments(
         use = "give --train-data too, whose counts of images make the groups of AP_r, AP_c and AP_f"
         use = "--train-data makes its groups" if brief else use
         group.add_argument("--train-data", help="annotation file and image folder", **pair)
-        group.add_argument(
-            "--bounds",
-            type=int,
-            nargs=2,
-            metavar=("RARE", "COMMON"),
-            help="most training images of a rare and of a common class (LVIS: 10 100)",
-        )
+        _add_bounds(group)
     group.add_argument("--test-data", help=f"annotation file and image folder; {use}", **pair)
     if brief:
         _add_folders(group, "choose on a tenth of every class of --train-folder, as in training")
