@@ -41,6 +41,7 @@ RUN_COLORS = {
 METHOD_NAMES = {
     "factual": "as trained",
     "tde": "TDE",
+    "tde_joint": "TDE, no exemption",
     "tde_region": "TDE, region part",
     "tde_class": "TDE, class part",
     "tde_keep_sum": "TDE, sum kept",
