@@ -6,7 +6,7 @@
 trains what is missing, chooses every strength on the calibration split, evaluates once on val and
 writes study.json, tables in Markdown, LaTeX and CSV, and a page with pictures. Started again it
 goes on where it was; recipes, seeds and methods that are added to the file are all that it then
-does. The file's form: configs/studies/README.md.
+does. The form of the file: configs/studies/README.md.
 """
 
 import argparse

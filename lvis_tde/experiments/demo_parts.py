@@ -142,7 +142,9 @@ def run_part(name: str, plan: Plan) -> dict[str, Any]:
             for run, side in ((part.off, off), (part.on, on))
         },
         "posthoc": {name: _family(choice, runs)},
-        "tried": {name: {describe(one) or FACTUAL: shown_metrics(m) for one, m in choice.tried.items()}},
+        "tried": {
+            name: {describe(one) or FACTUAL: shown_metrics(m) for one, m in choice.tried.items()}
+        },
     }
     return {"alpha": alpha, **found} if part.on == "tde" else found
 

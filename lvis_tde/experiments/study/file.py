@@ -220,10 +220,11 @@ def _order(one: Any, runs: _Runs) -> Order:
     check_words([metric], BOOTSTRAPPED, f"{place}: metric")
     check_words([task], TASKS, f"{place}: task")
     tied = [[run] if isinstance(run, str) else run for run in one["runs"]]
-    counted_pairs(tied)
     kept = [tuple(run for run in some if runs.has(run)) for some in tied]
+    counted_pairs(tied)  # complains
     return Order(
-        *(str(one.get(key, "")) for key in ("title", "source")),
+        str(one.get("title", "")),
+        str(one.get("source", "")),
         metric,
         task,
         tuple(some for some in kept if some),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -24,7 +25,7 @@ def save_resamples(path: str | os.PathLike, results: Results) -> None:
         path: a ``.npz``.
         results: run to task to a result with its bootstrap.
     """
-    arrays: dict[str, np.ndarray] = {}
+    arrays: dict[str, Any] = {}
     for run, tasks in results.items():
         for task, result in tasks.items():
             found = result.resamples

@@ -107,9 +107,7 @@ def run_study(
                 unit.claim(write=False)
         for unit in units:
             unit.claim()
-        missing = sorted(
-            (unit for unit in units if unit.result() is None), key=_cost, reverse=True
-        )
+        missing = sorted((unit for unit in units if unit.result() is None), key=_cost, reverse=True)
         logger.info("%d of %d units are finished.", len(units) - len(missing), len(units))
         failed = run_units(missing, *_places(missing, jobs), before=len(units) - len(missing))
     if all(unit.result() is None for unit in units) and failed:
