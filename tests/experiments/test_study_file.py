@@ -95,6 +95,8 @@ def test_a_file_says_what_differs_from_its_base(write):
         ({"orders": [{"runs": [["own/tde"], ["own/tde"]]}]}, "own/tde more than once"),
         ({"orders": [{"runs": [["own/tde"], ["own/factual"]], "metric": "mAP"}]}, "'mAP'"),
         ({"mean_batches": 1}, "mean_batches=1 must be at least 2"),
+        ({"curve": {"every": 10}}, "curve must be .every: ITERATIONS, alpha: ALPHA"),
+        ({"curve": {"every": 0, "alpha": 1}}, "curve needs every >= 1"),
         ({"opts": "SEED 1"}, "opts must be a list"),
     ],
 )

@@ -23,6 +23,7 @@ DEFAULTS: dict[str, Any] = {
     "orders": [],
     "opts": [],
     "mean_batches": 30,
+    "curve": None,
 }
 _FILE_KEYS = (*DEFAULTS, "base", "quick")
 

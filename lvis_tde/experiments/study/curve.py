@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +43,12 @@ def training_seconds(folder: Path) -> float:
     return round(seconds, 1)
 
 
-def curve_of(folder: Path) -> list[dict[str, Any]]:
+def curve_of(folder: Path, points: Sequence[Mapping[str, Any]] = ()) -> list[dict[str, Any]]:
     """Scalars of TDE and evaluations on the calibration split, over the training.
 
     Args:
         folder: with ``metrics.json``; none gives no curve.
+        points: "iteration" and metrics of further evaluations.
 
     Returns:
         At most :data:`_MOST` rows beside those of evaluations: "iteration", and without their
@@ -64,7 +65,10 @@ def curve_of(folder: Path) -> list[dict[str, Any]]:
             asked = any(name.startswith(_EVALUATED) for name in row)
             rows.append(({"iteration": int(row["iteration"]), **found}, asked))
     kept = _spread([i for i, (_, asked) in enumerate(rows) if not asked])
-    return [row for i, (row, asked) in enumerate(rows) if asked or i in kept]
+    curve = {row["iteration"]: row for i, (row, asked) in enumerate(rows) if asked or i in kept}
+    for point in points:
+        curve[point["iteration"]] = {**curve.get(point["iteration"], {}), **point}
+    return [curve[iteration] for iteration in sorted(curve)]
 
 
 def _spread(places: Sequence[int]) -> set[int]:

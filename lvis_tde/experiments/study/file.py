@@ -15,6 +15,7 @@ from ...calibration.methods import FACTUAL, SIGMOID_METHODS, SOFTMAX_METHODS, TD
 from ...data.generated import KINDS
 from ...evaluation.bootstrap import BOOTSTRAPPED
 from ...evaluation.ranking import counted_pairs
+from ...layers.functional import check_alpha
 from .content import check_words, listed, load_content
 
 __all__ = ["METHODS", "SPLITS", "DataSet", "Order", "Recipe", "Study", "read_study"]
@@ -101,6 +102,8 @@ class Study:
         opts: changes of all configs.
         mean_batches: training batches for the mean of a model that tracked none, and for the
             statistics of its logits.
+        curve: iterations between two points of AP over the training, and the alpha of TDE there;
+            None for no such curve.
         content: the file as it was understood, for ``study.json``.
     """
 
@@ -114,6 +117,7 @@ class Study:
     orders: tuple[Order, ...]
     opts: tuple[Any, ...]
     mean_batches: int
+    curve: tuple[int, float] | None
     content: Mapping[str, Any]
 
 
@@ -163,6 +167,7 @@ def read_study(
         orders=tuple(order for order in orders if len(order.runs) > 1),
         opts=tuple(content["opts"]),
         mean_batches=content["mean_batches"],
+        curve=_curve(content["curve"], where),
         content=content,
     )
 
@@ -209,6 +214,18 @@ def _data(value: Any, where: str) -> DataSet:
     own = ("root", "seed", "jobs", "overwrite")
     check_words(options, tuple(one for one in taken if one not in own), f"{where}: set")
     return DataSet(value["kind"], tuple(options.items()))
+
+
+def _curve(value: Any, where: str) -> tuple[int, float] | None:
+    if value is None:
+        return None
+    place = f"{where}: curve"
+    if not isinstance(value, dict) or value.keys() != {"every", "alpha"}:
+        raise ValueError(f"{place} must be {{every: ITERATIONS, alpha: ALPHA}}, got {value!r}")
+    every, alpha = value["every"], value["alpha"]
+    if type(every) is not int or every < 1 or not isinstance(alpha, (int, float)):
+        raise ValueError(f"{place} needs every >= 1 and a number alpha, got {value!r}")
+    return every, check_alpha(alpha)
 
 
 def _order(one: Any, runs: _Runs) -> Order:

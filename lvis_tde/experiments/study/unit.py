@@ -27,6 +27,7 @@ from ...engine.console import setup_part
 from ...evaluation import LVISEvaluator, LVISResult
 from ..recording import intervals_of
 from ..steps import WEIGHTS, chosen, evaluated, measured, shown_metrics, trained
+from .checkpoint_curve import checkpoint_curve
 from .curve import curve_of, iterations_of, training_seconds
 from .file import Recipe, Study
 from .resamples import save_resamples
@@ -38,8 +39,8 @@ logger = logging.getLogger(__name__)
 
 _SHOWN = ("AP", "AP50", "APr", "APc", "APf")
 _PERIODIC = re.compile(r"model_\d+\.pth")
-# What says where a unit runs, not what it is.
-_PLACES = ("OUTPUT_DIR", "DEVICE")
+# What says where and how a unit runs, not what is trained.
+_ASIDE = ("OUTPUT_DIR", "DEVICE", "CHECKPOINT_PERIOD")
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,8 @@ class Unit:
             *self.study.opts,
             *self.overrides,
         ]  # fmt: skip
+        if self.study.curve is not None:
+            options += ["SOLVER.CHECKPOINT_PERIOD", self.study.curve[0]]
         return load_config(self.recipe.config, options)
 
     def claim(self, *, write: bool = True) -> None:
@@ -128,6 +131,7 @@ class Unit:
             "methods": None if study.methods is None else sorted(study.methods),
             "masks": sorted(study.masks),
             "mean_batches": study.mean_batches,
+            "curve_of": None if study.curve is None else list(study.curve),
         }
 
     def result(self) -> dict[str, Any] | None:
@@ -165,7 +169,7 @@ def _said(text: str) -> dict[str, Any]:
     return {
         key: value
         for key, value in _flat(yaml.safe_load(text)).items()
-        if key.rpartition(".")[2] not in _PLACES and (key not in defaults or defaults[key] != value)
+        if key.rpartition(".")[2] not in _ASIDE and (key not in defaults or defaults[key] != value)
     }
 
 
@@ -203,8 +207,11 @@ def run_unit(unit: Unit, device: int | None = None, *, shown: bool = False) -> N
     study, cfg, names = unit.study, unit.config(), unit.names()
     asked, most = unit.asked(), cfg.TEST.DETECTIONS_PER_IMAGE
     model = trained(cfg)
-    _remove_periodic(unit.folder)
     began = time.monotonic()
+    points = []
+    if study.curve is not None:
+        points = checkpoint_curve(cfg, names["calib"], alpha=study.curve[1])
+    _remove_periodic(unit.folder)
     measured(cfg, model, study.mean_batches)
     wanted = study.methods is None or COMPOSITION in study.methods
     choice = chosen(
@@ -256,7 +263,7 @@ def run_unit(unit: Unit, device: int | None = None, *, shown: bool = False) -> N
         "image_count": {
             row["name"]: row["image_count"] for row in kept[FACTUAL]["bbox"].per_category
         },
-        "curve": curve_of(unit.folder),
+        "curve": curve_of(unit.folder, points),
     }
     write_text(unit.folder / "unit.json", json.dumps(as_json(found), indent=1) + "\n")
     logger.info("Done: %s", unit.folder / "unit.json")

@@ -148,4 +148,4 @@ class _Progress:
 def _share(unit: Unit) -> float:
     """How much of a unit's work is done, as far as is known from its files."""
     done, total = unit.iterations()
-    return _TRAINING * done / max(total, 1)
+    return _TRAINING * done / total if done < total else (1 + _TRAINING) / 2
