@@ -161,7 +161,7 @@ class Unit:
         return min(iterations_of(self.folder), max(total - 1, 0)), total
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _said(text: str) -> dict[str, Any]:
     """Keys and values of a config that say what is trained: those that are not the defaults.
 
