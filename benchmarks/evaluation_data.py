@@ -25,15 +25,16 @@ class Scenes:
 
     Args:
         seed: of all that is random.
+        num_categories: by Zipf's law.
     """
 
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
+    def __init__(self, seed: int, num_categories: int = CATEGORIES) -> None:
+        self.seed, self.num_categories = seed, num_categories
         rng = np.random.default_rng(seed)
-        weights = 1 / np.arange(1, CATEGORIES + 1)
+        weights = 1 / np.arange(1, num_categories + 1)
         self.cumulative = np.cumsum(weights / weights.sum())
         # Rare classes are spread over the ids, as in LVIS, where ids are alphabetical.
-        self.ids = rng.permutation(CATEGORIES) + 1
+        self.ids = rng.permutation(num_categories) + 1
         angle = np.linspace(0, 2 * math.pi, _POINTS, endpoint=False)
         self.polygons, self.bitmaps = [], []
         for _ in range(_SHAPES):
@@ -51,7 +52,8 @@ class Scenes:
         self.soft = (1 / (1 + np.exp(-8 * (share - 0.5)))).astype(np.float32)
 
     def _categories(self, rng: np.random.Generator, n: int) -> np.ndarray:
-        return self.ids[np.searchsorted(self.cumulative, rng.random(n)).clip(max=CATEGORIES - 1)]
+        found = np.searchsorted(self.cumulative, rng.random(n))
+        return self.ids[found.clip(max=self.num_categories - 1)]
 
     @staticmethod
     def _boxes(rng: np.random.Generator, n: int) -> np.ndarray:
@@ -86,7 +88,7 @@ class Scenes:
             LVIS v1 format, polygons.
         """
         images, annotations = [], []
-        image_count = np.zeros(CATEGORIES + 1, dtype=int)
+        image_count = np.zeros(self.num_categories + 1, dtype=int)
         for number in range(num_images):
             boxes, ids, shapes = self.objects(number)
             rng = np.random.default_rng((self.seed, number, 1))
@@ -126,7 +128,7 @@ class Scenes:
                 "image_count": int(max(train[i], 1)),
                 "frequency": "r" if train[i] <= 10 else "c" if train[i] <= 100 else "f",
             }
-            for i in range(1, CATEGORIES + 1)
+            for i in range(1, self.num_categories + 1)
         ]
         return {"images": images, "annotations": annotations, "categories": categories}
 

@@ -4,7 +4,7 @@
 python tools/benchmark.py head|nms|mask|inference|training|evaluation|sweep [options] [--json]
 python tools/benchmark.py bootstrap|feature_mean|generated_set|glyph_classifier [options] [--json]
 python tools/benchmark.py classification_loader [options] [--json]
-python tools/benchmark.py mean_update|demo_training|rehearsal|gpu [options] [--json]
+python tools/benchmark.py mean_update|demo_training|rehearsal|gpu|scaling [options] [--json]
 python tools/benchmark.py sigmoid_parts|precision|unheld --runs FOLDER ... [options] [--json]
 """
 
@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 BENCHMARKS = {
     "head": "features to class probabilities",
     "nms": "boxes and probabilities to detections",
+    "scaling": "head, post-processing, evaluation and report over the number of classes",
     "mask": "mask head, time and memory, inference and training",
     "inference": "images to detections, end to end",
     "precision": "AP of trained models, optimized for inference and in half precision",

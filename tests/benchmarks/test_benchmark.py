@@ -13,6 +13,7 @@ from benchmarks.authors import AuthorsOutputLayers
 from benchmarks.common import peak_memory
 from benchmarks.data import calibrate, clustered_boxes, detection_scores
 from benchmarks.model import build
+from benchmarks.scaling import exponent
 
 TOOL = Path(__file__).parents[2] / "tools" / "benchmark.py"
 
@@ -52,6 +53,20 @@ def test_mask_measures_both_modes(tool, capsys):
     for table in (*result["seconds"].values(), *result["peak megabytes"].values()):
         assert table.keys() == {"Detectron2", "this project", "this project, cosine"}
         assert all(value > 0 for value in table.values())
+
+
+def test_scaling_has_both_sides_of_each_step(tool, capsys, tmp_path):
+    size = ["--proposals", "60", "--features", "16", "--images", "2", "--repeats", "1"]
+    figure = tmp_path / "scaling.png"
+    command = ["scaling", *size, "--classes", "20", "40", "--figure", str(figure), "--json"]
+    tool.main([*command, "--warmup", "0"])
+    result = json.loads(capsys.readouterr().out)
+    steps = ("head, seconds", "head, megabytes", "NMS, seconds", "evaluation, seconds")
+    for step in steps:
+        assert len(result[step]) == 4 and all(value > 0 for value in result[step].values())
+    assert len(result["report, seconds"]) == 2
+    assert figure.stat().st_size > 10_000
+    assert exponent({80: 1.0, 100: 3.0, 200: 12.0}) == pytest.approx(2)
 
 
 def test_the_authors_predictor_is_ours_in_another_formulation():
