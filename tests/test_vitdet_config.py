@@ -15,6 +15,7 @@ from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
 from detectron2.utils.events import EventStorage
 from omegaconf import OmegaConf
 
+from lvis_tde import optimize_for_inference
 from lvis_tde.calibration.checkpoint import load_trained
 from lvis_tde.engine import checks, load_recipe
 from lvis_tde.modeling.sigmoid import FixedWeights, ImageCountWeights, class_weights
@@ -183,6 +184,10 @@ def test_steps_and_predicts(name):
     assert {key for key in moved if ".cls_score." in key} and "backbone.net.pos_embed" in moved
     # RetinaNet's start: a thousand absent classes cost little.
     assert losses[min(key for key in losses if "loss_cls" in key)] < util.LAZY_CLASSES * 0.2
+    (plain,) = util.infer(model, batch)
+    for dtype, error in ((None, 1e-5), (torch.bfloat16, 0.05)):
+        (fast,) = util.infer(optimize_for_inference(model.eval(), dtype), batch)
+        torch.testing.assert_close(fast.scores, plain.scores, rtol=0, atol=error)
 
 
 @needs_vit

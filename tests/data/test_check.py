@@ -88,7 +88,7 @@ def test_command_line_names_what_is_missing(tmp_path):
     environment = {
         **os.environ,
         "DETECTRON2_DATASETS": str(tmp_path),
-        "PYTHONPATH": str(project),
+        "PYTHONPATH": os.pathsep.join([str(project), *os.environ.get("PYTHONPATH", "").split()]),
     }
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert result.returncode == 1

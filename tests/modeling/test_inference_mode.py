@@ -3,12 +3,14 @@ import copy
 import heads_util as util
 import pytest
 import torch
+from classification_util import model_with_mean
 from detectron2.layers import Conv2d, FrozenBatchNorm2d, ROIAlign
 from detectron2.modeling import build_model
 from detectron2.modeling.poolers import ROIPooler
 from detectron2.structures import Boxes
-from torch import nn
+from torch import distributed, nn
 from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
 
 from lvis_tde import optimize_for_inference
 from lvis_tde.modeling.inference_mode import check_dtype, named_dtype, restore
@@ -78,6 +80,33 @@ def test_detections_are_those_of_the_plain_model(kind):
     again = _detect(restore(model))
     assert again.scores.equal(plain.scores)
     assert again.pred_boxes.tensor.equal(plain.pred_boxes.tensor)
+
+
+@torch.no_grad()
+def test_images_are_classified_as_by_the_plain_model():
+    model = model_with_mean()
+    inputs = [{"image": torch.randint(256, (3, 8, 8), dtype=torch.uint8)} for _ in range(5)]
+    plain = torch.stack([one["probabilities"] for one in model(inputs)])
+    for dtype, error in ((None, 1e-5), (torch.bfloat16, 0.05)):
+        optimize_for_inference(model, dtype)
+        fast = torch.stack([one["probabilities"] for one in model(inputs)])
+        torch.testing.assert_close(fast, plain, rtol=0, atol=error)
+        assert dtype is None or not fast.equal(plain)
+    restored = torch.stack([one["probabilities"] for one in restore(model)(inputs)])
+    assert restored.equal(plain)
+
+
+def test_a_wrapped_model_is_optimized_within():
+    model = _model("standard")
+    expected = _detect(optimize_for_inference(copy.deepcopy(model))).scores
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        wrapped = DistributedDataParallel(model)
+        assert optimize_for_inference(wrapped) is wrapped
+        assert _detect(wrapped).scores.equal(expected)
+        assert _detect(model).scores.equal(expected)
+    finally:
+        distributed.destroy_process_group()
 
 
 def test_new_weights_are_seen_and_training_is_as_without():
