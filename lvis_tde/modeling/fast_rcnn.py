@@ -227,6 +227,9 @@ class TDEFastRCNNOutputLayers(WithFeatureMean, LargeVocabularyInference, BoxPred
     def finish_scores(self, probs: Tensor, logits: Tensor) -> Tensor:
         if self.scores == "sigmoid":
             rest = torch.sigmoid(-at_least_fp32(logits[:, -1:]))
+            if not torch.is_grad_enabled():
+                probs[:, :-1] *= rest
+                return probs
             probs = torch.cat([probs[:, :-1] * rest, probs[:, -1:]], dim=-1)
         return probs
 

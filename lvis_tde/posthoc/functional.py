@@ -26,7 +26,7 @@ from .margins import (
 )
 
 # What is softmaxed at a time: with many classes fresh memory for all costs more than arithmetic.
-_ROWS_AT_A_TIME = 64
+ROWS_AT_A_TIME = 64
 
 
 def tde(
@@ -262,7 +262,7 @@ def exempt_in_place(logits: Tensor, adjusted: Tensor) -> Tensor:
     """:func:`exempt` that overwrites ``adjusted``, and makes no other tensor of its size."""
     if torch.is_grad_enabled() or torch.jit.is_tracing():
         return _exempt(logits, adjusted)
-    for some, own in zip(logits.split(_ROWS_AT_A_TIME), adjusted.split(_ROWS_AT_A_TIME)):
+    for some, own in zip(logits.split(ROWS_AT_A_TIME), adjusted.split(ROWS_AT_A_TIME)):
         _exempt(some, own, out=own)
     return adjusted
 
@@ -276,7 +276,7 @@ def exempt_direct(logits: Tensor, cosine: Tensor, pull: Tensor, floor: float) ->
         floor: least share of a class, see :func:`lvis_tde.exempt_background`.
     """
     probs, columns = torch.empty_like(logits), pull.t()
-    parts = (one.split(_ROWS_AT_A_TIME) for one in (logits, cosine, probs))
+    parts = (one.split(ROWS_AT_A_TIME) for one in (logits, cosine, probs))
     for some, own_cosine, out in zip(*parts):
         _exempt(some, torch.addmm(some, own_cosine, columns, alpha=-1), floor, out)
     return probs
