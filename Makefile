@@ -1,6 +1,10 @@
-# make install | demo | demo-classification | test | lint     Overrides: PYTHON=..., VENV=..., SEED=..., DETECTRON2=...
+# make install | demo | demo-classification | study | test | lint
+# Overrides: PYTHON=..., VENV=..., SEED=..., DETECTRON2=..., STUDY=configs/studies/..., QUICK=1
 PYTHON ?= python3
 SEED ?= 0
+STUDY ?= configs/studies/paper_tables.yaml
+# Of the study: minutes in place of hours, on a smaller set.
+QUICK ?=
 # A folder or pip requirement to use instead of the registry's Detectron2 0.6; it gets an
 # environment of its own.
 DETECTRON2 ?=
@@ -11,7 +15,7 @@ STAMP := $(VENV)/.lvis-tde-installed
 # Two busy processes with two threads each on two cores are far slower than one thread each.
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: install demo demo-classification test lint
+.PHONY: install demo demo-classification study test lint
 
 install: $(STAMP)
 
@@ -37,6 +41,9 @@ demo: install
 
 demo-classification: install
 	OMP_NUM_THREADS=1 $(BIN)/python tools/run_classification_demo.py
+
+study: install
+	OMP_NUM_THREADS=1 $(BIN)/python tools/run_study.py --config $(STUDY) $(if $(QUICK),--quick)
 
 # Files of tests side by side, each process with one thread.
 test: install

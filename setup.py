@@ -26,6 +26,7 @@ setup(
         "lvis_tde": ["py.typed"],
         "lvis_tde.data.generation": ["glyphs.csv", "lvis_v1_image_counts.txt"],
         "lvis_tde.evaluation.report": ["page.html"],
+        "lvis_tde.experiments.study": ["page.html"],
     },
     entry_points={"console_scripts": ["lvis-tde = lvis_tde.cli:main"]},
     python_requires=">=3.9",

@@ -30,6 +30,7 @@ COMMANDS = {
     "estimate": ("estimate_feature_mean", "put TDE on a trained model"),
     "sweep": ("sweep_posthoc", "choose post-hoc methods and their strengths"),
     "sweep-alpha": ("sweep_alpha", "choose one strength, such as that of TDE"),
+    "study": ("run_study", "compare recipes and methods over seeds, with intervals"),
     "demo": ("demo", "draw detections without and with TDE"),
     "export": ("export_model", "write TorchScript and ONNX"),
     "evaluate": ("evaluate", "evaluate a result file: LVIS, or top-1 accuracy"),

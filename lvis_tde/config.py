@@ -92,6 +92,11 @@ def add_tde_config(cfg: CfgNode) -> None:
         if key not in cfg.MODEL.ROI_BOX_HEAD:
             cfg.MODEL.ROI_BOX_HEAD[key] = value
 
+    # "SGD", which Detectron2 builds, or "ADAMW", whose betas are SOLVER.MOMENTUM and 0.999. Some
+    # projects have this key, too, and their default then stays.
+    if "OPTIMIZER" not in cfg.SOLVER:
+        cfg.SOLVER.OPTIMIZER = "SGD"
+
     cfg.MODEL.TDE_MASK = node = CfgNode()
     # Factor on the cosine between a mask feature and a class filter (Seesaw Loss: 20).
     node.TEMPERATURE = 20.0

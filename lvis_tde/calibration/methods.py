@@ -17,6 +17,7 @@ __all__ = [
     "IMAGE_METHODS",
     "SIGMOID_METHODS",
     "SOFTMAX_METHODS",
+    "TDE_JOINT",
     "Method",
     "methods_of",
 ]
@@ -76,6 +77,8 @@ SOFTMAX_METHODS = (
     Method("logn", ("logn",), (1.0,), "logits", options=_JOINT),
     Method("fracal", ("fracal",), (1.0, 2.0), "counts", options=_JOINT),
 )
+# TDE without background exemption, the last row of the paper's table 5: to compare, not to choose.
+TDE_JOINT = Method("tde_joint", _TDE, (0.5, 1.0, 1.5, 2.0, 3.0), "mean", options=_JOINT)
 
 _ADJUSTMENT = ("logit_adjustment",)
 SIGMOID_METHODS = (

@@ -6,12 +6,14 @@ import inspect
 from collections.abc import Iterator, Sequence
 from itertools import chain, islice
 
+from detectron2.config import CfgNode
 from detectron2.data.common import ToIterableDataset
+from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSampler
 from detectron2.utils.file_io import PathManager
 from PIL import ExifTags, Image
 from torch.utils.data.sampler import Sampler
 
-__all__ = ["ResumableSampler", "is_wide"]
+__all__ = ["ResumableSampler", "is_wide", "training_sampler"]
 
 _ORIENTATION = next(key for key, name in ExifTags.TAGS.items() if name == "Orientation")
 _SIDEWAYS = (5, 6, 7, 8)
@@ -32,6 +34,24 @@ def is_wide(record: dict) -> bool:
         width, height = image.size
         # The mapper turns such images when it reads them.
         return height > width if image.getexif().get(_ORIENTATION) in _SIDEWAYS else width > height
+
+
+def training_sampler(cfg: CfgNode, dataset: list) -> Sampler:
+    """The sampler that ``DATALOADER.SAMPLER_TRAIN`` names, as Detectron2 makes it.
+
+    Args:
+        cfg: with "TrainingSampler" or "RepeatFactorTrainingSampler".
+        dataset: records of the training set.
+    """
+    if cfg.DATALOADER.SAMPLER_TRAIN == "RepeatFactorTrainingSampler":
+        # Main has the square root of the repeat factors as an option, 0.6 always takes it.
+        sqrt = cfg.DATALOADER.get("REPEAT_SQRT")
+        options = {} if sqrt is None else {"sqrt": sqrt}
+        repeat_factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
+            dataset, cfg.DATALOADER.REPEAT_THRESHOLD, **options
+        )
+        return RepeatFactorTrainingSampler(repeat_factors)
+    return TrainingSampler(len(dataset))
 
 
 class ResumableSampler(Sampler):

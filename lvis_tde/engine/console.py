@@ -107,12 +107,13 @@ def _is_shown(record: logging.LogRecord) -> bool:
     return record.levelno >= logging.INFO and name.startswith(_PROGRESS) and name not in _TABLES
 
 
-def setup_part(output_dir: str, tag: str) -> None:
+def setup_part(output_dir: str, tag: str, *, shown: bool = True) -> None:
     """:func:`setup_console` for one of several trainings of a process, in place of the last one's.
 
     Args:
         output_dir: folder of ``log.txt``.
         tag: what the lines on the console begin with, since those of all parts reach one terminal.
+        shown: whether there are any; ``log.txt`` has them.
     """
     setup_logger.cache_clear()  # which remembers what it did, not what is still there
     for name in _ROOTS:
@@ -121,6 +122,11 @@ def setup_part(output_dir: str, tag: str) -> None:
             if isinstance(handler, logging.StreamHandler):
                 logger.removeHandler(handler)
     setup_console(output_dir, tag=tag)
+    for name in () if shown else _ROOTS:
+        logger = logging.getLogger(name)
+        for handler in logger.handlers[:]:
+            if isinstance(handler, _Console):
+                logger.removeHandler(handler)
 
 
 def setup_console(output_dir: str | None = None, rank: int = 0, tag: str = "") -> None:

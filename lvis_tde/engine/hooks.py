@@ -6,7 +6,7 @@ import contextlib
 import logging
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -14,13 +14,22 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
-from torch import nn
+from torch import Tensor, nn
 
 from ..calibration.checkpoint import save_checkpoint
 from ..calibration.estimate import estimate_feature_mean
+from ..data.classes import class_info
+from ..modeling.strengths import Strengths
 from ..progress import Progress
 
-__all__ = ["KeepBest", "PreciseMean", "SeedEveryIteration", "TrainingProgress"]
+__all__ = [
+    "KeepBest",
+    "PreciseMean",
+    "SeedEveryIteration",
+    "TrainingProgress",
+    "WeightNorms",
+    "weight_norms",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -168,3 +177,60 @@ class KeepBest(HookBase):
             how = {"iteration": self.trainer.iter, "best": value}
             save_checkpoint(self._checkpointer.model, self.path, **how)
             logger.info("calib/%s %.2f is the best so far: %s", self._metric, value, self.path)
+
+
+def weight_norms(weight: Tensor, groups: Sequence[str]) -> dict[str, Tensor]:
+    """Mean norm of the class weights of each frequency group.
+
+    Args:
+        weight: (C or more, D) raw weights; rows after the first C, such as the background's, are
+            not looked at.
+        groups: "r", "c" or "f" of each of the C classes.
+
+    Returns:
+        Group to a scalar on the weights' device, in fp32; a group without classes is left out.
+    """
+    norms = weight.detach()[: len(groups)].float().norm(dim=1)
+    return {
+        group: norms[[i for i, one in enumerate(groups) if one == group]].mean()
+        for group in "rcf"
+        if group in groups
+    }
+
+
+class WeightNorms(HookBase):
+    """Records the mean norm of rare, common and frequent classes' weights.
+
+    Training that favors the head shows in longer weights of frequent classes (Kang et al., ICLR
+    2020). The scalars are ``tde/weight_norm_r``, ``_c`` and ``_f``, of a cascade in each stage's
+    name scope, beside the predictor's own ``tde/fg_cosine_to_mean``. Register it before the hook
+    that writes, with the same period.
+    """
+
+    def __init__(self, model: nn.Module, dataset: str, period: int = 20):
+        """
+        Args:
+            model: with TDE predictors; without any, or without groups, nothing is recorded.
+            dataset: registered name of the training set, whose metadata have the groups; or "".
+            period: iterations between two records; the last one has one, too.
+        """
+        self._period = period
+        self._predictors = [one for one in model.modules() if isinstance(one, Strengths)]
+        self._groups: Sequence[str] = ()
+        if self._predictors and dataset:
+            with contextlib.suppress(ValueError):  # of a set that does not name its classes
+                num_classes = self._predictors[0].statistics.num_classes
+                self._groups = class_info(dataset, num_classes).frequency or ()
+
+    def after_step(self):
+        done = self.trainer.iter + 1
+        if not self._groups or (done % self._period and done < self.trainer.max_iter):
+            return
+        storage = self.trainer.storage
+        for stage, predictor in enumerate(self._predictors):
+            found = weight_norms(predictor.cls_score.weight, self._groups)
+            values = dict(zip(found, torch.stack([*found.values()]).tolist()))
+            scoped = len(self._predictors) > 1
+            with storage.name_scope(f"stage{stage}") if scoped else contextlib.nullcontext():
+                for group, value in values.items():
+                    storage.put_scalar(f"tde/weight_norm_{group}", value, smoothing_hint=False)

@@ -31,7 +31,7 @@ from ..layers.functional import check_alpha
 from ..modeling.fast_rcnn import TDEFastRCNNOutputLayers
 from ..modeling.sigmoid import FixedWeights, SigmoidFastRCNNOutputLayers
 from ..modeling.strengths import posthoc_options
-from .hooks import PreciseMean, TrainingProgress
+from .hooks import PreciseMean, TrainingProgress, WeightNorms
 from .lock import locked
 from .recipes import Recipe
 from .results import log_results
@@ -240,10 +240,15 @@ def train(cfg: DictConfig, *, resume: bool = False) -> nn.Module:
     main = comm.is_main_process()
     precise = cfg.train.get("precise_mean", 0)
     writers = default_writers(cfg.train.output_dir, cfg.train.max_iter) if main else []
+    # A loader of one's own may have no registered sets.
+    names = OmegaConf.select(cfg, LazyRecipe.keys["train_sets"]) or ()
+    sets = [names] if isinstance(names, str) else list(names)
+    norms = WeightNorms(model, next(iter(sets), ""), cfg.train.log_period)
     trainer.register_hooks(
         [
             hooks.IterationTimer(),
             TrainingProgress() if main else None,
+            norms if main else None,
             hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
             PreciseMean(model, LazyRecipe(cfg).train_loader, precise) if precise else None,
             hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer) if main else None,
@@ -252,9 +257,6 @@ def train(cfg: DictConfig, *, resume: bool = False) -> nn.Module:
         ]
     )
     checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=resume)
-    # A loader of one's own may have no registered sets.
-    names = OmegaConf.select(cfg, LazyRecipe.keys["train_sets"]) or ()
-    sets = [names] if isinstance(names, str) else list(names)
     prepare_statistics(model, sets, measured=bool(precise))
     resumed = resume and checkpointer.has_checkpoint()
     # The checkpoint holds the iteration that was finished last.

@@ -11,31 +11,29 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
-from detectron2.config import CfgNode
 from detectron2.data import build_detection_train_loader, get_detection_dataset_dicts
-from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSampler
 from detectron2.engine import DefaultTrainer, defaults
 from detectron2.engine.hooks import EvalHook, PeriodicCheckpointer
 from detectron2.evaluation import DatasetEvaluator, verify_results
 from detectron2.modeling import GeneralizedRCNNWithTTA
 from detectron2.utils import comm
 from torch import nn
-from torch.utils.data import Sampler
 
 from ..calibration.statistics import prepare_statistics
 from ..checkpointer import SafeCheckpointer
 from ..data.classification.loader import build_test_loader as build_image_test_loader
 from ..data.classification.loader import build_train_loader as build_image_train_loader
 from ..data.classification.names import register_by_name
-from ..data.resume import ResumableSampler, is_wide
+from ..data.resume import ResumableSampler, is_wide, training_sampler
 from ..data.shared import brief, load_once
 from ..evaluation import ClassificationEvaluator, LVISEvaluator
 from ..evaluation.build import build_evaluator, prepare_reports
 from ..modeling.mask_postprocess import masks_as_rle
 from ..modeling.sigmoid import check_sigmoids
 from .classification import calibrated_on, is_classification, new_classifier, resolved
-from .hooks import KeepBest, PreciseMean, SeedEveryIteration, TrainingProgress
+from .hooks import KeepBest, PreciseMean, SeedEveryIteration, TrainingProgress, WeightNorms
 from .lock import locked
+from .optimizer import build_optimizer
 from .results import log_results
 
 __all__ = ["Trainer", "model_name", "predicting_for", "write_reports"]
@@ -68,18 +66,6 @@ def write_reports(evaluators: Mapping[str, DatasetEvaluator], folder: str, weigh
 def model_name(weights: str, folder: str) -> str:
     """What a model is called in a report: its checkpoint and the folder of that, or of the run."""
     return "/".join(Path(weights or os.path.join(folder, "model")).parts[-2:])
-
-
-def _training_sampler(cfg: CfgNode, dataset: list) -> Sampler:
-    if cfg.DATALOADER.SAMPLER_TRAIN == "RepeatFactorTrainingSampler":
-        # Main has the square root of the repeat factors as an option, 0.6 always takes it.
-        sqrt = cfg.DATALOADER.get("REPEAT_SQRT")
-        options = {} if sqrt is None else {"sqrt": sqrt}
-        repeat_factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
-            dataset, cfg.DATALOADER.REPEAT_THRESHOLD, **options
-        )
-        return RepeatFactorTrainingSampler(repeat_factors)
-    return TrainingSampler(len(dataset))
 
 
 @contextlib.contextmanager
@@ -155,6 +141,7 @@ class Trainer(DefaultTrainer):
         hooks = super().build_hooks()
         if comm.is_main_process():
             hooks.insert(0, TrainingProgress())
+            hooks.insert(0, WeightNorms(self.model, next(iter(self.cfg.DATASETS.TRAIN), "")))
         num_batches = self.cfg.MODEL.get("TDE", {}).get("PRECISE_MEAN", 0)
         if num_batches:
             # After the statistics of batch norm, before the last checkpoint and the evaluation.
@@ -201,6 +188,10 @@ class Trainer(DefaultTrainer):
         return model
 
     @classmethod
+    def build_optimizer(cls, cfg, model):
+        return build_optimizer(cfg, model)
+
+    @classmethod
     def build_train_loader(cls, cfg):
         if is_classification(cfg):
             return build_image_train_loader(cfg)
@@ -219,7 +210,7 @@ class Trainer(DefaultTrainer):
         seen = dataset if isinstance(dataset, list) else brief(dataset)
         grouped = cfg.DATALOADER.ASPECT_RATIO_GROUPING
         sampler = ResumableSampler(
-            _training_sampler(cfg, seen),
+            training_sampler(cfg, seen),
             wide=[is_wide(record) for record in seen] if grouped else (),
             grouped=grouped,
             batch_size=cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size(),

@@ -3,37 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_test_loader
-from detectron2.utils.env import seed_all_rng
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from ..calibration.alpha import sweep_alpha
-from ..calibration.checkpoint import load_trained
-from ..calibration.estimate import angle_between, estimate_feature_mean
-from ..calibration.family import METRICS, Choice, choose
+from ..calibration.family import Choice
 from ..calibration.methods import FACTUAL
 from ..calibration.posthoc_table import gains_of
-from ..calibration.settings import describe, tde_predictors
-from ..calibration.statistics import gather_class_statistics
-from ..config import use_tde_on_softmax
+from ..calibration.settings import describe
 from ..data.generated import KINDS
-from ..engine import Trainer, YacsRecipe, load_config
+from ..engine import load_config
 from ..engine.console import setup_part
 from ..evaluation import compare_resampled
 from ..posthoc import Settings
 from .demo_pictures import draw_images
 from .recording import RecordingEvaluator, intervals_of, report
+from .steps import chosen, evaluated, measured, shown_metrics, trained
 
 __all__ = ["DEFAULT_PARTS", "PAIRS", "PARTS", "Part", "Plan", "run_part"]
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -125,20 +116,16 @@ def run_part(name: str, plan: Plan) -> dict[str, Any]:
     torch.set_num_threads(1)
     setup_part(str(plan.folder / name), name)
     part, cfg, names = PARTS[name], plan.config(name), plan.names()
-    model = _trained(cfg)
-    mean = _estimate(plan, cfg, model)
-    gather_class_statistics(model, names["train"])
-    logger.info("Choosing strengths by box AP on the calibration split.")
-    choice = choose(
-        model,
-        build_detection_test_loader(cfg, names["calib"]),
-        lambda: RecordingEvaluator.from_config(cfg, names["calib"]),
-    )
+    model = trained(cfg)
+    mean = measured(cfg, model, plan.mean_batches)
+    choice = chosen(cfg, model, names["calib"])
     tde = choice.row("tde")
     alpha = float(tde.strength or 0)
     # The factual probabilities are those of the model as trained: one pass for both.
     shown = Settings(), tde.settings
-    runs = _evaluate(cfg, model, names["val"], shown, [row.settings for row in choice.rows])
+    boxes = [row.settings for row in choice.rows]
+    evaluator = RecordingEvaluator.from_config(cfg, names["val"], bootstrap=_RESAMPLES)
+    runs = evaluated(cfg, model, names["val"], shown, boxes, evaluator)
     off, on = runs[Settings()], runs[tde.settings]
     if part.pictures:
         before, after = (side["segm"]["detections"] for side in (off, on))
@@ -147,7 +134,7 @@ def run_part(name: str, plan: Plan) -> dict[str, Any]:
         **report({part.off: off, part.on: on}),
         "alphas": {part.on: alpha},
         "calibrations": {
-            part.on: {f"{a:g}": {"bbox": _shown(m)} for a, m in choice.curve("tde").items()}
+            part.on: {f"{a:g}": {"bbox": shown_metrics(m)} for a, m in choice.curve("tde").items()}
         },
         "feature_mean": {part.on: mean},
         "evaluations": {
@@ -155,75 +142,26 @@ def run_part(name: str, plan: Plan) -> dict[str, Any]:
             for run, side in ((part.off, off), (part.on, on))
         },
         "posthoc": {name: _family(choice, runs)},
-        "tried": {name: {describe(one) or FACTUAL: _shown(m) for one, m in choice.tried.items()}},
+        "tried": {
+            name: {describe(one) or FACTUAL: shown_metrics(m) for one, m in choice.tried.items()}
+        },
     }
     return {"alpha": alpha, **found} if part.on == "tde" else found
-
-
-def _trained(cfg) -> torch.nn.Module:
-    """The trained model with TDE on it; training is resumed if it was interrupted."""
-    seed_all_rng(cfg.SEED)
-    trainer = Trainer(cfg)
-    trainer.resume_or_load(resume=True)
-    trainer.train()
-    cfg.MODEL.WEIGHTS = os.path.join(cfg.OUTPUT_DIR, "model_final.pth")
-    use_tde_on_softmax(cfg)
-    return load_trained(YacsRecipe(cfg))
-
-
-def _estimate(plan: Plan, cfg, model) -> dict[str, Any]:
-    """Gathers the statistics of the logits, and the mean where training tracked none.
-
-    Returns:
-        How sure the estimate of the mean is, and how far from the tracked one.
-    """
-    (predictor,) = tde_predictors(model)
-    tracked = predictor.feature_mean.mean.clone()
-    seed_all_rng(cfg.SEED)
-    found = estimate_feature_mean(
-        model, Trainer.build_train_loader(cfg), max_batches=plan.mean_batches, tolerance=0
-    )
-    estimate: dict[str, Any] = {
-        "batches": found.num_batches,
-        "foreground": sum(found.num_foreground),
-        "degrees_between_halves": round(found.angle, 2),
-    }
-    if tracked.any():
-        apart = angle_between(tracked, found.means[0], predictor.cls_score.num_heads)
-        estimate["degrees_to_tracked"] = [round(angle, 2) for angle in apart.tolist()]
-        predictor.feature_mean.mean.copy_(tracked)
-    logger.info("Feature mean estimated: %s", estimate)
-    return estimate
-
-
-def _evaluate(
-    cfg, model, dataset: str, shown: Sequence[Settings], boxes: Sequence[Settings]
-) -> dict[Settings, dict]:
-    """Boxes and masks of what is shown, boxes alone of the others, in one pass."""
-    loader = build_detection_test_loader(cfg, dataset)
-    evaluator = RecordingEvaluator.from_config(cfg, dataset, bootstrap=_RESAMPLES)
-    settings = list(dict.fromkeys([*shown, *boxes]))
-    rest = set(boxes).difference(shown)
-    return sweep_alpha(model, loader, settings, lambda: evaluator, boxes_only=rest)
-
-
-def _shown(metrics: Mapping[str, float]) -> dict[str, float]:
-    return {name: round(float(metrics[name]), 4) for name in METRICS}
 
 
 def _family(choice: Choice, runs: Mapping[Settings, Mapping]) -> list[dict[str, Any]]:
     """Rows of the table of methods."""
     results = {row.settings: runs[row.settings]["bbox"]["result"] for row in choice.rows}
-    trained = runs[Settings()]["bbox"]["result"]
+    first = runs[Settings()]["bbox"]["result"]
     return [
         {
             "method": row.method,
             "strength": row.strength,
             "settings": dataclasses.asdict(row.settings),
-            "calibration": _shown(row.metrics),
-            "val": _shown(runs[row.settings]["bbox"]),
+            "calibration": shown_metrics(row.metrics),
+            "val": shown_metrics(runs[row.settings]["bbox"]),
             "intervals": intervals_of(results[row.settings]),
-            "gains": gains_of(compare_resampled(trained, results[row.settings])),
+            "gains": gains_of(compare_resampled(first, results[row.settings])),
         }
         for row in choice.rows
     ]

@@ -41,6 +41,7 @@ RUN_COLORS = {
 METHOD_NAMES = {
     "factual": "as trained",
     "tde": "TDE",
+    "tde_joint": "TDE, no exemption",
     "tde_region": "TDE, region part",
     "tde_class": "TDE, class part",
     "tde_keep_sum": "TDE, sum kept",
@@ -58,6 +59,28 @@ _OTHER_RUNS = (
     *("#B8B8B8", "#0B4F7D", "#56B4E9", "#CC79A7", "#E69F00"),
     *("#6F6F6F", "#8A5A00", "#54448F", "#2A7F62", "#8E2F67"),
 )
+# One color and one marker a recipe of a study: shapes tell apart what colors do not. Those of Okabe
+# and Ito without their yellow, which is too pale for lines, and some darker ones.
+_SERIES = {"softmax": ("#6F6F6F", "o"), "de-confound": ("#0072B2", "s")}
+_OTHER_SERIES = (
+    *(("#D55E00", "^"), ("#009E73", "D"), ("#CC79A7", "v"), ("#E69F00", "P"), ("#56B4E9", "X")),
+    *(("#54448F", "<"), ("#8A5A00", ">"), ("#1F2933", "h"), ("#2A7F62", "p"), ("#8E2F67", "*")),
+)
+# One letter or two for each method, where many are shown at once.
+METHOD_LETTERS = {
+    "tde": "T",
+    "tde_joint": "Tj",
+    "tde_region": "Tr",
+    "tde_class": "Tc",
+    "tde_keep_sum": "Ts",
+    "tau_norm": "τ",
+    "logit_adjustment": "L",
+    "logit_adjustment_free": "Lf",
+    "norcal": "N",
+    "logn": "Ln",
+    "fracal": "F",
+    "composition": "C",
+}
 
 INK = "#1F2933"
 MUTED = "#52606D"
@@ -84,3 +107,18 @@ def run_colors(runs: Iterable[str]) -> dict[str, str]:
     others = [run for run in runs if run not in RUN_COLORS]
     given = {run: spare[i % len(spare)] for i, run in enumerate(others)}
     return {run: RUN_COLORS.get(run) or given[run] for run in runs}
+
+
+def series_styles(titles: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Color and marker of each recipe of a study.
+
+    Args:
+        titles: of the recipes.
+
+    Returns:
+        Title to both, in the order of ``titles``. After twelve others they repeat.
+    """
+    titles = list(titles)
+    others = [title for title in titles if title not in _SERIES]
+    given = {t: _OTHER_SERIES[i % len(_OTHER_SERIES)] for i, t in enumerate(others)}
+    return {title: _SERIES.get(title) or given[title] for title in titles}

@@ -1,21 +1,11 @@
-import dataclasses
 import json
 from pathlib import Path
 
 import pytest
-from conftest import TINY
-from detectron2.data import build_detection_test_loader
-from detectron2.evaluation import inference_on_dataset
+from experiments_util import SHORT, SMALL, evaluated_alone
 
-from lvis_tde.calibration.checkpoint import load_trained
 from lvis_tde.calibration.family import COMPOSITION
 from lvis_tde.calibration.methods import FACTUAL, SIGMOID_METHODS, SOFTMAX_METHODS
-from lvis_tde.calibration.replay import box_branch_only
-from lvis_tde.calibration.settings import tde_predictors
-from lvis_tde.calibration.statistics import gather_class_statistics
-from lvis_tde.config import use_tde_on_softmax
-from lvis_tde.engine import YacsRecipe
-from lvis_tde.evaluation import LVISEvaluator, lvis_evaluator
 from lvis_tde.experiments.demo import run_demo
 from lvis_tde.experiments.demo_parts import PARTS, Plan
 from lvis_tde.experiments.demo_tables import format_table
@@ -23,8 +13,6 @@ from lvis_tde.experiments.recording import METRICS
 from lvis_tde.posthoc import Settings
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-SMALL = dict(num_train=16, num_calib=4, num_val=4, num_classes=7, image_size=64)
-SHORT = [*TINY, "SOLVER.MAX_ITER", 2, "INPUT.MIN_SIZE_TRAIN", (64,), "INPUT.MIN_SIZE_TEST", 64]
 
 
 def demo(output, *overrides, **options):
@@ -42,40 +30,11 @@ def demo(output, *overrides, **options):
     )
 
 
-@pytest.fixture
-def telling(monkeypatch):
-    """Box figures that any change of a detection changes: two steps of training have an AP of 0."""
-    evaluate = lvis_evaluator.evaluate_lvis
-
-    def figures(truth, detections, task, **options):
-        result = evaluate(truth, detections, task, **options)
-        if task != "bbox":
-            return result
-        value = detections.scores * (1 + detections.boxes.sum(axis=1) / 1000)
-        told = {
-            name: 100 * float((value / (1 + (detections.category_ids + i) % 4)).mean())
-            for i, name in enumerate(("AP", "APr", "APc", "APf"))
-        }
-        return dataclasses.replace(result, metrics={**result.metrics, **told})
-
-    monkeypatch.setattr(lvis_evaluator, "evaluate_lvis", figures)
-
-
 def boxes_alone(output, part, split, row):
     """Box figures of a row on a split by Detectron2's own loop, from the checkpoint of the part."""
     plan = Plan(output, "shapes", 0, CONFIGS, 0, 60, tuple(SHORT))
     cfg, names = plan.config(part), plan.names()
-    cfg.MODEL.WEIGHTS = str(output / "seed0" / part / "model_final.pth")
-    use_tde_on_softmax(cfg)
-    model = load_trained(YacsRecipe(cfg))
-    gather_class_statistics(model, names["train"])
-    (predictor,) = tde_predictors(model)
-    predictor.posthoc = Settings(**row["settings"])
-    evaluator = LVISEvaluator(names[split], max_dets_per_image=cfg.TEST.DETECTIONS_PER_IMAGE)
-    with box_branch_only(model):
-        found = inference_on_dataset(
-            model, build_detection_test_loader(cfg, names[split]), evaluator
-        )
+    found = evaluated_alone(cfg, names, split, Settings(**row["settings"]))
     return {metric: round(found["bbox"][metric], 4) for metric in row["val"]}
 
 

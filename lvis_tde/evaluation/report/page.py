@@ -38,13 +38,14 @@ def write_page(folder: Path, title: str, sections: Sequence[tuple[str, str]]) ->
     return folder / "report.html"
 
 
-def picture(figure: Figure, path: Path, width: int = 0) -> str:
+def picture(figure: Figure, path: Path, width: int = 0, *, alt: str = "") -> str:
     """Save a figure.
 
     Args:
         figure: as charts return it.
         path: of the PNG.
-        width: in the page, pixels.
+        width: in the page, pixels; 0 for as wide as it is.
+        alt: what it shows, in words, for those who do not see it.
 
     Returns:
         The picture itself as HTML.
@@ -52,4 +53,5 @@ def picture(figure: Figure, path: Path, width: int = 0) -> str:
     with atomic_path(path) as partial:
         figure.savefig(partial, dpi=150)
         data = base64.b64encode(partial.read_bytes()).decode()
-    return f'<img alt="" style="width:{width}px" src="data:image/png;base64,{data}">'
+    style = f' style="width:{width}px"' if width else ""
+    return f'<img alt="{escape(alt, quote=True)}"{style} src="data:image/png;base64,{data}">'

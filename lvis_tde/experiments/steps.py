@@ -1,0 +1,126 @@
+"""What every experiment does with one detector: train, measure, choose on images, evaluate."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import build_detection_test_loader
+from detectron2.utils.env import seed_all_rng
+
+from ..calibration.alpha import sweep_alpha
+from ..calibration.checkpoint import load_trained
+from ..calibration.estimate import angle_between, estimate_feature_mean
+from ..calibration.family import METRICS, Choice, choose
+from ..calibration.settings import tde_predictors
+from ..calibration.statistics import gather_class_statistics
+from ..config import use_tde_on_softmax
+from ..engine import Trainer, YacsRecipe
+from ..evaluation import LVISEvaluator
+from ..posthoc import Settings
+
+__all__ = ["WEIGHTS", "chosen", "evaluated", "measured", "shown_metrics", "trained"]
+
+logger = logging.getLogger(__name__)
+
+WEIGHTS = "model_final.pth"
+
+
+def trained(cfg: CfgNode) -> torch.nn.Module:
+    """The trained model with TDE on it; training is resumed if it was interrupted.
+
+    Args:
+        cfg: of the training; changed to one that has TDE.
+    """
+    seed_all_rng(cfg.SEED)
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=True)
+    trainer.train()
+    cfg.MODEL.WEIGHTS = os.path.join(cfg.OUTPUT_DIR, WEIGHTS)
+    use_tde_on_softmax(cfg)
+    return load_trained(YacsRecipe(cfg))
+
+
+def measured(cfg: CfgNode, model: torch.nn.Module, num_batches: int) -> dict[str, Any]:
+    """Gathers the statistics of the classes, and the mean where training tracked none.
+
+    Args:
+        cfg: of the training.
+        model: of :func:`trained`; changed.
+        num_batches: training batches for the mean and for the statistics of the logits.
+
+    Returns:
+        How sure the estimate of the mean is, and how far from the tracked one.
+    """
+    (predictor,) = tde_predictors(model)
+    tracked = predictor.feature_mean.mean.clone()
+    seed_all_rng(cfg.SEED)
+    found = estimate_feature_mean(
+        model, Trainer.build_train_loader(cfg), max_batches=num_batches, tolerance=0
+    )
+    estimate: dict[str, Any] = {
+        "batches": found.num_batches,
+        "foreground": sum(found.num_foreground),
+        "degrees_between_halves": round(found.angle, 2),
+    }
+    if tracked.any():
+        apart = angle_between(tracked, found.means[0], predictor.cls_score.num_heads)
+        estimate["degrees_to_tracked"] = [round(angle, 2) for angle in apart.tolist()]
+        predictor.feature_mean.mean.copy_(tracked)
+    logger.info("Feature mean estimated: %s", estimate)
+    gather_class_statistics(model, cfg.DATASETS.TRAIN)
+    return estimate
+
+
+def chosen(cfg: CfgNode, model: torch.nn.Module, dataset: str, **options: Any) -> Choice:
+    """The best strength of each method by box AP.
+
+    Args:
+        cfg: of the model.
+        model: of :func:`measured`.
+        dataset: registered name of the images to choose on.
+        **options: of :func:`~lvis_tde.calibration.family.choose`.
+    """
+    logger.info("Choosing strengths by box AP on the calibration split.")
+    most = cfg.TEST.DETECTIONS_PER_IMAGE
+    return choose(
+        model,
+        build_detection_test_loader(cfg, dataset),
+        lambda: LVISEvaluator(dataset, max_dets_per_image=most),
+        **options,
+    )
+
+
+def evaluated(
+    cfg: CfgNode,
+    model: torch.nn.Module,
+    dataset: str,
+    masks: Sequence[Settings],
+    boxes: Sequence[Settings],
+    evaluator: LVISEvaluator,
+    on_evaluated: Callable[..., None] | None = None,
+) -> dict[Settings, dict]:
+    """Evaluates settings in one pass over the images.
+
+    Args:
+        cfg, model, dataset: see :func:`chosen`.
+        masks: whose boxes and masks are evaluated.
+        boxes: others, boxes alone; what is among ``masks`` is not evaluated twice.
+        evaluator: of the set.
+        on_evaluated: see :func:`~lvis_tde.calibration.alpha.sweep_alpha`.
+    """
+    loader = build_detection_test_loader(cfg, dataset)
+    settings = list(dict.fromkeys([*masks, *boxes]))
+    rest = set(boxes).difference(masks)
+    return sweep_alpha(
+        model, loader, settings, lambda: evaluator, boxes_only=rest, on_evaluated=on_evaluated
+    )
+
+
+def shown_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
+    """AP, APr, APc and APf, rounded for results in JSON."""
+    return {name: round(float(metrics[name]), 4) for name in METRICS}

@@ -1,0 +1,225 @@
+"""Charts of what training does to features, weights and AP, and of TDE's gain by momentum."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from .figure import bare, headline, new_figure, spread
+from .palette import GRID, GROUP_COLORS, GROUPS, INK, METHOD_COLORS, MUTED, series_styles
+
+__all__ = ["plot_gain_by_momentum", "plot_learning_curves"]
+
+Curve = Sequence[Mapping[str, float]]
+
+_PANELS: tuple[tuple[str, Mapping[str, tuple[str, str]]], ...] = (
+    ("cosine of foreground features to their mean", {"fg_cosine_to_mean": ("", INK)}),
+    (
+        "mean norm of class weights",
+        {f"weight_norm_{g}": (name, GROUP_COLORS[g]) for g, name in GROUPS.items()},
+    ),
+    (
+        "APr on held-out images (%)",
+        {"APr": ("as trained", INK), "APr_tde": ("TDE", METHOD_COLORS["tde"])},
+    ),
+)
+
+
+def plot_learning_curves(
+    recipes: Mapping[str, Mapping[str, Curve]],
+    *,
+    title: str = "What training does to features, weights and rare classes",
+) -> Figure:
+    """A row for each recipe: cosine to the mean, norms of weights, APr, all over iterations.
+
+    Args:
+        recipes: title of a recipe to its seeds, each with rows of "iteration" and any of
+            "fg_cosine_to_mean", "weight_norm_r", "weight_norm_c", "weight_norm_f", "APr" and
+            "APr_tde". Seeds are thin lines, their mean where they have the same iterations a thick
+            one. Axes begin at zero; those of the first and the last column are shared.
+        title: of the chart.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: if there is no recipe.
+    """
+    if not recipes:
+        raise ValueError("recipes is empty: pass the curves of at least one recipe")
+    width, height = 10.4, 0.6 + 2.55 * len(recipes)
+    figure = new_figure(width, height)
+    grid: list[list[Axes]] = []
+    ends: dict[Axes, list[tuple[float, str, str]]] = {}
+    for row, (recipe, seeds) in enumerate(recipes.items()):
+        bottom = (height - 0.6 - 2.55 * row - 2.0) / height
+        grid.append([])
+        for column, (label, lines) in enumerate(_PANELS):
+            axes = figure.add_axes((0.045 + 0.322 * column, bottom, 0.205, 1.72 / height))
+            bare(axes, "y")
+            axes.tick_params(axis="y", labelcolor=MUTED)
+            axes.set_title(label, size=9, color=MUTED, loc="left")
+            if not column:
+                above = {"xycoords": "axes fraction", "textcoords": "offset points"}
+                axes.annotate(recipe, (0, 1), (0, 20), size=10.5, color=INK, **above)
+            ends[axes] = _lines(axes, seeds, lines)
+            if row == len(recipes) - 1:
+                axes.set_xlabel("iteration", size=9, color=MUTED)
+            grid[-1].append(axes)
+    for column in (0, 2):
+        highest = max(panels[column].get_ylim()[1] for panels in grid)
+        for panels in grid:
+            panels[column].set_ylim(0, highest)
+    for axes, named in ends.items():
+        _name_ends(axes, named)
+    headline(figure, title, [])
+    return figure
+
+
+def _lines(
+    axes: Axes, seeds: Mapping[str, Curve], lines: Mapping[str, tuple[str, str]]
+) -> list[tuple[float, str, str]]:
+    """
+    Returns:
+        Where the lines end, with words and color.
+    """
+    ends = []
+    for key, (name, color) in lines.items():
+        found = [_points(curve, key) for curve in seeds.values()]
+        found = [points for points in found if points]
+        for points in found if len(found) > 1 else ():
+            axes.plot(*zip(*sorted(points.items())), color=color, lw=0.7, alpha=0.4)
+        common = sorted(set.intersection(*map(set, found))) if found else []
+        if common:
+            means = [float(np.mean([points[i] for points in found])) for i in common]
+            axes.plot(common, means, color=color, lw=2)
+            form = ".1f" if key.startswith("AP") else ".2f"
+            ends.append((means[-1], f"{name} {means[-1]:{form}}".strip(), color))
+    if not ends:
+        axes.text(0.5, 0.5, "n/a", ha="center", transform=axes.transAxes, color=MUTED)
+    low, high = axes.get_ylim()
+    axes.set_ylim(0, max(high, 1e-3) * 1.04)
+    axes.set_xlim(left=0)
+    return ends
+
+
+def _points(curve: Curve, key: str) -> dict[int, float]:
+    return {
+        int(row["iteration"]): row[key]
+        for row in curve
+        if row.get(key) is not None and math.isfinite(row[key])
+    }
+
+
+def _name_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
+    if not ends:
+        return
+    gap = 0.105 * axes.get_ylim()[1]
+    for y, (_, words, color) in zip(spread([end[0] for end in ends], gap), ends):
+        axes.annotate(
+            words,
+            (1, y),
+            (5, 0),
+            xycoords=("axes fraction", "data"),
+            textcoords="offset points",
+            va="center",
+            size=8.5,
+            color=color,
+            annotation_clip=False,
+        )
+
+
+def plot_gain_by_momentum(
+    families: Mapping[str, Mapping[str, Mapping[str, tuple[Sequence[float], float]]]],
+    *,
+    metrics: Mapping[str, str] | None = None,
+    title: str = "What TDE adds, by the momentum of training (points)",
+) -> Figure:
+    """A panel for each metric, a line for each family of recipes: gains over momentum.
+
+    Args:
+        families: title to the names of optimizers, in the order of the axis, each with a metric's
+            gains, one a seed, and half of the interval of their mean, NaN for none. A name that is
+            a number below 1 is SGD's momentum m, and lies at the logarithm of the 1 / (1 - m) steps
+            that it remembers; others lie apart at the right.
+        metrics: which, and their names; default AP and APr.
+        title: of the chart.
+
+    Returns:
+        The figure: means with their intervals, and small dots for the seeds.
+
+    Raises:
+        ValueError: if there is no family.
+    """
+    if not families:
+        raise ValueError("families is empty: pass the gains of at least one")
+    metrics = metrics or {"AP": "AP, all classes", "APr": "APr, rare classes"}
+    figure = new_figure(9.2, 4.0)
+    names = list(dict.fromkeys(name for one in families.values() for name in one))
+    places = _places(names)
+    for column, (metric, label) in enumerate(metrics.items()):
+        axes = figure.add_axes((0.06 + 0.49 * column, 0.15, 0.33, 0.66))
+        axes.set_title(label, size=10, color=INK, loc="left")
+        bare(axes, "y")
+        axes.tick_params(axis="y", labelcolor=MUTED)
+        axes.axhline(0, color=MUTED, lw=0.9)
+        ends = []
+        for index, (family, (color, marker)) in enumerate(series_styles(families).items()):
+            found = families[family]
+            shift = 0.035 * (index - (len(families) - 1) / 2)
+            known = [(n, found[n][metric]) for n in names if found.get(n, {}).get(metric)]
+            sgd = [
+                (places[n] + shift, float(np.mean(v))) for n, (v, _) in known if _momentum(n) < 1
+            ]
+            if sgd:
+                axes.plot(*zip(*sgd), color=color, lw=1.5, zorder=2)
+            for name, (values, half) in known:
+                x, mean = places[name] + shift, float(np.mean(values))
+                if math.isfinite(half):
+                    axes.plot([x, x], [mean - half, mean + half], color=color, lw=1.3, zorder=2)
+                    axes.plot([x + 0.05] * len(values), values, ".", ms=4, color=color, alpha=0.5)
+                axes.plot(x, mean, marker, ms=7, color=color, zorder=3)
+            if known:
+                ends.append((float(np.mean(known[-1][1][0])), family, color))
+        apart = [places[n] for n in names if _momentum(n) >= 1]
+        if apart and len(apart) < len(names):
+            axes.axvline(min(apart) - 0.25, color=GRID, lw=1)
+        axes.set_xticks([places[n] for n in names], names, size=9)
+        axes.set_xlim(min(places.values()) - 0.2, max(places.values()) + 0.25)
+        axes.set_xlabel("momentum of SGD", size=9.5, color=MUTED)
+        low, high = axes.get_ylim()
+        axes.set_ylim(low, high)
+        heights = spread([end[0] for end in ends], 0.075 * (high - low)) if ends else []
+        for y, (_, family, color) in zip(heights, ends):
+            axes.annotate(
+                family,
+                (1, y),
+                (6, 0),
+                xycoords=("axes fraction", "data"),
+                textcoords="offset points",
+                va="center",
+                size=9,
+                color=color,
+                annotation_clip=False,
+            )
+    headline(figure, title, [])
+    return figure
+
+
+def _momentum(name: str) -> float:
+    """Momentum of SGD; infinity for the name of another optimizer."""
+    try:
+        return float(name)
+    except ValueError:
+        return math.inf
+
+
+def _places(names: Sequence[str]) -> dict[str, float]:
+    places = {n: -math.log10(1 - _momentum(n)) for n in names if _momentum(n) < 1}
+    end = max(places.values(), default=-0.5)
+    others = [n for n in names if _momentum(n) >= 1]
+    return {**places, **{n: end + 0.5 * (i + 1) for i, n in enumerate(others)}}

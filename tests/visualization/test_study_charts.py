@@ -1,0 +1,104 @@
+"""Charts of a study: what is drawn is what was given, and odd studies are drawn, too."""
+
+import math
+
+import pytest
+
+from lvis_tde.visualization.figure import figure_to_array
+from lvis_tde.visualization.learning_curves import plot_gain_by_momentum, plot_learning_curves
+from lvis_tde.visualization.palette import METHOD_LETTERS, METHOD_NAMES, series_styles
+from lvis_tde.visualization.study_charts import plot_ranks, plot_runs
+
+
+def marks(axes):
+    """Points that have a marker."""
+    lines = [line for line in axes.get_lines() if line.get_marker() not in ("None", "", None)]
+    return {tuple(map(float, point)) for line in lines for point in zip(*line.get_data())}
+
+
+def words(axes):
+    return [text.get_text() for text in axes.texts]
+
+
+def inside(figure):
+    """All words are within the figure."""
+    figure_to_array(figure)
+    width, height = figure.get_figwidth() * figure.dpi, figure.get_figheight() * figure.dpi
+    for text in [*figure.texts, *(text for axes in figure.axes for text in axes.texts)]:
+        box = text.get_window_extent()
+        assert 0 <= box.x0 and box.x1 <= width and 0 <= box.y0 and box.y1 <= height, text
+
+
+def test_a_dot_for_each_run_and_a_name_for_each_recipe():
+    runs = {
+        "softmax": {"factual": (1.0, 14.0), "tde": (4.0, 15.0), "own": (2.0, 12.0)},
+        "de-confound, with a long name of its own": {"factual": (3.0, 16.0), "logn": (1, math.nan)},
+        "nothing": {"factual": (math.nan, 3.0)},
+    }
+    figure = plot_runs(runs)
+    (axes,) = figure.axes
+    assert {(1, 14), (4, 15), (2, 12), (3, 16)} <= marks(axes)
+    assert {"T", "own", "softmax  14.0"} <= set(words(axes)) and "Ln" not in words(axes)
+    assert not any("nothing" in one for one in words(axes))
+    inside(figure)
+    with pytest.raises(ValueError, match="recipes is empty"):
+        plot_runs({})
+
+
+def test_ranks_in_the_order_of_ap():
+    ranks = {"a": {"AP": 2, "APr": 1, "APc": 2, "APf": 2}, "b": {"AP": 1, "APr": 2.5}}
+    figure = plot_ranks(ranks)
+    (axes,) = figure.axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["b", "a"]
+    found = {(x, round(y)) for x, y in marks(axes)}
+    assert found == {(1, 0), (2.5, 0), (2, 1), (1, 1)}
+    inside(plot_ranks({f"run {i}": {"AP": i} for i in range(60)}))
+    with pytest.raises(ValueError, match="runs is empty"):
+        plot_ranks({})
+
+
+def test_curves_are_means_over_the_iterations_that_seeds_share():
+    seeds = {
+        "0": [{"iteration": 9, "APr": 1.0}, {"iteration": 19, "APr": 2.0, "APr_tde": 4.0}],
+        "1": [{"iteration": 9, "APr": 3.0}, {"iteration": 19, "weight_norm_r": 0.5}],
+    }
+    figure = plot_learning_curves({"softmax": seeds, "none": {"0": []}})
+    assert len(figure.axes) == 6
+    cosine, norms, rare = figure.axes[:3]
+    assert "n/a" in words(cosine) and "rare 0.50" in words(norms)
+    assert {"as trained 2.0", "TDE 4.0"} <= set(words(rare))
+    assert all(axes.get_ylim()[0] == 0 for axes in figure.axes)
+    assert rare.get_ylim() == figure.axes[5].get_ylim()
+    inside(figure)
+    with pytest.raises(ValueError, match="recipes is empty"):
+        plot_learning_curves({})
+
+
+def test_gains_lie_where_the_momentum_is_with_their_intervals():
+    gains = {
+        "softmax": {"0": {"AP": ([1.0, 2.0], 0.7)}, "0.9": {"AP": ([3.0], math.nan)}},
+        "de-confound": {"AdamW": {"AP": ([0.5], math.nan), "APr": ([2.5], math.nan)}},
+    }
+    figure = plot_gain_by_momentum(gains)
+    axes = figure.axes[0]
+    ticks = dict(zip([t.get_text() for t in axes.get_xticklabels()], axes.get_xticks()))
+    assert ticks["0"] == 0 and ticks["0.9"] == pytest.approx(1) and ticks["AdamW"] > 1.3
+    heights = sorted(y for _, y in marks(axes))
+    assert heights == [0.5, 1.0, 1.5, 2.0, 3.0]  # the dots of two seeds are there, too
+    ends = [line.get_ydata() for line in axes.get_lines() if len(set(line.get_xdata())) == 1]
+    assert any(tuple(map(float, one)) == pytest.approx((0.8, 2.2)) for one in ends)
+    assert {"softmax", "de-confound"} <= set(words(axes))
+    inside(figure)
+    with pytest.raises(ValueError, match="families is empty"):
+        plot_gain_by_momentum({})
+
+
+def test_recipes_are_told_apart_by_color_and_marker():
+    titles = ["cosine", "softmax", *(f"recipe {i}" for i in range(9)), "de-confound"]
+    found = series_styles(titles)
+    assert list(found) == titles
+    assert len({color for color, _ in found.values()}) == len(titles)
+    assert len({marker for _, marker in found.values()}) == len(titles)
+    assert found["softmax"] == series_styles(["softmax"])["softmax"]
+    assert len({*METHOD_LETTERS.values()}) == len(METHOD_LETTERS)
+    assert METHOD_LETTERS.keys() <= METHOD_NAMES.keys()
