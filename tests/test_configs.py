@@ -43,8 +43,8 @@ def test_config_builds_and_trains(name):
     # What reads the counts of its training set.
     if cfg.MODEL.ROI_BOX_HEAD.USE_FED_LOSS or cfg.MODEL.TDE.LOSS == "balanced_softmax":
         counts = [{"id": i, "image_count": i + 1} for i in range(cfg.MODEL.ROI_HEADS.NUM_CLASSES)]
-        MetadataCatalog.get("counted").class_image_count = counts
-        cfg.DATASETS.TRAIN = ("counted",)
+        cfg.DATASETS.TRAIN = (f"counted_{len(counts)}",)
+        MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).class_image_count = counts
     model, batch = util.build(cfg), [util.training_image(cfg)]
     losses = util.step(cfg, model, batch)
     detections = util.infer(model, batch)

@@ -50,6 +50,10 @@ Predictions = tuple[Tensor, Tensor, Tensor]
 # features away from all weights. The linear classifier has a bias, and starts as upstream's at 0.
 _BIAS = -math.log((1 - 0.01) / 0.01)
 
+# EQL v2's authors start at 0.001, and it matters: from 0.5 the first step's negative gradients
+# outweigh all positive ones, and the loss then leaves rare classes there.
+_EQLV2_BIAS = -math.log((1 - 0.001) / 0.001)
+
 
 class TDEFastRCNNOutputLayers(WithFeatureMean, LargeVocabularyInference, BoxPredictor):
     """Predicts boxes as upstream does and classes with the total direct effect.
@@ -128,6 +132,7 @@ class TDEFastRCNNOutputLayers(WithFeatureMean, LargeVocabularyInference, BoxPred
             )
         super().__init__(input_shape, **kwargs)
         in_features, num_outputs = self.cls_score.in_features, self.cls_score.out_features
+        start = _BIAS if self.use_sigmoid_ce and norm != NO_NORM else None
         self.cls_score = CosineMultiHeadClassifier(
             in_features,
             num_outputs,
@@ -135,7 +140,7 @@ class TDEFastRCNNOutputLayers(WithFeatureMean, LargeVocabularyInference, BoxPred
             tau=tau,
             gamma=gamma,
             norm=norm,
-            bias=_BIAS if self.use_sigmoid_ce and norm != NO_NORM else None,
+            bias=_EQLV2_BIAS if loss == "eqlv2" else start,
         )
         self.feature_mean = RunningFeatureMean(in_features, momentum=mean_momentum)
         self.statistics = ClassStatistics(num_outputs - 1)

@@ -123,6 +123,11 @@ def estimate(cfg, rank=0, world=1):
 
 
 SIGMOIDS = ("MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE", True, "MODEL.TDE.NORM", "none")
+# Losses that go by what was seen so far.
+COUNTING = {
+    "seesaw": ("MODEL.TDE.LOSS", "seesaw"),
+    "eqlv2": (*SIGMOIDS, "MODEL.TDE.LOSS", "eqlv2"),
+}
 
 
 def work(folder):
@@ -140,6 +145,9 @@ def work(folder):
         cfg = make_cfg(heads, folder / "out", *SIGMOIDS)
         results[heads, "sigmoids"] = train(cfg, "nothing", rank, WORLD)
         results[heads, "sigmoids", "estimate"] = estimate(cfg, rank, WORLD)
+    for loss, options in COUNTING.items():
+        cfg = make_cfg("TDEROIHeads", folder / "out", "SOLVER.BASE_LR", 0.0, *options)
+        results[loss] = train(cfg, "nothing", rank, WORLD)
     # Last: the run stops with an error on rank 0 alone, where Detectron2 looks at the losses.
     cfg = make_cfg("TDEROIHeads", folder / "out", "SOLVER.MAX_ITER", 1)
     results["not finite"] = train(cfg, "finite pixels", rank, WORLD, mean=3.0)
@@ -182,6 +190,19 @@ def test_the_mean_is_that_of_one_process_with_the_whole_batch(heads, lacking, bo
     for a, b, mean in zip(first, second, expected):
         assert torch.equal(a, b) and mean.norm() > 0
         torch.testing.assert_close(a, mean, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("loss", COUNTING)
+def test_a_loss_has_seen_what_one_process_with_the_whole_batch_has(loss, both, tmp_path):
+    cfg = make_cfg("TDEROIHeads", tmp_path, "SOLVER.BASE_LR", 0.0, *COUNTING[loss])
+    (expected,) = seen(train(cfg))
+    (first,), (second,) = (seen(results[loss]) for results in both)
+    assert torch.equal(first, second) and expected.any()
+    torch.testing.assert_close(first, expected)
+
+
+def seen(results):
+    return [value for name, value in results["state"].items() if ".box_loss." in name]
 
 
 @pytest.mark.parametrize("options", [(), SIGMOIDS], ids=["softmax", "sigmoids"])

@@ -196,6 +196,12 @@ def test_a_checkpoint_of_another_loss_is_told(caplog):
     assert "trained with the loss" not in caplog.text
 
 
+@pytest.mark.parametrize("norm", ["none", "cosine"])
+def test_sigmoids_of_eqlv2_start_where_its_authors_have_them(norm):
+    probs = make("eqlv2", norm=norm).cls_score.bias.sigmoid()
+    torch.testing.assert_close(probs, torch.full((C + 1,), 0.001))
+
+
 def test_refused():
     with pytest.raises(ValueError, match="'ldam'.*cross_entropy, balanced_softmax, seesaw, eqlv2"):
         make("ldam")
