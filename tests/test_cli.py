@@ -30,7 +30,7 @@ def test_every_tool_is_a_command_and_says_what_it_takes(capsys, monkeypatch):
 def test_help_for_trained_models_is_one_screen(capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["lvis-tde"])
     monkeypatch.setenv("COLUMNS", "100")
-    for name in ("estimate", "sweep-alpha", "sweep"):
+    for name in ("study", "estimate", "sweep-alpha", "sweep"):
         assert status_of(cli.main, [name, "--help"]) == 0
         lines = capsys.readouterr().out.splitlines()
         assert len(lines) <= 40 and max(map(len, lines)) <= 100
