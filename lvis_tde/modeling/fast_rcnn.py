@@ -242,18 +242,17 @@ class TDEFastRCNNOutputLayers(WithFeatureMean, LargeVocabularyInference, BoxPred
         steps = self.composition()
         if not steps.uses_tde:
             return steps(logits)
-        if self.use_sigmoid_ce or steps.factor is not None or steps.margin is not None:
+        alone = steps.factor is None and steps.margin is None
+        if self.use_sigmoid_ce or not (alone and self.background_exempt):
             return steps(logits, *self._tde_terms(logits, features))
         # TDE alone: the authors' exemption, which has a floor.
-        if self.background_exempt and may_overwrite():
+        if may_overwrite():
             cosine, pull = self._tde_terms(logits, features)
             with autocast_off(logits):
                 return exempt_direct(logits, cosine, pull * self.alpha, FLOOR)
         self._see_to_mean(logits)
         mean = self.feature_mean.mean
         direct = self.cls_score.direct_effect(logits, features, mean, self.alpha)
-        if not self.background_exempt:
-            return direct.softmax(-1)
         return exempt_background(logits, direct)
 
     @torch.no_grad()

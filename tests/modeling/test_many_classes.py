@@ -1,5 +1,7 @@
 """Inference with the 13,204 classes of V3Det: memory, and that the parts are the whole."""
 
+import dataclasses
+
 import pytest
 import torch
 from detectron2.layers import ShapeSpec
@@ -13,13 +15,22 @@ from lvis_tde.posthoc import Settings
 REGIONS, FEATURES, CLASSES = 1000, 32, 13204
 
 
-@pytest.mark.parametrize("settings", [None, Settings(class_=1.0, region=1.0, logit_adjustment=1.0)])
-def test_no_more_than_two_tensors_of_all_scores(settings):
+BOTH = Settings(class_=0.5, region=0.5, logit_adjustment=1.0)
+JOINT_TDE = Settings(class_=0.5, region=0.5, background="joint")
+JOINT = dataclasses.replace(BOTH, background="joint")
+
+
+@pytest.mark.parametrize(
+    "settings, sigmoid",
+    [(None, False), (BOTH, False), (JOINT, False), (JOINT_TDE, False), (BOTH, True)],
+)
+def test_no_more_than_two_tensors_of_all_scores(settings, sigmoid):
     predictor = TDEFastRCNNOutputLayers(
         ShapeSpec(channels=FEATURES),
         box2box_transform=Box2BoxTransform((10.0, 10.0, 5.0, 5.0)),
         num_classes=CLASSES,
         cls_agnostic_bbox_reg=True,
+        use_sigmoid_ce=sigmoid,
     ).eval()
     counts = torch.arange(1, CLASSES + 1)
     predictor.statistics.set_annotations(
