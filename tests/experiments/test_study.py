@@ -191,3 +191,20 @@ def test_a_unit_that_fails_does_not_keep_the_others(tmp_path, capsys):
     assert tool.main([*arguments, "--dry-run"]) == 0
     printed = capsys.readouterr().out
     assert "1 of 2 units are done" in printed and "training 0/2" in printed
+
+
+def test_given_sets_are_names_or_files(tmp_path, tiny_set):
+    files = {split: MetadataCatalog.get(name) for split, name in tiny_set.items()}
+    pairs = {split: [one.json_file, one.image_root] for split, one in files.items()}
+    for given in (tiny_set, {**tiny_set, "calib": pairs["calib"]}, pairs):
+        study = study_of(tmp_path, set=given, pairs=[], orders=[])
+        unit, *_ = units_of(study, tmp_path / "out")
+        cfg, names = unit.config(), unit.names()
+        assert cfg.DATASETS.TRAIN == (names["train"],) and cfg.MODEL.ROI_HEADS.NUM_CLASSES == 7
+        for split, name in names.items():
+            assert MetadataCatalog.get(name).json_file == pairs[split][0]
+    for wrong, message in (("none", "no registered"), (["none.json", "."], "none.json")):
+        study = study_of(tmp_path, set={**tiny_set, "val": wrong}, pairs=[], orders=[])
+        with pytest.raises((ValueError, FileNotFoundError), match=message):
+            run_study(study, tmp_path / "out", jobs=0)
+    assert not (tmp_path / "out").exists()

@@ -10,7 +10,7 @@ from typing import Any
 
 __all__ = ["curve_of", "iterations_of", "training_seconds"]
 
-_MOST = 60
+_MOST = 40
 _EVALUATED = "calib/"
 _PREFIXES = ("tde/", _EVALUATED)
 
@@ -57,7 +57,7 @@ def curve_of(folder: Path, points: Sequence[Mapping[str, Any]] = ()) -> list[dic
     rows = []
     for row in _rows(folder):
         found = {
-            name.partition("/")[2]: round(float(value), 6)
+            name.partition("/")[2]: float(f"{value:.4g}")
             for name, value in row.items()
             if name.startswith(_PREFIXES) and math.isfinite(value)
         }

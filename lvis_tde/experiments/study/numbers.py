@@ -72,7 +72,8 @@ def values_of(study: Study, run: str, task: str, metric: str) -> dict[str, float
 def changes_of(pair: Mapping[str, Any], task: str, metric: str) -> dict[str, Mapping[str, Any]]:
     """The difference of a pair, seed by seed: "difference", "interval" and "wins"."""
     found = {seed: tasks.get(task, {}).get(metric) for seed, tasks in pair["seeds"].items()}
-    return {seed: one for seed, one in found.items() if one and _defined(one["difference"])}
+    known = {seed: one for seed, one in found.items() if one}
+    return {k: v for k, v in known.items() if _defined(v["difference"]) and _defined(v["wins"])}
 
 
 def tasks_of(study: Study) -> list[str]:

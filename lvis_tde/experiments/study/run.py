@@ -113,7 +113,7 @@ def run_study(
     if all(unit.result() is None for unit in units) and failed:
         return Outcome(None, failed=failed)
     found = gather(study, units)
-    write_text(Path(output) / "study.json", json.dumps(found, indent=1) + "\n")
+    write_text(Path(output) / "study.json", json.dumps(found, separators=(",", ":")) + "\n")
     return Outcome(found, write_outputs(found, Path(output)), failed)
 
 

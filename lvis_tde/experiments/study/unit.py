@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import logging
@@ -160,6 +161,7 @@ class Unit:
         return min(iterations_of(self.folder), max(total - 1, 0)), total
 
 
+@functools.cache
 def _said(text: str) -> dict[str, Any]:
     """Keys and values of a config that say what is trained: those that are not the defaults.
 

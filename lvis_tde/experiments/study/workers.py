@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -98,6 +99,7 @@ def _start(unit: Unit, gpu: int | None) -> _Worker:
 
 def _work(unit: Unit, gpu: int | None, sender: Connection) -> None:
     end_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal: the parent ends this process
     logging.captureWarnings(True)  # as cli.run does
     logging.getLogger("py.warnings").addHandler(logging.NullHandler())
     sender.send(_attempt(unit, gpu))
