@@ -64,20 +64,20 @@ def accumulate(
             continue
         # As if nothing matched; the candidates' matches are subtracted below.
         unmatched = np.where(exempt[order, area], 0.0, weights[order])
-        false = np.concatenate([[0.0], np.cumsum(unmatched)])
-        base = false[position + 1] - false[category_start[label]]
+        base = _sums(unmatched, category_start)[position]
         would_be_false = unmatched[position]
         for threshold in range(num_thresholds):
             hit = matched[:, threshold, area]
-            cleared = np.concatenate([[0.0], np.cumsum(np.where(hit, would_be_false, 0.0))])
+            cleared = _sums(np.where(hit, would_be_false, 0.0), candidate_start)
             # What weighs nothing reaches no recall.
             tp = np.flatnonzero(hit & ~ignored[:, threshold, area] & (weight > 0))
             tp_label = label[tp]
             start = np.searchsorted(tp_label, np.arange(num_cats + 1))
-            sums = np.concatenate([[0.0], np.cumsum(weight[tp])])
-            true = sums[1:] - sums[start[tp_label]]
-            fp = base[tp] - (cleared[tp + 1] - cleared[candidate_start[tp_label]])
-            curve = _envelope(true / (fp + true + np.spacing(1)), tp_label)
+            true = _sums(weight[tp], start[:-1])
+            # Rounding must not make it negative, nor a precision larger than 1.
+            fp = np.maximum(base[tp] - cleared[tp], 0.0)
+            # As the official 1e-16 beside weights of one, whatever the weight.
+            curve = _envelope(true / (fp + true + np.spacing(1) * weight[tp]), tp_label)
             reached = thresholds_reached(true, num_gt[tp_label, area])
             # Of each category those reached by its true positives, one after the other.
             last = np.zeros(num_cats, dtype=np.int64)
@@ -87,10 +87,33 @@ def accumulate(
             newly[first] = reached[first]
             lane = np.zeros((len(present), len(RECALL_THRESHOLDS)))
             lane[np.arange(len(RECALL_THRESHOLDS)) < last[present, None]] = np.repeat(curve, newly)
-            found = sums[start[1:]] - sums[start[:-1]]
+            found = np.zeros(num_cats)
+            some = start[1:] > start[:-1]
+            found[some] = true[start[1:][some] - 1]
             recall[threshold, present, area] = found[present] / num_gt[present, area]
             precision[threshold, :, present, area] = lane
     return precision, recall
+
+
+def _sums(values: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """Running sums that begin anew with each category.
+
+    Args:
+        values: (N,) float64, >= 0, by category.
+        starts: (C,) where each category begins, ascending.
+
+    Returns:
+        (N,) float64; what one category weighs never rounds the sums of another.
+    """
+    if np.array_equal(np.floor(values), values):  # whole numbers: all sums are exact
+        total = np.concatenate([[0.0], np.cumsum(values)])
+        if total[-1] < 2**53:
+            ends = np.append(starts[1:], len(values))
+            return total[1:] - np.repeat(total[starts], ends - starts)
+    sums = np.empty_like(values)
+    for start, end in zip(starts, np.append(starts[1:], len(values))):
+        np.cumsum(values[start:end], out=sums[start:end])
+    return sums
 
 
 def thresholds_reached(true: np.ndarray, num_gt: np.ndarray) -> np.ndarray:

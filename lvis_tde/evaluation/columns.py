@@ -43,7 +43,7 @@ def columns(instances: Instances, image_id: Any) -> Detections:
         counts, lengths = encode_masks(masks, corners)
         size = masks.shape[1:]
     return Detections(
-        image_ids=id_column([image_id] * n),
+        image_ids=id_column([image_id]).repeat(n),
         category_ids=instances.pred_classes.numpy().astype(np.int64),
         scores=_numpy(instances.scores),
         boxes=_numpy(boxes),

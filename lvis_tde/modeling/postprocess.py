@@ -39,7 +39,7 @@ _MAX_SHIFTED_OTHER = 25_000
 
 # Candidates in the first attempt, per requested detection, and the growth of each further one.
 _CANDIDATES_PER_DETECTION = 4
-_MIN_CANDIDATES = 512
+_MIN_CANDIDATES = 256
 _GROWTH = 4
 
 # One joint NMS over all classes is quadratic in the candidates: worth it for this many only.
@@ -139,7 +139,7 @@ def _single_image(boxes, scores, image_shape, score_thresh, nms_thresh, topk):
             if size < num_candidates:
                 # The cut takes all candidates of the M-th score, never some of them: which of
                 # equal scores is suppressed must not depend on M.
-                mask = scores >= scores[above].topk(size, sorted=False).values.min()
+                mask = scores >= scores.reshape(-1).topk(size, sorted=False).values.min()
             else:
                 mask = above
             candidates = _gather(boxes, scores, mask, image_shape)
@@ -184,12 +184,12 @@ def _gather(boxes, scores, mask, image_shape):
 def _nms_by_class(boxes, scores, classes, nms_thresh):
     """Upstream's class-by-class NMS; indices of the kept candidates in falling order of score."""
     boxes, scores = boxes.float(), scores.float()  # the CPU op takes one type, and no fp16
-    keep = torch.zeros_like(scores, dtype=torch.bool)
     if len(boxes) <= _MAX_JOINT and nms_thresh > _IOU_BAND:
-        keep, open_classes = _joint_nms(boxes, scores, classes, nms_thresh)
-        todo = torch.isin(classes, open_classes).nonzero()[:, 0]
+        keep, is_open = _joint_nms(boxes, scores, classes, nms_thresh)
+        todo = is_open.nonzero()[:, 0]
         keep[todo] = False
     else:
+        keep = torch.zeros_like(scores, dtype=torch.bool)
         todo = torch.arange(len(boxes), device=boxes.device)
 
     # Sorted by class, each class is a slice; a mask over all candidates per class is what makes
@@ -208,7 +208,7 @@ def _nms_by_class(boxes, scores, classes, nms_thresh):
 
 
 def _joint_nms(boxes, scores, classes, nms_thresh):
-    """NMS of all classes in one call, and the classes for which it is not certain.
+    """NMS of all classes in one call, and the candidates of classes for which it is not certain.
 
     Classes are set apart by a shift in float64. It gives IoUs that differ from the float32 ones of
     upstream by far less than the band, in this direction or that. Two runs take the threshold at
@@ -224,7 +224,7 @@ def _joint_nms(boxes, scores, classes, nms_thresh):
         nms_thresh: Threshold above ``_IOU_BAND``.
 
     Returns:
-        bool (N,), kept candidates, and int64 classes to be decided one by one.
+        bool (N,), kept candidates, and bool (N,), those of the classes to be decided one by one.
     """
     exact = boxes.double()
     shifted = exact + (classes.double() * (exact.max() + 1))[:, None]
@@ -233,4 +233,5 @@ def _joint_nms(boxes, scores, classes, nms_thresh):
         keep[nms(shifted, scores.double(), thresh)] = True
     # Of a box that is thin, empty or inverted, the relative error has no such bound.
     thin = (boxes[:, 2:] - boxes[:, :2]).amin(dim=1) < _MIN_SIDE
-    return upper, classes[(lower != upper) | thin].unique()
+    uncertain = (lower != upper) | thin
+    return upper, torch.isin(classes, classes[uncertain]) if uncertain.any() else uncertain

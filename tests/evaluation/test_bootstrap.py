@@ -74,6 +74,29 @@ def test_weights_of_one_change_nothing_and_scale_does_not_matter():
         assert third == pytest.approx(plain, abs=1e-9)
 
 
+def test_what_one_category_weighs_does_not_round_another():
+    def box(number, image, category, x, **more):
+        ids = {"id": number, "image_id": image, "category_id": category}
+        return {**ids, "bbox": [x, 0.0, 10.0, 10.0], "area": 100.0, **more}
+
+    images = [{"id": i, "width": 90, "height": 10, "neg_category_ids": []} for i in (1, 2)]
+    for image in images:
+        image.update(not_exhaustive_category_ids=[], neg_category_ids=[2])
+    annotations = {
+        "images": images,
+        "categories": [{"id": i, "name": str(i), "frequency": "f"} for i in (1, 2)],
+        "annotations": [box(1, 1, 1, 0), box(2, 2, 2, 0), box(3, 2, 2, 20)],
+    }
+    for one in annotations["annotations"]:
+        one["segmentation"] = [[0.0, 0.0, 10.0, 0.0, 10.0, 10.0]]
+    results = [box(1, 1, 1, 0, score=0.9), box(2, 2, 2, 40, score=0.8), box(3, 2, 2, 0, score=0.7)]
+    plain = evaluate_lvis(annotations, results, "bbox")
+    for heavy in (1e-300, 0.1, 1e20, 1e300):
+        found = evaluate_lvis(annotations, results, "bbox", image_weights={1: heavy})
+        assert found.per_category == plain.per_category
+        assert found.metrics == plain.metrics and 0 < found.metrics["AP"] < 100
+
+
 @pytest.mark.parametrize("weight", [-1.0, float("nan"), float("inf")])
 def test_bad_weights_are_named(weight):
     annotations, results = problem(3, True)
