@@ -54,6 +54,16 @@ def add_tde_config(cfg: CfgNode) -> None:
     node.FAST_NMS = True
     # Re-estimate the mean from this many batches at the end of training; 0 keeps the running mean.
     node.PRECISE_MEAN = 0
+    # Loss of the box classifier: "cross_entropy" (a softmax's, or of sigmoids), "balanced_softmax",
+    # "seesaw", or "eqlv2" with MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE.
+    node.LOSS = "cross_entropy"
+    # Powers of the seesaw loss: of the ratio of class sizes, and of that of scores.
+    node.SEESAW_P = 0.8
+    node.SEESAW_Q = 2.0
+    # EQL v2: slope and place of the weight of negative gradients, and how much positive ones gain.
+    node.EQLV2_GAMMA = 12.0
+    node.EQLV2_MU = 0.8
+    node.EQLV2_ALPHA = 4.0
     # Data type of a model that is run with --fast: "bfloat16", "float16" (GPUs), "" for float32.
     node.INFERENCE_DTYPE = ""
     # Removed, and ignored with a warning: the mean's weight followed the learning rate under it.
@@ -161,14 +171,25 @@ def add_classification_config(cfg: CfgNode) -> None:
     cfg.TEST.CALIB_METRIC = "balanced"
 
 
-def tde_options(cfg: CfgNode) -> dict:
-    """The predictor's arguments from ``MODEL.TDE`` and ``MODEL.POSTHOC``, or their defaults."""
+# Arguments of predictors of boxes alone.
+_OF_BOXES = ("fast_nms", "loss", "seesaw_p", "seesaw_q", "eqlv2_gamma", "eqlv2_mu", "eqlv2_alpha")
+
+
+def tde_options(cfg: CfgNode, *, boxes: bool = True) -> dict:
+    """The predictor's arguments from ``MODEL.TDE`` and ``MODEL.POSTHOC``, or their defaults.
+
+    Args:
+        cfg: with or without these nodes.
+        boxes: give those that a predictor for whole images does not have, too.
+    """
     if "TDE" not in cfg.MODEL:
         cfg = get_cfg()
         add_tde_config(cfg)
     options = {key.lower(): value for key, value in cfg.MODEL.TDE.items()}
     del options["precise_mean"]  # of the training loop
     options.pop("inference_dtype", None)  # of the whole model
+    if not boxes:
+        options = {name: value for name, value in options.items() if name not in _OF_BOXES}
     # A config of an earlier release, pickled with its model, has no such node.
     posthoc = cfg.MODEL.get("POSTHOC", {})
     options["posthoc"] = {key.lower(): value for key, value in posthoc.items()}

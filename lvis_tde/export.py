@@ -44,6 +44,7 @@ from .layers.functional import (
     normalize_weight,
     project_on_mean,
 )
+from .modeling.box_losses import joint_logits
 from .modeling.fast_rcnn import TDEFastRCNNOutputLayers
 from .modeling.intercept import intercepted
 from .posthoc.margins import split_pull, with_background
@@ -215,6 +216,7 @@ class _BoxHead(nn.Module):
         classifier, mean = predictor.cls_score, predictor.feature_mean.mean
         self.num_heads, self.norm = classifier.num_heads, classifier.norm
         self.exempt, self.sigmoid = predictor.background_exempt, predictor.use_sigmoid_ce
+        self.scores = predictor.scores
         steps = predictor.composition()
         weight = classifier.scale * normalize_weight(
             classifier.weight, self.num_heads, self.norm, classifier.gamma
@@ -240,6 +242,8 @@ class _BoxHead(nn.Module):
         logits = F.linear(
             normalize_features(features, self.num_heads, self.norm), self.weight, self.bias
         )
+        if self.scores == "objectness":
+            logits = joint_logits(logits)
         cosine = cosine_to_mean(features, self.mean, self.num_heads, self.norm)
         adjusted = logits if self.factor is None else logits * self.factor
         if self.margin is not None:
@@ -249,6 +253,9 @@ class _BoxHead(nn.Module):
             probs = direct.sigmoid()
             if self.fractal is not None:
                 probs = probs * (direct + self.fractal).sigmoid()
+            if self.scores == "sigmoid":
+                rest = torch.sigmoid(-logits[:, -1:])
+                probs = torch.cat([probs[:, :-1] * rest, probs[:, -1:]], dim=-1)
             return probs, self.bbox_pred(features)
         if not self.exempt:
             return F.softmax(direct, -1), self.bbox_pred(features)

@@ -40,7 +40,8 @@ def differences(a, b, prefix=""):
 @pytest.mark.parametrize("name", NAMES)
 def test_config_builds_and_trains(name):
     cfg = util.shrink(load(name))
-    if cfg.MODEL.ROI_BOX_HEAD.USE_FED_LOSS:  # which reads the counts of its training set
+    # What reads the counts of its training set.
+    if cfg.MODEL.ROI_BOX_HEAD.USE_FED_LOSS or cfg.MODEL.TDE.LOSS == "balanced_softmax":
         counts = [{"id": i, "image_count": i + 1} for i in range(cfg.MODEL.ROI_HEADS.NUM_CLASSES)]
         MetadataCatalog.get("counted").class_image_count = counts
         cfg.DATASETS.TRAIN = ("counted",)

@@ -2,8 +2,8 @@
 
 Both enter after the box head, so backbone, RPN and box head run once per image; for each value
 only the probabilities, NMS and the evaluation are repeated. Masks and keypoints are predicted, and
-masks pasted or encoded, once for every distinct (box, class) that any value keeps, or once for
-every box where masks do not depend on the class.
+masks pasted or encoded, once for every distinct (box, class) that any value keeps, or for every box
+where masks do not depend on the class.
 """
 
 from __future__ import annotations
@@ -117,13 +117,11 @@ def _postprocessed(
 
 
 def _postprocessed_together(results: Sequence[Instances], size) -> list[Instances]:
-    """What upstream's postprocessing makes of each result, in one call for all of an image."""
-    union = Instances.cat(results)
-    numbers = [len(one) for one in results]
-    union.setting = torch.arange(len(numbers)).repeat_interleave(torch.tensor(numbers))
-    union.setting = union.setting.to(union.pred_classes.device)
+    """What upstream's postprocessing makes of each result, in one call for an image."""
+    union, numbers = Instances.cat(results), [len(one) for one in results]
+    number = torch.arange(len(numbers)).repeat_interleave(torch.tensor(numbers))
+    union.setting = number.to(union.pred_classes.device)
     done = detector_postprocess(union, *size)
-    # Boxes that are empty in the output image are gone.
     ends = done.setting.bincount(minlength=len(numbers)).cumsum(0).tolist()
     done.remove("setting")
     return [done[start:end] for start, end in zip((0, *ends), ends)]
@@ -211,9 +209,9 @@ def _predict(
     ]
     plain = [alpha in boxes_only for alpha in alphas]
     outputs: list[list[dict]] = [[] for _ in alphas]
-    boxes = [output for without, output in zip(plain, outputs) if without]
     for results, size in zip(zip(*itertools.compress(per_alpha, plain)), sizes):
-        for output, instances in zip(boxes, _postprocessed_together(results, size)):
+        done = _postprocessed_together(results, size)
+        for output, instances in zip(itertools.compress(outputs, plain), done):
             output.append({"instances": instances})
     full = [output for without, output in zip(plain, outputs) if not without]
     if not full:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -130,7 +129,8 @@ def explain(
     if not mean.any():
         alpha = 0.0
     features = features.double()
-    total = classifier(features)
+    logits = classifier(features)
+    total = predictor.score_logits(logits)
     terms = classifier.effect_terms(features, mean)
     with settings([predictor], alpha=alpha):
         steps, background = predictor.composition(), predictor.background_exempt
@@ -140,21 +140,25 @@ def explain(
     if not plain:
         direct = tde(total, *terms, strengths.region, strengths.class_)
     if steps.sigmoid:
-        for logits in (adjusted, direct):  # of which the last column is no class
-            logits[:, -1] = total[:, -1]
+        for one in (adjusted, direct):  # of which the last column is no class
+            one[:, -1] = total[:, -1]
     probs = steps(total, *terms)
     if plain and steps.uses_tde and background and steps.background and not steps.sigmoid:
         probs = exempt_background(total, direct)  # which has a floor
-    activation = torch.sigmoid if steps.sigmoid else functools.partial(F.softmax, dim=-1)
+
+    def scores(values: Tensor) -> Tensor:
+        one = values.sigmoid() if steps.sigmoid else F.softmax(values, dim=-1)
+        return predictor.finish_scores(one, logits)
+
     return Explanation(
         total=total,
         indirect=total - direct,
         direct=direct,
         other=adjusted - direct,
         cosine=cosine_to_mean(features, mean, classifier.num_heads, "cosine"),
-        factual_probs=activation(total),
-        direct_probs=activation(adjusted),
-        probs=probs,
+        factual_probs=scores(total),
+        direct_probs=scores(adjusted),
+        probs=predictor.finish_scores(probs, logits),
         alpha=alpha,
         sigmoid=steps.sigmoid,
         steps=describe(strengths),

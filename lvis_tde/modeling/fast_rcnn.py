@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -30,8 +30,10 @@ from ..layers.functional import (
     may_overwrite,
 )
 from ..posthoc.functional import exempt_direct
+from .box_loss_modules import BoxLoss, build_box_loss
+from .box_losses import joint_logits
 from .postprocess import LargeVocabularyInference
-from .sigmoid import BoxPredictor
+from .sigmoid import BoxPredictor, class_weights
 from .statistics import ClassStatistics
 from .strengths import DEFAULT_ALPHA
 from .with_mean import WithFeatureMean
@@ -86,6 +88,13 @@ class TDEFastRCNNOutputLayers(WithFeatureMean, LargeVocabularyInference, BoxPred
         posthoc: Mapping[str, Any] | None = None,
         mean_momentum: float = 0.9998,
         fast_nms: bool = True,
+        loss: str = "cross_entropy",
+        get_class_counts: Callable[[], Tensor] | None = None,
+        seesaw_p: float = 0.8,
+        seesaw_q: float = 2.0,
+        eqlv2_gamma: float = 12.0,
+        eqlv2_mu: float = 0.8,
+        eqlv2_alpha: float = 4.0,
         **kwargs,
     ):
         """
@@ -102,6 +111,10 @@ class TDEFastRCNNOutputLayers(WithFeatureMean, LargeVocabularyInference, BoxPred
             mean_momentum: mu of the running mean, in [0, 1); a step weighs 1 - mu.
             fast_nms: same detections as upstream's, faster with many classes; False runs upstream's
                 code.
+            loss: of the classifier, "cross_entropy" (of a softmax or of sigmoids),
+                "balanced_softmax", "seesaw" or "eqlv2", see :mod:`~.box_losses`.
+            get_class_counts: gives (C,) training images of each class, for "balanced_softmax".
+            seesaw_p, seesaw_q, eqlv2_gamma, eqlv2_mu, eqlv2_alpha: of these losses.
             **kwargs: those of :class:`FastRCNNOutputLayers`, whichever release is installed, and
                 in release 0.6 those of :class:`~.sigmoid.SigmoidFastRCNNOutputLayers`.
 
@@ -129,10 +142,25 @@ class TDEFastRCNNOutputLayers(WithFeatureMean, LargeVocabularyInference, BoxPred
         self.calibrated_alpha: float | None = None
         self._start(alpha, alpha_region, background_exempt, posthoc)
         self.fast_nms = fast_nms
+        self.box_loss: BoxLoss | None = build_box_loss(
+            loss,
+            num_outputs - 1,
+            use_sigmoid_ce=self.use_sigmoid_ce,
+            use_fed_loss=self.use_fed_loss,
+            get_class_counts=get_class_counts,
+            seesaw_p=seesaw_p,
+            seesaw_q=seesaw_q,
+            eqlv2_gamma=eqlv2_gamma,
+            eqlv2_mu=eqlv2_mu,
+            eqlv2_alpha=eqlv2_alpha,
+        )
+        if self.box_loss is not None:
+            self.scores = self.box_loss.scores
 
     @classmethod
     def from_config(cls, cfg, input_shape):
-        return {**super().from_config(cfg, input_shape), **tde_options(cfg)}
+        options = {**super().from_config(cfg, input_shape), **tde_options(cfg)}
+        return {**options, "get_class_counts": lambda: class_weights(cfg.DATASETS.TRAIN, 1.0)}
 
     def forward(self, x: Tensor) -> Predictions:
         """
@@ -156,7 +184,14 @@ class TDEFastRCNNOutputLayers(WithFeatureMean, LargeVocabularyInference, BoxPred
         if torch.is_grad_enabled():
             self._update_mean(predictions[2], proposals)
             self.statistics.forget_logits()
-        return super().losses(predictions[:2], proposals)
+        losses = super().losses(predictions[:2], proposals)
+        if self.box_loss is not None:
+            labels = torch.cat([p.gt_classes for p in proposals]) if proposals else None
+            logits = predictions[0]
+            labels = logits.new_empty(0) if labels is None else labels
+            loss = self.box_loss(logits, labels.long())
+            losses["loss_cls"] = loss * self.loss_weight.get("loss_cls", 1.0)
+        return losses
 
     def predict_boxes(self, predictions: Predictions, proposals: list[Instances]):
         return super().predict_boxes(predictions[:2], proposals)
@@ -183,7 +218,17 @@ class TDEFastRCNNOutputLayers(WithFeatureMean, LargeVocabularyInference, BoxPred
         logits, _, features = predictions
         # `len` would be a constant of a trace.
         sizes = [p.__len__() for p in proposals]
-        return self._probs(at_least_fp32(logits), features).split(sizes)
+        probs = self._probs(self.score_logits(at_least_fp32(logits)), features)
+        return self.finish_scores(probs, logits).split(sizes)
+
+    def score_logits(self, logits: Tensor) -> Tensor:
+        return joint_logits(logits) if self.scores == "objectness" else logits
+
+    def finish_scores(self, probs: Tensor, logits: Tensor) -> Tensor:
+        if self.scores == "sigmoid":
+            rest = torch.sigmoid(-at_least_fp32(logits[:, -1:]))
+            probs = torch.cat([probs[:, :-1] * rest, probs[:, -1:]], dim=-1)
+        return probs
 
     def _probs(self, logits: Tensor, features: Tensor) -> Tensor:
         steps = self.composition()

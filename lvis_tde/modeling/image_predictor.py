@@ -146,8 +146,7 @@ class TDEImagePredictor(WithFeatureMean, nn.Module):
 
     @classmethod
     def from_config(cls, cfg, input_shape):
-        options = tde_options(cfg)
-        del options["fast_nms"]  # of boxes
+        options = tde_options(cfg, boxes=False)
         node = cfg.MODEL.IMAGE_CLASSIFIER
         loss = ImageLoss(
             name=node.LOSS,

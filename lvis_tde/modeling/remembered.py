@@ -29,6 +29,8 @@ class Remembered:
     use_sigmoid_ce: bool
     calibrated_alpha: float | None
     chosen: str = ""
+    # Where scores come from besides each logit: "", "objectness" or "sigmoid" of the background.
+    scores: str = ""
     _posthoc: Settings
 
     def get_extra_state(self) -> Tensor:
@@ -52,6 +54,7 @@ class Remembered:
         content = {
             "settings": dataclasses.asdict(self._posthoc),
             "sigmoid": self.use_sigmoid_ce,
+            "scores": self.scores,
             "chosen": self.chosen[:_MOST_WORDS],
         }
         destination[f"{prefix}{STRENGTHS}"] = pack(content, _STATE_SIZE)
@@ -68,6 +71,16 @@ class Remembered:
                 "Set MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE (use_sigmoid_ce) to %s.",
                 *(("sigmoids", "a softmax") if sigmoid else ("a softmax", "sigmoids")),
                 bool(sigmoid),
+            )
+        elif (scores := content.get("scores", self.scores)) != self.scores:
+            losses = {"objectness": "seesaw", "sigmoid": "eqlv2"}
+            logger.warning(
+                "The checkpoint's classifier was trained with the loss %s, and this model has %s: "
+                "its scores will be wrong. Set MODEL.TDE.LOSS (loss) to that of the training.",
+                *(
+                    losses.get(one, "cross_entropy or balanced_softmax")
+                    for one in (scores, self.scores)
+                ),
             )
         if not self.chosen:
             return

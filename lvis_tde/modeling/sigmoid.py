@@ -87,11 +87,11 @@ def class_weights(datasets: str | Sequence[str], power: float) -> Tensor:
     Raises:
         ValueError: if the counts are not known.
     """
-    name = datasets if isinstance(datasets, str) else datasets[0]
+    name = datasets if isinstance(datasets, str) else next(iter(datasets), "")
     counts = MetadataCatalog.get(name).get("class_image_count")
     if counts is None:
         raise ValueError(
-            f"use_fed_loss=True needs image counts, and the metadata of {name!r} has no "
+            f"The loss needs image counts of the classes, and the metadata of {name!r} has no "
             "class_image_count: Detectron2 0.6 has none for its own LVIS sets. Give the file with "
             "--train-data JSON IMAGES, which counts."
         )

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..posthoc import Statistics
 from .words import pack_words, unpack_words
 
-__all__ = ["ClassStatistics", "class_hash"]
+__all__ = ["ClassStatistics", "ExactBuffers", "class_hash"]
 
 
 def class_hash(name: str) -> int:
@@ -20,7 +20,19 @@ def class_hash(name: str) -> int:
     return int.from_bytes(digest[:8], "little", signed=True) or 1
 
 
-class ClassStatistics(nn.Module):
+class ExactBuffers(nn.Module):
+    """A module whose buffers ``model.half()`` leaves as they are: it must not round them."""
+
+    def _apply(self, fn, *args, **kwargs):
+        before = dict(self.named_buffers())
+        super()._apply(fn, *args, **kwargs)
+        for name, buffer in self.named_buffers():
+            if buffer.dtype in (torch.float16, torch.bfloat16):
+                self._buffers[name] = before[name].to(buffer.device)
+        return self
+
+
+class ClassStatistics(ExactBuffers):
     """Statistics of C foreground classes, part of checkpoints; all zero is unknown.
 
     Attributes:
@@ -169,15 +181,6 @@ class ClassStatistics(nn.Module):
         for name, buffer in self.named_buffers():
             state_dict.setdefault(prefix + name, torch.zeros_like(buffer))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-
-    def _apply(self, fn, *args, **kwargs):
-        # model.half() must not round them.
-        before = dict(self.named_buffers())
-        super()._apply(fn, *args, **kwargs)
-        for name, buffer in self.named_buffers():
-            if buffer.dtype in (torch.float16, torch.bfloat16):
-                self._buffers[name] = before[name].to(buffer.device)
-        return self
 
     def extra_repr(self) -> str:
         return f"num_classes={self.num_classes}"

@@ -27,6 +27,25 @@ class WithFeatureMean(Strengths):
     feature_mean: RunningFeatureMean
     _looked_at_mean = False
 
+    def score_logits(self, logits: Tensor) -> Tensor:
+        """The logits whose softmax, or sigmoids, are the scores.
+
+        Those of ``forward``, but with the seesaw loss for the last column, its objectness.
+
+        Args:
+            logits: what ``forward`` gives.
+        """
+        return logits
+
+    def finish_scores(self, probs: Tensor, logits: Tensor) -> Tensor:
+        """What sigmoids become beside a background that has one of its own (EQL v2).
+
+        Args:
+            probs: of each class on its own, whatever was done to it after training.
+            logits: what ``forward`` gives.
+        """
+        return probs
+
     def _tde_terms(self, logits: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
         """TDE's terms, see :meth:`CosineMultiHeadClassifier.effect_terms`.
 

@@ -68,6 +68,12 @@ def test_config_reaches_the_predictor(tiny_cfg):
         PRECISE_MEAN=5,
         FAST_NMS=False,
         ALPHA_REGION=0.5,
+        LOSS="eqlv2",
+        SEESAW_P=0.7,
+        SEESAW_Q=1.5,
+        EQLV2_GAMMA=10.0,
+        EQLV2_MU=0.7,
+        EQLV2_ALPHA=3.0,
     )
     steps = dict(
         TAU_NORM=0.1, LOGN=0.2, LOGIT_ADJUSTMENT=0.3, NORCAL=0.4, FRACAL=0.5, KEEP_SUM="factual"
@@ -82,6 +88,7 @@ def test_config_reaches_the_predictor(tiny_cfg):
     assert (classifier.tau, classifier.gamma, predictor.alpha) == (20.0, 0.5, 3.0)
     assert predictor.feature_mean.momentum == 0.5
     assert not predictor.background_exempt
+    assert predictor.box_loss.weights == {"gamma": 10.0, "mu": 0.7, "alpha": 3.0}
     assert predictor.use_sigmoid_ce and predictor.strengths == (0.5, 3.0)
     assert predictor.posthoc == Settings(
         0.5, 3.0, 0.1, 0.2, 0.3, 0.4, 0.5, background="joint", keep_sum="factual"
