@@ -133,7 +133,9 @@ def test_a_run_that_lacks_a_seed(tmp_path):
     for method in METHODS:
         del found["runs"][f"deconfound/{method}"]["1"]
     del found["pairs"][1]["seeds"]["1"], found["curves"]["deconfound"]["1"]
+    found["recipes"]["late"] = {"title": "a late one", "config": "", "opts": []}
     text = write_outputs(found, tmp_path)
+    assert "No seed is finished of a late one." in text
     assert "Not finished: de-confound (2 of 3), de-confound + TDE (2 of 3)" in text
     assert {row[2] for row in table_of(found, "Box AP on val (%)").rows[4:]} == {"2"}
     assert {run.split("/")[0] for run in ranks_of(found, "bbox", "AP")} == {"softmax"}
