@@ -16,10 +16,11 @@ __all__ = ["plot_gain_by_momentum", "plot_learning_curves"]
 
 Curve = Sequence[Mapping[str, float]]
 
+_NORMS = "mean norm of class weights"
 _PANELS: tuple[tuple[str, Mapping[str, tuple[str, str]]], ...] = (
     ("cosine of foreground features to their mean", {"fg_cosine_to_mean": ("", INK)}),
     (
-        "mean norm of class weights",
+        _NORMS,
         {f"weight_norm_{g}": (name, GROUP_COLORS[g]) for g, name in GROUPS.items()},
     ),
     (
@@ -40,26 +41,30 @@ def plot_learning_curves(
         recipes: title of a recipe to its seeds, each with rows of "iteration" and any of
             "fg_cosine_to_mean", "weight_norm_r", "weight_norm_c", "weight_norm_f", "APr" and
             "APr_tde". Seeds are thin lines, their mean where they have the same iterations a thick
-            one. Axes begin at zero; those of the first and the last column are shared.
+            one. Axes begin at zero, and are the same for a cosine and for an AP in all rows. What
+            no recipe has is left out.
         title: of the chart.
 
     Returns:
         The figure.
 
     Raises:
-        ValueError: if there is no recipe.
+        ValueError: if there is none of it.
     """
-    if not recipes:
-        raise ValueError("recipes is empty: pass the curves of at least one recipe")
-    width, height = 10.4, 0.6 + 2.55 * len(recipes)
-    figure = new_figure(width, height)
+    rows = [row for seeds in recipes.values() for curve in seeds.values() for row in curve]
+    panels = [one for one in _PANELS if any(key in row for row in rows for key in one[1])]
+    if not panels:
+        raise ValueError(f"recipes has no curve: {', '.join(recipes) or 'it is empty'}")
+    height, scale = 0.6 + 2.55 * len(recipes), len(_PANELS) / len(panels)
+    figure = new_figure(10.4 / scale, height)
     grid: list[list[Axes]] = []
     ends: dict[Axes, list[tuple[float, str, str]]] = {}
     for row, (recipe, seeds) in enumerate(recipes.items()):
         bottom = (height - 0.6 - 2.55 * row - 2.0) / height
         grid.append([])
-        for column, (label, lines) in enumerate(_PANELS):
-            axes = figure.add_axes((0.045 + 0.322 * column, bottom, 0.205, 1.72 / height))
+        for column, (label, lines) in enumerate(panels):
+            left, wide = scale * (0.045 + 0.322 * column), scale * 0.205
+            axes = figure.add_axes((left, bottom, wide, 1.72 / height))
             bare(axes, "y")
             axes.tick_params(axis="y", labelcolor=MUTED)
             axes.set_title(label, size=9, color=MUTED, loc="left")
@@ -70,10 +75,10 @@ def plot_learning_curves(
             if row == len(recipes) - 1:
                 axes.set_xlabel("iteration", size=9, color=MUTED)
             grid[-1].append(axes)
-    for column in (0, 2):
-        highest = max(panels[column].get_ylim()[1] for panels in grid)
-        for panels in grid:
-            panels[column].set_ylim(0, highest)
+    for column, (label, _) in enumerate(panels):
+        highest = max(line[column].get_ylim()[1] for line in grid)
+        for line in grid if label != _NORMS else ():
+            line[column].set_ylim(0, highest)
     for axes, named in ends.items():
         _name_ends(axes, named)
     headline(figure, title, [])

@@ -82,11 +82,12 @@ def plot_runs(
     ends.sort(key=lambda end: end[1][1])
     places = spread([at[1] for _, at, _, _ in ends], 0.042 * (high - low))
     over = max(0.0, places[-1] - high) - max(0.0, low - places[0]) if places else 0.0
+    names = []
     for (recipe, at, color, marker), place in zip(ends, places):
         edge, y = right + 0.05 * (right - left), place - over
         axes.plot([at[0], edge], [at[1], y], color=GRID, lw=0.9, clip_on=False, zorder=1)
         axes.plot(edge, y, marker, ms=6.5, color=color, clip_on=False, zorder=4)
-        words = axes.annotate(
+        text = axes.annotate(
             f"{recipe}  {at[1]:.1f}",
             (edge, y),
             (8, 0),
@@ -96,7 +97,10 @@ def plot_runs(
             color=INK,
             annotation_clip=False,
         )
-        shrink(words, 0.215 * width * figure.dpi)
+        names.append(shrink(text, 0.215 * width * figure.dpi))
+    smallest = min((text.get_fontsize() for text in names), default=0)
+    for text in names:
+        text.set_fontsize(smallest)
     headline(figure, title, [])
     letters = ", ".join(f"{letter} {METHOD_NAMES.get(m, m)}" for m, letter in used.items())
     words = f"Large: as trained. Small: {letters}." if letters else "As trained."

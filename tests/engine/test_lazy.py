@@ -115,6 +115,7 @@ def test_trains_evaluates_and_resumes(heads, arguments, tmp_path):
     lines = (tmp_path / "output" / "metrics.json").read_text().splitlines()
     metrics = {key: value for line in lines for key, value in json.loads(line).items()}
     assert {"segm/APr", "bbox/AP"} <= set(metrics) and any("tde/mean_norm" in k for k in metrics)
+    assert any("tde/weight_norm_r" in k for k in metrics)
 
     cfg = setup(arguments(heads, "train.max_iter=3")).cfg
     resumed = lazy.train(cfg, resume=True)

@@ -133,7 +133,9 @@ def test_a_run_that_lacks_a_seed(tmp_path):
     for method in METHODS:
         del found["runs"][f"deconfound/{method}"]["1"]
     del found["pairs"][1]["seeds"]["1"], found["curves"]["deconfound"]["1"]
+    found["recipes"]["late"] = {"title": "a late one", "config": "", "opts": []}
     text = write_outputs(found, tmp_path)
+    assert "No seed is finished of a late one." in text
     assert "Not finished: de-confound (2 of 3), de-confound + TDE (2 of 3)" in text
     assert {row[2] for row in table_of(found, "Box AP on val (%)").rows[4:]} == {"2"}
     assert {run.split("/")[0] for run in ranks_of(found, "bbox", "AP")} == {"softmax"}
@@ -155,10 +157,15 @@ def test_metrics_without_a_class_are_left_out(tmp_path):
             one["val"]["bbox"]["APr"] = -1.0 if run is found["runs"]["softmax/tde"] else None
     for one in found["pairs"]:
         for seed in one["seeds"].values():
-            seed["bbox"]["APr"] = {"difference": None, "interval": [None, None], "wins": 0.5}
+            seed["bbox"]["APr"] = {"difference": None, "interval": [None, None], "wins": None}
+            # As of too few images: all resamples lack the classes.
+            seed["bbox"]["APc"].update(interval=[None, None], wins=None)
+            seed["bbox"]["AP"].update(interval=[None, None], wins=None)
     text = write_outputs(found, tmp_path)
     assert values_of(found, "softmax/tde", "bbox", "APr") == {}
     assert {row[4] for row in table_of(found, "Box AP on val (%)").rows[1:]} == {"–"}
+    row = dict(zip(*table_of(found, "Differences on the same").rows[:2]))
+    assert [row[key] for key in ("AP seeds", "AP resamples", "APr seeds")] == ["3/3", "–", "–"]
     assert "nan" not in text and not (tmp_path / "ap_over_apr.png").exists()
 
 

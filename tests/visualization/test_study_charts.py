@@ -63,15 +63,16 @@ def test_curves_are_means_over_the_iterations_that_seeds_share():
         "1": [{"iteration": 9, "APr": 3.0}, {"iteration": 19, "weight_norm_r": 0.5}],
     }
     figure = plot_learning_curves({"softmax": seeds, "none": {"0": []}})
-    assert len(figure.axes) == 6
-    cosine, norms, rare = figure.axes[:3]
-    assert "n/a" in words(cosine) and "rare 0.50" in words(norms)
+    assert len(figure.axes) == 4  # nobody has cosines
+    norms, rare = figure.axes[:2]
+    assert "rare 0.50" in words(norms) and "n/a" in words(figure.axes[2])
     assert {"as trained 2.0", "TDE 4.0"} <= set(words(rare))
     assert all(axes.get_ylim()[0] == 0 for axes in figure.axes)
-    assert rare.get_ylim() == figure.axes[5].get_ylim()
+    assert rare.get_ylim() == figure.axes[3].get_ylim()
     inside(figure)
-    with pytest.raises(ValueError, match="recipes is empty"):
-        plot_learning_curves({})
+    for nothing, text in (({}, "it is empty"), ({"softmax": {"0": [{"iteration": 1}]}}, "softmax")):
+        with pytest.raises(ValueError, match=f"no curve: {text}"):
+            plot_learning_curves(nothing)
 
 
 def test_gains_lie_where_the_momentum_is_with_their_intervals():

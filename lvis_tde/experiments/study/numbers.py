@@ -70,10 +70,12 @@ def values_of(study: Study, run: str, task: str, metric: str) -> dict[str, float
 
 
 def changes_of(pair: Mapping[str, Any], task: str, metric: str) -> dict[str, Mapping[str, Any]]:
-    """The difference of a pair, seed by seed: "difference", "interval" and "wins"."""
+    """The difference of a pair, seed by seed: "difference", "interval" and "wins".
+
+    The last two are None where every resample of the images lacks the classes.
+    """
     found = {seed: tasks.get(task, {}).get(metric) for seed, tasks in pair["seeds"].items()}
-    known = {seed: one for seed, one in found.items() if one}
-    return {k: v for k, v in known.items() if _defined(v["difference"]) and _defined(v["wins"])}
+    return {seed: one for seed, one in found.items() if one and _defined(one["difference"])}
 
 
 def tasks_of(study: Study) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 from ...data.files import write_text
 from ...evaluation.report.page import picture
 from ...visualization import palette
-from .numbers import disagreements, incomplete, name_of
+from .numbers import disagreements, incomplete, name_of, recipe_title
 from .pictures import study_pictures
 from .tables import Table, latex, markdown, study_tables
 from .tidy import tidy_csv
@@ -58,6 +58,10 @@ def first_lines(study: Mapping[str, Any]) -> list[str]:
         lines = [f"The published {what} reproduced by the means over seeds."]
     if len(study["seeds"]) == 1:
         lines.append("One seed: another training may give another order; there is no interval.")
+    begun = {run.partition("/")[0] for run in study["runs"]}
+    absent = [recipe_title(study, name) for name in study["recipes"] if name not in begun]
+    if absent:
+        lines.append(f"No seed is finished of {', '.join(absent)}.")
     short = incomplete(study)
     if short:
         count = len(study["seeds"])

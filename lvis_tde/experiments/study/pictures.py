@@ -97,7 +97,12 @@ def _ranks(study: Study, task: str) -> dict[str, dict[str, float]]:
 
 def _curves(study: Study) -> dict[str, Any]:
     """Curves of recipes, of many those with the optimizer that their config has."""
-    curves = {name: seeds for name, seeds in study.get("curves", {}).items() if any(seeds.values())}
+    drawn = {"fg_cosine_to_mean", "weight_norm_f", "APr"}
+    curves = {
+        name: seeds
+        for name, seeds in study.get("curves", {}).items()
+        if any(drawn & row.keys() for curve in seeds.values() for row in curve)
+    }
     if len(curves) > _MOST_CURVES:
         usual = {n: s for n, s in curves.items() if optimizer_of(study, n) in ("", "0.9")}
         curves = usual or curves

@@ -123,8 +123,8 @@ def _differences(study: Mapping[str, Any]) -> Table:
         for metric in ("AP", "APr"):
             ones = found[metric]
             better = sum(one["difference"] > 0 for one in ones)
-            wins = mean_of(one["wins"] for one in ones)
-            cells += [f"{better}/{len(ones)}", f"{wins.mean:.0%}"] if wins else ["–", "–"]
+            wins = mean_of(one["wins"] for one in ones if one["wins"] is not None)
+            cells += [f"{better}/{len(ones)}" if ones else "–", f"{wins.mean:.0%}" if wins else "–"]
         rows.append([*_named(study, pair, task), *cells])
     return Table(
         "Differences on the same seed and images (points)",

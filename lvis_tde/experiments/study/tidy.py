@@ -85,8 +85,9 @@ def _differences(study: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
                     yield {**row, **own, **_ends(one["interval"])}
                 if found:
                     mean = mean_of(one["difference"] for one in found.values())
-                    wins = sum(one["wins"] for one in found.values()) / len(found)
-                    yield {**row, **_over_seeds(mean), "wins": round(wins, 4)}
+                    shares = mean_of(w for one in found.values() if (w := one["wins"]) is not None)
+                    wins = {"wins": round(shares.mean, 4)} if shares else {}
+                    yield {**row, **_over_seeds(mean), **wins}
 
 
 def _orders(study: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
