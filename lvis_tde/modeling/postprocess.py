@@ -160,10 +160,12 @@ def _single_image(boxes, scores, image_shape, score_thresh, nms_thresh, topk):
 
 def _drop_non_finite(boxes, scores):
     """Drop proposals with a NaN or infinity, with a warning; also give the rows that remain."""
-    # Minimum and maximum carry any NaN or infinity and need no mask the size of the input.
-    if all(torch.isfinite(torch.stack(x.aminmax())).all() for x in (boxes, scores) if x.numel()):
+    # A sum carries any NaN or infinity and needs no mask the size of the input.
+    if all(torch.isfinite(x.sum(dtype=torch.float32)) for x in (boxes, scores)):
         return boxes, scores, None
     valid = torch.isfinite(boxes).all(dim=1) & torch.isfinite(scores).all(dim=1)
+    if valid.all():  # the sum alone was too large
+        return boxes, scores, None
     logger.warning(
         "%d of %d proposals have non-finite boxes or scores and are left out. "
         "Look for a diverged model or an overflow in half precision.",

@@ -145,10 +145,10 @@ class Strengths(Remembered):
         self._others = value
         self._alpha, self._alpha_region = value.class_, None if tied else value.region
         self._background_exempt = value.background == "exempt"
-        self._assemble()
+        self._assemble(value)
 
-    def _assemble(self) -> None:
-        self._posthoc = dataclasses.replace(
+    def _assemble(self, whole: Settings | None = None) -> None:
+        self._posthoc = whole or dataclasses.replace(
             self._others,
             region=self._alpha if self._alpha_region is None else self._alpha_region,
             class_=self._alpha,

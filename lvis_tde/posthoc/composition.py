@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .functional import ROWS_AT_A_TIME, exempt_in_place
+from .functional import exempt_in_place, rows_at_a_time
 from .margins import (
     apply_affine,
     check_strength,
@@ -167,12 +167,13 @@ class Composition:
             logits = full_precision(logits)
             return logits.sigmoid() if self.sigmoid else logits.softmax(-1)
         graph = torch.is_grad_enabled() or torch.jit.is_tracing() or torch.compiler.is_compiling()
-        if graph or len(logits) <= ROWS_AT_A_TIME:
+        step = rows_at_a_time(logits)
+        if graph or len(logits) <= step:
             return self._changed(logits, cosine, pull)
         # A region depends on itself alone; what is made on the way stays as small as a part.
         probs = torch.empty_like(full_precision(logits))
-        for start in range(0, len(logits), ROWS_AT_A_TIME):
-            rows = slice(start, start + ROWS_AT_A_TIME)
+        for start in range(0, len(logits), step):
+            rows = slice(start, start + step)
             own = None if cosine is None else cosine[rows]
             probs[rows] = self._changed(logits[rows], own, pull)
         return probs

@@ -26,7 +26,7 @@ from .margins import (
 )
 
 # What is softmaxed at a time: with many classes fresh memory for all costs more than arithmetic.
-ROWS_AT_A_TIME = 64
+_ROWS_AT_A_TIME, _NUMBERS_AT_A_TIME = 64, 1 << 16
 
 
 def tde(
@@ -258,11 +258,17 @@ def exempt(logits: Tensor, adjusted: Tensor) -> Tensor:
     return exempt_in_place(full_precision(logits), full_precision(adjusted).clone())
 
 
+def rows_at_a_time(logits: Tensor) -> int:
+    """How many rows to work on together, so that what is made on the way stays small."""
+    return max(_ROWS_AT_A_TIME, _NUMBERS_AT_A_TIME // max(logits.shape[-1], 1))
+
+
 def exempt_in_place(logits: Tensor, adjusted: Tensor) -> Tensor:
     """:func:`exempt` that overwrites ``adjusted``, and makes no other tensor of its size."""
     if torch.is_grad_enabled() or torch.jit.is_tracing():
         return _exempt(logits, adjusted)
-    for some, own in zip(logits.split(ROWS_AT_A_TIME), adjusted.split(ROWS_AT_A_TIME)):
+    rows = rows_at_a_time(logits)
+    for some, own in zip(logits.split(rows), adjusted.split(rows)):
         _exempt(some, own, out=own)
     return adjusted
 
@@ -276,7 +282,8 @@ def exempt_direct(logits: Tensor, cosine: Tensor, pull: Tensor, floor: float) ->
         floor: least share of a class, see :func:`lvis_tde.exempt_background`.
     """
     probs, columns = torch.empty_like(logits), pull.t()
-    parts = (one.split(ROWS_AT_A_TIME) for one in (logits, cosine, probs))
+    rows = rows_at_a_time(logits)
+    parts = (one.split(rows) for one in (logits, cosine, probs))
     for some, own_cosine, out in zip(*parts):
         _exempt(some, torch.addmm(some, own_cosine, columns, alpha=-1), floor, out)
     return probs
