@@ -80,6 +80,22 @@ def test_onnx_equals_the_predictor(norm, num_heads, background_exempt, tiny_mode
     assert onnx_difference(predictor, path, features, alpha=3.0) > 1e-4
 
 
+@pytest.mark.parametrize("loss", ["seesaw", "eqlv2"])
+def test_onnx_has_the_scores_of_the_loss(loss, tiny_model, tmp_path):
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    options = ["MODEL.TDE.LOSS", loss, "MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE", loss == "eqlv2"]
+    model = with_means(tiny_model("deconfound", *options))
+    (predictor,) = predictors(model)
+    path = tmp_path / "head.onnx"
+    export_onnx(predictor, path, alpha=0.4)
+    assert onnx_difference(predictor, path, torch.rand(9, 32) * 3, alpha=0.4) < 1e-5
+    # The background's column has its part in it.
+    with torch.no_grad():
+        predictor.cls_score.weight[-1].neg_()
+    assert onnx_difference(predictor, path, torch.rand(9, 32) * 3, alpha=0.4) > 1e-4
+
+
 def test_files(tiny_cfg, tiny_model, tiny_set, tmp_path):
     cfg = tiny_cfg("deconfound", "INPUT.MIN_SIZE_TEST", 64)
     image = DatasetCatalog.get(tiny_set["val"])[0]["file_name"]

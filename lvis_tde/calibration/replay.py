@@ -296,6 +296,5 @@ def _regions(arguments: tuple) -> Tensor | None:
 
 def _same(a: Tensor, b: Tensor | None) -> bool:
     if b is None or a.shape != b.shape:
-        return False
-    # The first takes a tenth of the time, and knows no NaN.
+        return False  # `equal` takes a tenth of the time, and knows no NaN
     return torch.equal(a, b) or torch.allclose(a, b, 0.0, 0.0, equal_nan=True)

@@ -29,7 +29,7 @@ from ..layers.functional import (
     exempt_background,
     may_overwrite,
 )
-from ..posthoc.functional import exempt_direct
+from ..posthoc.exemption import exempt_direct
 from .box_loss_modules import BoxLoss, build_box_loss
 from .box_losses import joint_logits
 from .postprocess import LargeVocabularyInference

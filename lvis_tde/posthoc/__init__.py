@@ -14,8 +14,9 @@ them together in one order. All that is linear in the logits, which is all of it
 """
 
 from .composition import Composition, Settings, Statistics, compose
+from .exemption import exempt
 from .fractal import fractal_dimension
-from .functional import exempt, fracal, logit_adjustment, logn, norcal, tau_norm, tde
+from .functional import fracal, logit_adjustment, logn, norcal, tau_norm, tde
 from .sigmoid import fracal_sigmoid, keep_sum
 
 __all__ = [

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .functional import exempt_in_place, rows_at_a_time
+from .exemption import exempt_in_place, rows_at_a_time
 from .margins import (
     apply_affine,
     check_strength,

@@ -118,9 +118,11 @@ def test_a_file_that_is_none(tmp_path):
 def test_shipped_studies_are_whole(path):
     study = read_study(path, configs=CONFIGS)
     assert study.title and all(recipe.title for recipe in study.recipes.values())
-    # What a file says of a run is of one that there is.
-    assert len(study.pairs) == len(study.content["pairs"])
-    assert len(study.orders) == len(study.content["orders"])
+    # What a file says of a run is of one that there is; of a base's recipes it may leave some out.
+    if "base:" not in path.read_text():
+        assert len(study.pairs) == len(study.content["pairs"])
+        assert len(study.orders) == len(study.content["orders"])
+    assert len(study.pairs) > 1
     for order in study.orders:
         assert order.source and order.title
     if "quick:" in path.read_text():
