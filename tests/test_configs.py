@@ -55,6 +55,16 @@ def test_config_builds_and_trains(name):
         util.assert_finite(losses, detections)
 
 
+@pytest.mark.parametrize("name", ["demo_softmax.yaml", "demo_seesaw.yaml", "demo_eqlv2.yaml"])
+def test_every_parameter_of_the_demo_has_a_gradient(name):
+    # DistributedDataParallel waits for each of them.
+    model = util.build(cfg := util.shrink(load(name)))
+    util.step(cfg, model, [util.training_image(cfg)])
+    trained = {key: p.grad is not None for key, p in model.named_parameters() if p.requires_grad}
+    assert all(trained.values()) and "backbone.fpn_output4.weight" in trained
+    assert "backbone.fpn_output5.weight" not in trained
+
+
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_baselines_are_those_of_detectron2(backbone):
     theirs = f"LVISv1-InstanceSegmentation/mask_rcnn_{BACKBONES[backbone]}_FPN_1x.yaml"

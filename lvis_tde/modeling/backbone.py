@@ -39,7 +39,7 @@ def build_narrow_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Ba
             )
         )
         in_channels, out_channels = out_channels, 2 * out_channels
-    return FPN(
+    fpn = FPN(
         bottom_up=ResNet(stem, stages, out_features=options.OUT_FEATURES),
         in_features=cfg.MODEL.FPN.IN_FEATURES,
         out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
@@ -47,3 +47,16 @@ def build_narrow_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Ba
         top_block=LastLevelMaxPool(),
         fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
     )
+    if cfg.MODEL.META_ARCHITECTURE == "GeneralizedRCNN":
+        _freeze_unused(fpn, {*cfg.MODEL.RPN.IN_FEATURES, *cfg.MODEL.ROI_HEADS.IN_FEATURES})
+    return fpn
+
+
+def _freeze_unused(fpn: FPN, used: set[str]) -> None:
+    """Freezes the outputs that nobody reads: between processes each gradient is waited for."""
+    levels = [name for name in fpn._out_features if f"fpn_output{name[1:]}" in fpn._modules]
+    for name in levels:
+        # The last one is also pooled to the level above it.
+        read = {name, *(fpn._out_features[-1:] if name == levels[-1] else ())}
+        if not read & used:
+            getattr(fpn, f"fpn_output{name[1:]}").requires_grad_(False)
