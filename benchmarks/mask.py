@@ -23,6 +23,7 @@ def add_arguments(parser):
     add_common_arguments(parser, repeats=5)
     parser.add_argument("--classes", type=int, default=1203)
     parser.add_argument("--detections", type=int, default=300, help="instances in inference")
+    parser.add_argument("--boxes", type=int, default=100, help="distinct boxes, shared by them")
     parser.add_argument("--foreground", type=int, default=64, help="instances in training")
 
 
@@ -40,7 +41,10 @@ def run(args):
         for name, head in heads.items()
     }
     heads["this project"].load_state_dict(heads["Detectron2"].state_dict())
-    infer = {name: _inference(head, args) for name, head in heads.items()}
+    if not 1 <= args.boxes <= args.detections:
+        raise ValueError(f"--boxes must be in 1 ... {args.detections}, got {args.boxes}")
+    infer = {name: _inference(head, args, args.detections) for name, head in heads.items()}
+    share = {name: _inference(head, args, args.boxes) for name, head in heads.items()}
     train = {name: _training(head, args) for name, head in heads.items()}
     predict = {name: _predictor(head, args) for name, head in heads.items()}
     for head in heads.values():
@@ -48,6 +52,7 @@ def run(args):
     with torch.no_grad():
         seconds = {
             f"inference, {args.detections} instances": median_seconds(infer, args),
+            f"  the same in {args.boxes} boxes": median_seconds(share, args),
             "  of it the 1x1 predictor, 100 instances": median_seconds(predict, args),
         }
         memory = {
@@ -75,9 +80,13 @@ def run(args):
     }
 
 
-def _inference(head, args):
-    x = torch.randn(args.detections, CHANNELS, 14, 14, device=args.device)
+def _inference(head, args, num_boxes):
+    """Detections that share boxes, one after the other, and with them their pooled features."""
+    which = torch.arange(args.detections, device=args.device) % num_boxes
+    x = torch.randn(num_boxes, CHANNELS, 14, 14, device=args.device)[which]
     instances = Instances((800, 1067))
+    corner = which[:, None].float()
+    instances.pred_boxes = Boxes(torch.cat([corner, corner, corner + 9, corner + 9], dim=1))
     instances.pred_classes = torch.randint(args.classes, (args.detections,), device=args.device)
     return lambda: head(x, [instances])
 
