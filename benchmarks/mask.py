@@ -23,7 +23,9 @@ def add_arguments(parser):
     add_common_arguments(parser, repeats=5)
     parser.add_argument("--classes", type=int, default=1203)
     parser.add_argument("--detections", type=int, default=300, help="instances in inference")
-    parser.add_argument("--boxes", type=int, default=100, help="distinct boxes, shared by them")
+    parser.add_argument(
+        "--boxes", type=int, help="distinct boxes, shared by them (default: a third as many)"
+    )
     parser.add_argument("--foreground", type=int, default=64, help="instances in training")
 
 
@@ -41,10 +43,11 @@ def run(args):
         for name, head in heads.items()
     }
     heads["this project"].load_state_dict(heads["Detectron2"].state_dict())
-    if not 1 <= args.boxes <= args.detections:
-        raise ValueError(f"--boxes must be in 1 ... {args.detections}, got {args.boxes}")
+    boxes = max(1, args.detections // 3) if args.boxes is None else args.boxes
+    if not 1 <= boxes <= args.detections:
+        raise ValueError(f"--boxes must be in 1 ... {args.detections}, got {boxes}")
     infer = {name: _inference(head, args, args.detections) for name, head in heads.items()}
-    share = {name: _inference(head, args, args.boxes) for name, head in heads.items()}
+    share = {name: _inference(head, args, boxes) for name, head in heads.items()}
     train = {name: _training(head, args) for name, head in heads.items()}
     predict = {name: _predictor(head, args) for name, head in heads.items()}
     for head in heads.values():
@@ -52,7 +55,7 @@ def run(args):
     with torch.no_grad():
         seconds = {
             f"inference, {args.detections} instances": median_seconds(infer, args),
-            f"  the same in {args.boxes} boxes": median_seconds(share, args),
+            f"  the same in {boxes} boxes": median_seconds(share, args),
             "  of it the 1x1 predictor, 100 instances": median_seconds(predict, args),
         }
         memory = {

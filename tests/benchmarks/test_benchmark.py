@@ -48,7 +48,6 @@ def test_head_prints_all_and_ratios_last(tool, capsys):
 
 def test_mask_measures_both_modes(tool, capsys):
     size = ["--detections", "2", "--foreground", "2", "--classes", "9", "--repeats", "1"]
-    size += ["--boxes", "1"]
     tool.main(["mask", *size, "--json"])
     result = json.loads(capsys.readouterr().out)
     for table in (*result["seconds"].values(), *result["peak megabytes"].values()):
