@@ -80,7 +80,7 @@ def plot_learning_curves(
         for line in grid if label != _NORMS else ():
             line[column].set_ylim(0, highest)
     for axes, named in ends.items():
-        _name_ends(axes, named)
+        _name_ends(axes, named, 0.105 * axes.get_ylim()[1], 8.5)
     headline(figure, title, [])
     return figure
 
@@ -120,10 +120,8 @@ def _points(curve: Curve, key: str) -> dict[int, float]:
     }
 
 
-def _name_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
-    if not ends:
-        return
-    gap = 0.105 * axes.get_ylim()[1]
+def _name_ends(axes: Axes, ends: Sequence[tuple[float, str, str]], gap: float, size: float) -> None:
+    """Names of curves at the right, ``gap`` apart: height, words and color of each."""
     for y, (_, words, color) in zip(spread([end[0] for end in ends], gap), ends):
         axes.annotate(
             words,
@@ -132,7 +130,7 @@ def _name_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
             xycoords=("axes fraction", "data"),
             textcoords="offset points",
             va="center",
-            size=8.5,
+            size=size,
             color=color,
             annotation_clip=False,
         )
@@ -198,19 +196,7 @@ def plot_gain_by_momentum(
         axes.set_xlabel("momentum of SGD", size=9.5, color=MUTED)
         low, high = axes.get_ylim()
         axes.set_ylim(low, high)
-        heights = spread([end[0] for end in ends], 0.075 * (high - low)) if ends else []
-        for y, (_, family, color) in zip(heights, ends):
-            axes.annotate(
-                family,
-                (1, y),
-                (6, 0),
-                xycoords=("axes fraction", "data"),
-                textcoords="offset points",
-                va="center",
-                size=9,
-                color=color,
-                annotation_clip=False,
-            )
+        _name_ends(axes, ends, 0.075 * (high - low), 9)
     headline(figure, title, [])
     return figure
 
