@@ -14,6 +14,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
+from fvcore.common.checkpoint import Checkpointer
 from torch import Tensor, nn
 
 from ..calibration.checkpoint import save_checkpoint
@@ -24,6 +25,7 @@ from ..progress import Progress
 
 __all__ = [
     "KeepBest",
+    "LastCheckpoint",
     "PreciseMean",
     "SeedEveryIteration",
     "TrainingProgress",
@@ -47,6 +49,23 @@ class TrainingProgress(HookBase):
         with contextlib.suppress(KeyError):  # of a step that records no loss
             note = f"total_loss {self.trainer.storage.history('total_loss').latest():.4g}"
         self._progress.step(self.trainer.iter + 1, note=note)
+
+
+class LastCheckpoint(HookBase):
+    """Writes the checkpoint of the end for a run that was killed just before it.
+
+    Of such a run the last periodic checkpoint has all iterations, so that resuming it makes none,
+    and the hook that saves, which saves after an iteration, would never write ``model_final.pth``.
+    """
+
+    def __init__(self, checkpointer: Checkpointer):
+        self._checkpointer = checkpointer
+
+    def before_train(self):
+        done = self.trainer.start_iter
+        last = os.path.basename(self._checkpointer.get_checkpoint_file())
+        if done >= self.trainer.max_iter and last != "model_final.pth":
+            self._checkpointer.save("model_final", iteration=done - 1)
 
 
 class PreciseMean(HookBase):

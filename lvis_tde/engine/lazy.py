@@ -31,7 +31,7 @@ from ..layers.functional import check_alpha
 from ..modeling.fast_rcnn import TDEFastRCNNOutputLayers
 from ..modeling.sigmoid import FixedWeights, SigmoidFastRCNNOutputLayers
 from ..modeling.strengths import posthoc_options
-from .hooks import PreciseMean, TrainingProgress, WeightNorms
+from .hooks import LastCheckpoint, PreciseMean, TrainingProgress, WeightNorms
 from .lock import locked
 from .recipes import Recipe
 from .results import log_results
@@ -246,6 +246,7 @@ def train(cfg: DictConfig, *, resume: bool = False) -> nn.Module:
     norms = WeightNorms(model, next(iter(sets), ""), cfg.train.log_period)
     trainer.register_hooks(
         [
+            LastCheckpoint(checkpointer),
             hooks.IterationTimer(),
             TrainingProgress() if main else None,
             norms if main else None,

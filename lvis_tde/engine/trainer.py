@@ -31,7 +31,14 @@ from ..evaluation.build import build_evaluator, prepare_reports
 from ..modeling.mask_postprocess import masks_as_rle
 from ..modeling.sigmoid import check_sigmoids
 from .classification import calibrated_on, is_classification, new_classifier, resolved
-from .hooks import KeepBest, PreciseMean, SeedEveryIteration, TrainingProgress, WeightNorms
+from .hooks import (
+    KeepBest,
+    LastCheckpoint,
+    PreciseMean,
+    SeedEveryIteration,
+    TrainingProgress,
+    WeightNorms,
+)
 from .lock import locked
 from .optimizer import build_optimizer
 from .results import log_results
@@ -139,6 +146,7 @@ class Trainer(DefaultTrainer):
             self.model, self.cfg.OUTPUT_DIR, trainer=weakref.proxy(self)
         )
         hooks = super().build_hooks()
+        hooks.insert(0, LastCheckpoint(self.checkpointer))
         if comm.is_main_process():
             hooks.insert(0, TrainingProgress())
             hooks.insert(0, WeightNorms(self.model, next(iter(self.cfg.DATASETS.TRAIN), "")))

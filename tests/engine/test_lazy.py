@@ -125,6 +125,12 @@ def test_trains_evaluates_and_resumes(heads, arguments, tmp_path):
     DetectionCheckpointer(again).load(str(tmp_path / "output" / "model_final.pth"))
     for key, value in resumed.state_dict().items():
         assert torch.equal(value, again.state_dict()[key]), key
+    # Killed between the last periodic checkpoint and the one of the end.
+    last = tmp_path / "output" / "model_final.pth"
+    last.rename(last.with_name("model_0000002.pth"))
+    (tmp_path / "output" / "last_checkpoint").write_text("model_0000002.pth")
+    lazy.train(setup(arguments(heads, "train.max_iter=3")).cfg, resume=True)
+    assert torch.load(last)["iteration"] == 2
     results = lazy.evaluate(cfg, again)
     assert {"AP", "APr", "APc", "APf"} <= set(results["bbox"])
 

@@ -58,6 +58,20 @@ def test_resumed_training_equals_uninterrupted_training(train, tmp_path):
     for name, value in whole.model.state_dict().items():
         assert torch.equal(value, resumed.model.state_dict()[name]), name
     assert whole.model.roi_heads.box_predictor.feature_mean.mean.norm() > 0
+    # Killed between the last periodic checkpoint and the one of the end.
+    last = tmp_path / "killed" / "model_final.pth"
+    expected = torch.load(last)
+    last.unlink()
+    (tmp_path / "killed" / "last_checkpoint").write_text("model_0000005.pth")
+    _, losses = train("killed", 6)
+    found = torch.load(last)
+    assert losses == [] and found["iteration"] == expected["iteration"] == 5
+    for name, value in expected["model"].items():
+        assert torch.equal(value, found["model"][name]), name
+    # A training that has ended is left as it is.
+    before = last.stat().st_mtime_ns
+    train("killed", 6)
+    assert last.stat().st_mtime_ns == before
 
 
 def test_evaluation_reports_rare_common_frequent(tiny_cfg, tiny_set, tiny_model):

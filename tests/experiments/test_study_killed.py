@@ -35,7 +35,7 @@ DIFFER = ("date", "seconds", "curves")
 
 def work(file, output, log):
     """In a process of its own, whose messages are of no interest unless it fails."""
-    os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT), 1)
+    os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)
     os.dup2(1, 2)
     torch.set_num_threads(1)
     tell_boxes(pytest.MonkeyPatch())
