@@ -29,6 +29,7 @@ from ..data.files import atomic_path
 from ..evaluation.build import prepare_reports
 from ..layers.functional import check_alpha
 from ..modeling.fast_rcnn import TDEFastRCNNOutputLayers
+from ..modeling.roi_align import pool_faster
 from ..modeling.sigmoid import FixedWeights, SigmoidFastRCNNOutputLayers
 from ..modeling.strengths import posthoc_options
 from .hooks import LastCheckpoint, PreciseMean, TrainingProgress, WeightNorms
@@ -149,7 +150,8 @@ class LazyRecipe(Recipe):
             LazyConfig.save(self.cfg, str(partial))
 
     def build_model(self):
-        return instantiate(self.cfg.model).to(self.device)
+        model = instantiate(self.cfg.model).to(self.device)
+        return pool_faster(model) if self.device == "cpu" else model
 
     def train_loader(self):
         return instantiate(self.cfg.dataloader.train)

@@ -29,6 +29,7 @@ from ..data.shared import brief, load_once
 from ..evaluation import ClassificationEvaluator, LVISEvaluator
 from ..evaluation.build import build_evaluator, prepare_reports
 from ..modeling.mask_postprocess import masks_as_rle
+from ..modeling.roi_align import pool_faster
 from ..modeling.sigmoid import check_sigmoids
 from .classification import calibrated_on, is_classification, new_classifier, resolved
 from .hooks import (
@@ -191,8 +192,9 @@ class Trainer(DefaultTrainer):
         model = super().build_model(cfg)
         check_sigmoids(model, cfg.MODEL.ROI_BOX_HEAD.get("USE_SIGMOID_CE", False))
         if cfg.MODEL.DEVICE == "cpu":
-            # Convolutions and batch norm are a tenth faster so, with other roundings.
+            # Faster, with other roundings: a tenth of convolutions, nearly all of pooling regions.
             model.to(memory_format=torch.channels_last)
+            pool_faster(model)
         return model
 
     @classmethod

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from detectron2.layers import Conv2d, ROIAlign
+from detectron2.layers import Conv2d
 from detectron2.modeling import GeneralizedRCNN
 from detectron2.modeling.poolers import ROIPooler
 from detectron2.modeling.proposal_generator import RPN
@@ -28,7 +28,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from .fast_convolution import Convolution, as_without, full
 from .image_classifier import ImageClassifier
-from .roi_align import pool_regions
+from .roi_align import Pooling
 
 __all__ = ["DTYPES", "check_dtype", "named_dtype", "optimize_for_inference", "restore"]
 
@@ -135,7 +135,8 @@ def _stages(model, dtype) -> Iterator[tuple[nn.Module, str, Any]]:
     yield model.backbone, "forward", _Stage(model.backbone.forward, dtype, _same if kept else full)
     if heads is not None:
         for module in heads.children():
-            if isinstance(module, ROIPooler):
+            faster = isinstance(vars(module).get("forward"), Pooling)
+            if isinstance(module, ROIPooler) and not faster:
                 yield module, "forward", _Pooling(module)
         box_heads = getattr(heads, "box_head", None)
         box_heads = box_heads if isinstance(box_heads, nn.ModuleList) else [box_heads]
@@ -183,21 +184,16 @@ class _Stage:
         return self._after(result)
 
 
-class _Pooling:
-    """Pools regions, on the CPU in the type of the features and without a copy of them."""
-
-    def __init__(self, pooler: ROIPooler):
-        self._pooler = pooler
+class _Pooling(Pooling):
+    """Pools regions in the type of the features and without a copy of them where it can."""
 
     def __call__(self, x: list[Tensor], box_lists: list[Boxes]) -> Tensor:
-        pooler = self._pooler
         if as_without():
-            return type(pooler).forward(pooler, x, box_lists)
-        if x[0].is_cpu and all(type(layer) is ROIAlign for layer in pooler.level_poolers):
-            return pool_regions(pooler, x, box_lists)
-        # Detectron2 rounds the boxes to the type of the features.
-        x = [full(feature).contiguous() for feature in x]
-        return type(pooler).forward(pooler, x, box_lists)
+            return type(self.pooler).forward(self.pooler, x, box_lists)
+        if not self.takes(x):
+            # Detectron2 rounds the boxes to the type of the features.
+            x = [full(feature).contiguous() for feature in x]
+        return super().__call__(x, box_lists)
 
 
 class _InPlace:

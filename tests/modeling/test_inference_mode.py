@@ -4,17 +4,14 @@ import heads_util as util
 import pytest
 import torch
 from classification_util import model_with_mean
-from detectron2.layers import Conv2d, FrozenBatchNorm2d, ROIAlign
+from detectron2.layers import Conv2d, FrozenBatchNorm2d
 from detectron2.modeling import build_model
-from detectron2.modeling.poolers import ROIPooler
-from detectron2.structures import Boxes
 from torch import distributed, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from lvis_tde import optimize_for_inference
 from lvis_tde.modeling.inference_mode import check_dtype, named_dtype, restore
-from lvis_tde.modeling.roi_align import pool_regions, roi_align
 from lvis_tde.modeling.winograd import pays, transform_weight, winograd_conv2d
 
 ZOO = {
@@ -167,29 +164,3 @@ def test_winograd_is_a_convolution(size):
 def test_winograd_pays_for_many_channels_and_full_tiles():
     assert pays((256, 256), (14, 14)) and pays((128, 128), (200, 272))
     assert not pays((64, 64), (200, 272)) and not pays((256, 256), (5, 5))
-
-
-@pytest.mark.parametrize("aligned", [True, False])
-@pytest.mark.parametrize("sampling_ratio", [0, 2])
-def test_regions_are_pooled_as_by_torchvision(aligned, sampling_ratio):
-    layer = ROIAlign((7, 5), 0.25, sampling_ratio, aligned)
-    feature = torch.randn(2, 6, 20, 30)
-    corner = torch.rand(50, 2) * 150 - 20
-    size = torch.rand(50, 2) * 90
-    size[0], size[1] = 0, -5  # empty and inverted
-    rois = torch.cat([torch.randint(2, (50, 1)).float(), corner, corner + size], dim=1)
-    torch.testing.assert_close(roi_align(feature, rois, layer), layer(feature, rois))
-    assert roi_align(feature, rois[:0], layer).shape == (0, 6, 7, 5)
-
-
-def test_regions_of_several_levels_and_images():
-    pooler = ROIPooler(7, [1 / 4, 1 / 8, 1 / 16, 1 / 32], 0, "ROIAlignV2")
-    features = [torch.randn(2, 4, 64 >> level, 64 >> level) for level in range(4)]
-    corner = torch.rand(2, 30, 2) * 150
-    boxes = [Boxes(torch.cat([c, c + torch.rand(30, 2) * 300 + 1], dim=1)) for c in corner]
-    expected = pooler(features, boxes)
-    torch.testing.assert_close(pool_regions(pooler, features, boxes), expected)
-    half = pool_regions(pooler, [one.bfloat16() for one in features], boxes)
-    assert half.dtype == torch.bfloat16 and (half - expected).abs().max() < 0.1
-    none = [Boxes(torch.zeros(0, 4))] * 2
-    assert pool_regions(pooler, features, none).shape == (0, 4, 7, 7)
