@@ -1,4 +1,4 @@
-"""Charts of a study's runs: AP over APr of all, and their ranks by group."""
+"""Charts of a study's runs: at a glance, AP over APr of all, and their ranks by group."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from .palette import (
     GROUP_COLORS,
     GROUPS,
     INK,
+    METHOD_COLORS,
     METHOD_LETTERS,
     METHOD_NAMES,
     MUTED,
@@ -22,10 +23,65 @@ from .palette import (
     series_styles,
 )
 
-__all__ = ["plot_ranks", "plot_runs"]
+__all__ = ["plot_glance", "plot_ranks", "plot_runs"]
 
 _FIRST = "factual"
 _ROW = 0.215  # inches of a line of ranks
+_LINE = 0.42  # inches of a training at a glance
+
+
+def plot_glance(
+    recipes: Mapping[str, Mapping[str, Mapping[str, tuple[float, float, int]]]],
+    *,
+    title: str = "Mask AP on val (%)",
+) -> Figure:
+    """A line for each training, a dot for it and for each method on it, with intervals.
+
+    Args:
+        recipes: title to method to "AP" and "APr", each with mean, half of its interval (NaN for
+            none) and number of seeds.
+        title: of the chart.
+
+    Returns:
+        The figure, AP on the left and APr on the right.
+
+    Raises:
+        ValueError: if there is no recipe.
+    """
+    if not recipes:
+        raise ValueError("recipes is empty: pass the runs of at least one recipe")
+    width, height = 9.2, 1.34 + _LINE * len(recipes)
+    figure = new_figure(width, height)
+    methods = [m for m in METHOD_NAMES if any(m in one for one in recipes.values())]
+    colors = {method: METHOD_COLORS.get(method, MUTED) for method in methods}
+    markers = dict(zip(methods, ("D", "o", "s", "^", "v")))
+    panels = {"AP": "AP, all classes", "APr": "APr, rare classes"}
+    for index, (metric, name) in enumerate(panels.items()):
+        below, tall = 0.52 / height, _LINE * len(recipes) / height
+        axes = figure.add_axes((0.25 + 0.375 * index, below, 0.35, tall))
+        bare(axes, "x")
+        axes.tick_params(axis="x", labelcolor=MUTED)
+        axes.set_xlabel(name, size=9.5, color=MUTED)
+        for y, one in enumerate(recipes.values()):
+            known = {m: one[m][metric] for m in methods if metric in one.get(m, {})}
+            means = [mean for mean, _, _ in known.values()]
+            if means:
+                axes.plot((min(means), max(means)), (y, y), color=GRID, lw=2.2, zorder=1)
+            for method, (mean, half, _) in known.items():
+                # A little apart, so that equal ones are all seen.
+                place = y + 0.22 * (methods.index(method) - (len(methods) - 1) / 2)
+                if math.isfinite(half):
+                    ends = mean - half, mean + half
+                    axes.plot(ends, (place, place), color=colors[method], lw=1, alpha=0.55)
+                axes.plot(mean, place, markers[method], ms=5.5, color=colors[method], zorder=3)
+        axes.set_xlim(min(0, axes.get_xlim()[0]) if metric == "APr" else None)
+        axes.set_ylim(len(recipes) - 0.45, -0.55)
+        axes.set_yticks(range(len(recipes)), [] if index else list(recipes), size=9, color=INK)
+        if not index:
+            for text in axes.get_yticklabels():
+                shrink(text, 0.235 * width * figure.dpi)
+    headline(figure, title, [(METHOD_NAMES[m], colors[m]) for m in methods])
+    return figure
 
 
 def plot_runs(

@@ -49,6 +49,31 @@ def test_runs_have_means_and_intervals_over_seeds(three):
                 assert cell == f"{mean:.1f} ± {half:.1f}", (run, metric)
 
 
+def test_a_glance_is_of_masks_and_in_the_order_of_ap(three):
+    head, *rows = table_of(three, "At a glance: mask AP").rows
+    names = ["as trained", "TDE", "composition"]
+    assert head == ["trained", *(f"{metric} {name}" for metric in ("AP", "APr") for name in names)]
+    assert [row[0] for row in rows] == ["de-confound", "softmax"]
+    cells = iter(rows[0][1:])
+    for metric in ("AP", "APr"):
+        for method in METHODS:
+            mean, half = expected_mean(over_seeds(three, f"deconfound/{method}", "segm", metric))
+            assert next(cells) == f"{mean:.1f} ± {half:.1f}"
+    assert "At a glance: box AP" in markdown(study_tables(study(masks=False)))
+    # Nothing but trained models: the table of all runs says it.
+    bare = study(methods={"factual": (0, 0), "tde": (1, 1)})
+    bare["runs"] = {run: one for run, one in bare["runs"].items() if run.endswith("factual")}
+    assert "glance" not in markdown(study_tables(bare)) and "glance" not in study_pictures(bare)
+
+
+def test_methods_that_change_nothing_are_no_dots_of_their_own():
+    found = study()
+    found["runs"]["softmax/tde"] = copy.deepcopy(found["runs"]["softmax/factual"])
+    (axes,) = study_pictures(found)["ap_over_apr"].figure.axes
+    letters = [text.get_text() for text in axes.texts]
+    assert letters.count("T") == 1 and letters.count("C") == 2
+
+
 def test_differences_have_seeds_resamples_and_intervals(three):
     head, *rows = table_of(three, "Differences on the same").rows
     found = [one["bbox"]["APr"] for one in three["pairs"][1]["seeds"].values()]
@@ -234,7 +259,7 @@ def test_the_page_is_whole_and_needs_no_other_file(three, tmp_path):
     parsed = Page(page)
     assert parsed.open == []
     images = [attributes for tag, attributes in parsed.seen if tag == "img"]
-    names = ("ap_over_apr", "ranks", "learning_curves")
+    names = ("glance", "ap_over_apr", "ranks", "learning_curves")
     assert len(images) == len(names) and all((tmp_path / f"{n}.png").is_file() for n in names)
     assert all(one["src"].startswith("data:image/png;base64,") and one["alt"] for one in images)
     assert "http" not in re.sub(r"base64,[^\"]*", "", page)
@@ -247,7 +272,7 @@ def test_what_a_study_lacks_is_left_out(tmp_path):
     found = study()
     found.update(pairs=[], orders=[], curves={}, commit=None)
     text = write_outputs(found, tmp_path)
-    assert text.startswith("**Box AP") and "Differences" not in text and "orders" not in text
+    assert text.startswith("**At a glance: mask AP") and "Differences" not in text and "orders" not in text
     assert "commit" not in (tmp_path / "index.html").read_text("utf-8")
     assert not (tmp_path / "learning_curves.png").exists()
     again = json.loads(json.dumps(found))

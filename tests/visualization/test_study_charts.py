@@ -7,7 +7,7 @@ import pytest
 from lvis_tde.visualization.figure import figure_to_array
 from lvis_tde.visualization.learning_curves import plot_gain_by_momentum, plot_learning_curves
 from lvis_tde.visualization.palette import METHOD_LETTERS, METHOD_NAMES, series_styles
-from lvis_tde.visualization.study_charts import plot_ranks, plot_runs
+from lvis_tde.visualization.study_charts import plot_glance, plot_ranks, plot_runs
 
 
 def marks(axes):
@@ -43,6 +43,29 @@ def test_a_dot_for_each_run_and_a_name_for_each_recipe():
     inside(figure)
     with pytest.raises(ValueError, match="recipes is empty"):
         plot_runs({})
+
+
+def test_a_line_for_each_training_at_a_glance():
+    runs = {
+        "softmax": {
+            "factual": {"AP": (12.0, 1.5, 3), "APr": (0.5, math.nan, 1)},
+            "composition": {"AP": (14.0, 2.0, 3), "APr": (4.0, 0.5, 3)},
+        },
+        "a training with a name that is much too long for its place": {
+            "factual": {"AP": (13.0, math.nan, 1)}
+        },
+    }
+    figure = plot_glance(runs)
+    for axes, values in zip(figure.axes, ({12, 14, 13}, {0.5, 4})):
+        assert {x for x, _ in marks(axes)} == values
+    intervals = [tuple(line.get_xdata()) for line in figure.axes[0].get_lines()]
+    assert (10.5, 13.5) in intervals and (12, 16) in intervals
+    assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == list(runs)
+    inside(figure)
+    for label in figure.axes[0].get_yticklabels():
+        assert label.get_window_extent().x0 >= 0
+    with pytest.raises(ValueError, match="recipes is empty"):
+        plot_glance({})
 
 
 def test_ranks_in_the_order_of_ap():

@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from ...calibration.family import COMPOSITION
 from ...calibration.methods import FACTUAL
 from ...evaluation.ranking import counted_pairs, ranks
 from ...evaluation.seeds import seed_half_width
@@ -17,6 +18,7 @@ __all__ = [
     "Mean",
     "changes_of",
     "disagreements",
+    "glance",
     "incomplete",
     "mean_of",
     "name_of",
@@ -109,6 +111,28 @@ def ranks_of(study: Study, task: str, metric: str) -> dict[str, float]:
     seeds = {run: values_of(study, run, task, metric) for run in study["runs"] if run not in short}
     means = {run: statistics.fmean(v.values()) for run, v in seeds.items() if v}
     return ranks(means) if len(means) > 1 else dict.fromkeys(means, 1.0)
+
+
+def glance(study: Study) -> tuple[str, dict[str, dict[str, dict[str, Mean]]]]:
+    """What each training gives as it is, with TDE, and with the best composition.
+
+    Returns:
+        The task, masks where they were evaluated; and recipe to method to AP and APr, the recipes
+        with the highest AP first, whatever method has it. Methods without AP are left out.
+    """
+    task = tasks_of(study)[-1] if tasks_of(study) else ""
+    found: dict[str, dict[str, dict[str, Mean]]] = {}
+    for recipe in study["recipes"]:
+        for method in (FACTUAL, "tde", COMPOSITION):
+            values = {m: values_of(study, f"{recipe}/{method}", task, m) for m in ("AP", "APr")}
+            means = {metric: mean_of(one.values()) for metric, one in values.items()}
+            if means["AP"] is not None:
+                known = {metric: mean for metric, mean in means.items() if mean is not None}
+                found.setdefault(recipe, {})[method] = known
+    best = {recipe: max(one["AP"].mean for one in some.values()) for recipe, some in found.items()}
+    return task, {
+        recipe: found[recipe] for recipe in sorted(found, key=best.__getitem__, reverse=True)
+    }
 
 
 def disagreements(study: Study) -> list[str]:

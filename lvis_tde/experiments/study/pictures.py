@@ -8,12 +8,14 @@ from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
 
+from ...calibration.methods import FACTUAL
 from ...visualization.learning_curves import plot_gain_by_momentum, plot_learning_curves
 from ...visualization.palette import KINDS
-from ...visualization.study_charts import plot_ranks, plot_runs
+from ...visualization.study_charts import plot_glance, plot_ranks, plot_runs
 from .numbers import (
     METRICS,
     changes_of,
+    glance,
     mean_of,
     name_of,
     ranks_of,
@@ -47,6 +49,12 @@ def study_pictures(study: Study) -> dict[str, Picture]:
     """
     found: dict[str, Picture] = {}
     tasks = tasks_of(study)
+    shown, recipes = glance(study)
+    if any(len(some) > 1 for some in recipes.values()):
+        named = {recipe_title(study, recipe): some for recipe, some in recipes.items()}
+        title = f"{KINDS[shown]} AP on val (%){_over(study)}"
+        words = "AP and APr of each training as it is, with TDE and with the best composition."
+        found["glance"] = Picture(plot_glance(named, title=title), "At a glance", words)
     if tasks:
         kind, over = KINDS[tasks[0]].lower(), _over(study)
         title = f"All runs: {kind} AP over APr on val (%){over}"
@@ -77,11 +85,13 @@ def _over(study: Study) -> str:
 
 
 def _dots(study: Study, task: str) -> dict[str, dict[str, tuple[float, float]]]:
+    """APr and AP of all runs, without methods that change nothing on any seed."""
     dots: dict[str, dict[str, tuple[float, float]]] = {}
     for run in study["runs"]:
         recipe, _, method = run.partition("/")
         both = [values_of(study, run, task, metric) for metric in ("APr", "AP")]
-        if all(both):
+        trained = [values_of(study, f"{recipe}/{FACTUAL}", task, m) for m in ("APr", "AP")]
+        if all(both) and (method == FACTUAL or both != trained):
             x, y = (statistics.fmean(values.values()) for values in both)
             dots.setdefault(recipe_title(study, recipe), {})[method] = (x, y)
     return dots

@@ -13,6 +13,7 @@ from ...visualization.palette import KINDS, METHOD_NAMES
 from .numbers import (
     METRICS,
     changes_of,
+    glance,
     incomplete,
     mean_of,
     name_of,
@@ -58,7 +59,7 @@ def study_tables(study: Mapping[str, Any]) -> list[Table]:
     Args:
         study: content of ``study.json``.
     """
-    tables = [_runs(study, task) for task in tasks_of(study)]
+    tables = [_glance(study), *(_runs(study, task) for task in tasks_of(study))]
     tables += [_ranks(study), _paper(study), _orders(study), _differences(study)]
     tables += [_differences_by_seed(study), _runs_by_seed(study)]
     return [table for table in tables if len(table.rows) > 1]
@@ -69,6 +70,18 @@ def _seeds_note(study: Mapping[str, Any]) -> str:
     if count < 2:
         return "One seed: there is no interval over seeds."
     return f"Mean of {count} seeds ± half of Student's 95 % interval of that mean."
+
+
+def _glance(study: Mapping[str, Any]) -> Table:
+    task, found = glance(study)
+    methods = [m for m in METHOD_NAMES if any(m in some for some in found.values())]
+    columns = [(metric, method) for metric in ("AP", "APr") for method in methods]
+    rows = [["trained", *(f"{metric} {METHOD_NAMES[method]}" for metric, method in columns)]]
+    for recipe, some in found.items():
+        cells = [plain(some.get(method, {}).get(metric)) for metric, method in columns]
+        rows.append([recipe_title(study, recipe), *cells])
+    title = f"At a glance: {KINDS[task].lower()} AP and APr on val (%)" if task else ""
+    return Table(title, rows if len(methods) > 1 else [], 1, _seeds_note(study))
 
 
 def _runs(study: Mapping[str, Any], task: str) -> Table:
