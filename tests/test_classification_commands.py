@@ -16,8 +16,7 @@ from PIL import Image
 
 from lvis_tde.calibration.checkpoint import load_trained
 from lvis_tde.evaluation import Predictions
-from lvis_tde.export import exported_at
-from lvis_tde.export_images import run_image_export
+from lvis_tde.export import exported_at, run_image_export
 from tools import demo, estimate_feature_mean, export_model, sweep_alpha, train_net
 
 METRICS = {"top1", "many", "medium", "few", "balanced", "ece", "uniform", "backward50"}

@@ -32,8 +32,7 @@ def main(argv=None):
     args = parse_args(argv)
     from lvis_tde.calibration.checkpoint import load_trained
     from lvis_tde.engine import check_run, load_recipe, setup_console
-    from lvis_tde.export import run_export
-    from lvis_tde.export_images import run_image_export
+    from lvis_tde.export import run_export, run_image_export
     from lvis_tde.layers.functional import check_alpha
     from lvis_tde.modeling import ImageClassifier
 

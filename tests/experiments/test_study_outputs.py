@@ -272,7 +272,11 @@ def test_what_a_study_lacks_is_left_out(tmp_path):
     found = study()
     found.update(pairs=[], orders=[], curves={}, commit=None)
     text = write_outputs(found, tmp_path)
-    assert text.startswith("**At a glance: mask AP") and "Differences" not in text and "orders" not in text
+    assert (
+        text.startswith("**At a glance: mask AP")
+        and "Differences" not in text
+        and "orders" not in text
+    )
     assert "commit" not in (tmp_path / "index.html").read_text("utf-8")
     assert not (tmp_path / "learning_curves.png").exists()
     again = json.loads(json.dumps(found))

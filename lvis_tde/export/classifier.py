@@ -1,7 +1,4 @@
-"""Classifiers of images for use without this package: the whole of one, as TorchScript and as ONNX.
-
-As in :mod:`lvis_tde.export` the strengths are constants of the graph.
-"""
+"""A whole classifier of images in both formats, each compared with the model."""
 
 from __future__ import annotations
 
@@ -16,9 +13,9 @@ import torch
 from detectron2.data.detection_utils import read_image
 from torch import Tensor, nn
 
-from .data.files import atomic_path, write_bytes
-from .export import TOLERANCES, exported_at, exporter_options
-from .modeling.image_classifier import ImageClassifier
+from ..data.files import atomic_path, write_bytes
+from ..modeling.image_classifier import ImageClassifier
+from .common import TOLERANCES, exported_at, exporter_options
 
 __all__ = ["export_images_onnx", "run_image_export", "trace_classifier"]
 

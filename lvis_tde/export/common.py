@@ -1,0 +1,74 @@
+"""What all formats share: the strengths that become constants, notes, how exact a file must be."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import inspect
+from typing import Any
+
+import torch
+from detectron2.evaluation import inference_context
+from torch import nn
+
+from ..calibration.settings import settings
+from ..modeling.fast_rcnn import TDEFastRCNNOutputLayers
+
+__all__ = ["NOTES", "TOLERANCES", "about", "exported_at", "exporter_options"]
+
+# Of the notes in an exported file.
+NOTES = "lvis_tde.json"
+
+# By file type, from an exported model to its original in fp32. Boxes of a detector are in pixels.
+TOLERANCES = {".ts": 1e-3, ".onnx": 1e-5}
+
+
+@contextlib.contextmanager
+def exported_at(model: nn.Module, alpha: float | None):
+    """The model in eval mode and with this alpha, folded, while it is open.
+
+    Raises:
+        ValueError: if alpha is positive and the mean zero.
+    """
+    with inference_context(model), settings(model, alpha=alpha) as predictors:
+        for predictor in predictors:
+            # Folded here: what it depends on is no part of the graph.
+            predictor.composition()
+            if any(predictor.strengths) and not predictor.feature_mean.mean.any():
+                raise ValueError(
+                    "The running feature mean is zero, so there is no TDE to export: estimate it "
+                    "with tools/estimate_feature_mean.py, or export with alpha 0."
+                )
+        yield
+
+
+def about(predictor: TDEFastRCNNOutputLayers) -> dict[str, Any]:
+    """What an exported file says of itself: classes, strengths and how they were chosen.
+
+    In ``model.ts`` it is the extra file ``lvis_tde.json``
+    (``torch.jit.load(path, _extra_files={"lvis_tde.json": ""})``), in ONNX the property of that
+    name.
+
+    Args:
+        predictor: what is exported.
+
+    Returns:
+        ``classes`` (names, or None), ``frequency`` ("r", "c", "f" of each, or None), ``alpha``,
+        ``settings`` (all strengths), ``chosen`` (words, or "") and ``sigmoid``.
+    """
+    statistics = predictor.statistics
+    return {
+        "classes": statistics.class_names,
+        "frequency": statistics.class_groups,
+        "alpha": predictor.alpha,
+        "settings": dataclasses.asdict(predictor.posthoc),
+        "chosen": predictor.chosen,
+        "sigmoid": predictor.use_sigmoid_ce,
+    }
+
+
+def exporter_options() -> dict:
+    """What ``torch.onnx.export`` needs beside its usual arguments."""
+    # Newer torch has another exporter by default, which needs one more package.
+    known = inspect.signature(torch.onnx.export).parameters
+    return {"dynamo": False} if "dynamo" in known else {}
