@@ -2,10 +2,8 @@
 """Evaluate a result file by the rules of LVIS, or a classifier's by top-1 accuracy.
 
     python tools/evaluate.py lvis_v1_val.json lvis_instances_results.json --iou-type bbox segm
-    python tools/evaluate.py lvis_v1_val.json results.json --fixed        # AP_fixed (Dave et al.
-    2021)
-    python tools/evaluate.py predictions.npz [OTHER.npz]    # classification; the second minus the
-    first
+    python tools/evaluate.py lvis_v1_val.json results.json --fixed   # AP_fixed, Dave et al. 2021
+    python tools/evaluate.py predictions.npz [OTHER.npz]   # classification: second minus first
 
 The numbers are those of the official lvis package, which --engine lvis runs itself. Annotations in
 COCO's format count as exhaustive; --train-annotations makes their groups.
