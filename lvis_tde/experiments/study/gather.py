@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
-import os
-import platform
-import re
 import statistics
-import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from ...calibration.posthoc_table import gains_of
 from ...calibration.tried import as_json
 from ...evaluation import compare_resampled
 from ...evaluation.ranking import counted_pairs, kendall_tau
 from .file import Order, Study
+from .provenance import together
 from .resamples import Results, load_resamples
 from .unit import Unit
 
@@ -61,9 +55,7 @@ def gather(study: Study, units: Sequence[Unit]) -> dict[str, Any]:
             "file": study.content,
             "set": study.content["set"],
             "seeds": sorted({seed for _, seed in done}),
-            "commit": _commit(),
-            "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-            "hardware": _hardware(),
+            **together([one.get("made", {}) for one in done.values()]),
             "seconds": round(sum(sum(one["seconds"].values()) for one in done.values()), 1),
             "recipes": {
                 name: {"title": one.title, "config": Path(one.config).name, "opts": list(one.opts)}
@@ -145,24 +137,3 @@ def _curves(done: Mapping[tuple[str, int], Mapping[str, Any]]) -> dict[str, dict
         if one["curve"]:
             curves.setdefault(recipe, {})[str(seed)] = one["curve"]
     return curves
-
-
-def _commit() -> str | None:
-    """Of the checkout that this file is in; None where it is in none."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-def _hardware() -> str:
-    """Processor, cores and GPUs."""
-    name = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        model = re.search(r"^model name\s*:\s*(.+)$", info.read_text(), re.MULTILINE)
-        name = model[1] if model else name
-    parts = [f"{name}, {os.cpu_count()} cores"]
-    parts += [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return ", ".join(parts)

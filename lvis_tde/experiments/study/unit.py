@@ -31,6 +31,7 @@ from ..steps import WEIGHTS, chosen, evaluated, measured, shown_metrics, trained
 from .checkpoint_curve import checkpoint_curve
 from .curve import curve_of, iterations_of, training_seconds
 from .file import Recipe, Study
+from .provenance import made_here
 from .resamples import save_resamples
 from .sets import num_classes, register_set
 
@@ -247,6 +248,7 @@ def run_unit(unit: Unit, device: int | None = None, *, shown: bool = False) -> N
         "recipe": unit.recipe.name,
         "seed": unit.seed,
         **asked,
+        "made": made_here(),
         "seconds": {
             "train": training_seconds(unit.folder),
             "calibrate": round(calibrated - began, 1),
