@@ -64,8 +64,10 @@ class LastCheckpoint(HookBase):
     def before_train(self):
         done = self.trainer.start_iter
         last = os.path.basename(self._checkpointer.get_checkpoint_file())
-        if done >= self.trainer.max_iter and last != "model_final.pth":
+        if done == self.trainer.max_iter > 0 and last != "model_final.pth":
+            self.trainer.iter = done - 1  # as behind the step that the checkpoint stands for
             self._checkpointer.save("model_final", iteration=done - 1)
+            self.trainer.iter = done
 
 
 class PreciseMean(HookBase):

@@ -76,7 +76,8 @@ def pool_regions(pooler: ROIPooler, features: list[Tensor], boxes: list[Boxes]) 
         (R, C, S, S), channels last, in the type of the features.
     """
     rois = convert_boxes_to_pooler_format(boxes)
-    result = features[0].new_empty(len(rois), *pooler.output_size, features[0].shape[1])
+    # Zeros, for a box without a level (of negative or undefined area), as Detectron2 has it.
+    result = features[0].new_zeros(len(rois), *pooler.output_size, features[0].shape[1])
     levels = torch.zeros(len(rois), dtype=torch.int64)
     if len(features) > 1 and len(rois):
         levels = assign_boxes_to_levels(

@@ -66,6 +66,7 @@ def test_resumed_training_equals_uninterrupted_training(train, tmp_path):
     _, losses = train("killed", 6)
     found = torch.load(last)
     assert losses == [] and found["iteration"] == expected["iteration"] == 5
+    assert found["trainer"]["iteration"] == expected["trainer"]["iteration"] == 5
     for name, value in expected["model"].items():
         assert torch.equal(value, found["model"][name]), name
     # A training that has ended is left as it is.

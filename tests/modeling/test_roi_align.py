@@ -57,6 +57,8 @@ def test_regions_of_several_levels_and_images():
     torch.testing.assert_close(pool_regions(pooler, features, boxes), expected)
     half = pool_regions(pooler, [one.bfloat16() for one in features], boxes)
     assert half.dtype == torch.bfloat16 and (half - expected).abs().max() < 0.1
+    inverted = [Boxes(torch.tensor([[50.0, 50.0, 40.0, 60.0]]))] * 2  # of no level
+    assert torch.equal(pool_regions(pooler, features, inverted), pooler(features, inverted))
     none = [Boxes(torch.zeros(0, 4))] * 2
     assert pool_regions(pooler, features, none).shape == (0, 4, 7, 7)
 

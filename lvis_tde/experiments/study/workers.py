@@ -33,7 +33,10 @@ class _Worker:
     def ended(self) -> str:
         """Why it failed; "" if it did not."""
         self.process.join()
-        told = self.receiver.recv() if self.receiver.poll() else None
+        try:
+            told = self.receiver.recv() if self.receiver.poll() else None
+        except EOFError:  # killed, so it has told nothing
+            told = None
         self.receiver.close()
         if told is None:
             return f"its process ended with code {self.process.exitcode}"
