@@ -16,7 +16,7 @@ def parse_args(argv):
     parser = argument_parser(
         trains=False,
         epilog=__doc__.replace("\n\n", "\n"),
-        usage="%(prog)s --config-file FILE --calibrate 0.05 [options] [KEY VALUE ...]",
+        usage="%(prog)s --config-file FILE --calibrate 8 [options] [KEY VALUE ...]",
     )
     group = parser.add_argument_group("what to choose on, and what to report on")
     where = group.add_mutually_exclusive_group()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import warnings
 from collections.abc import Callable
@@ -15,11 +14,9 @@ from torch import Tensor, nn
 
 from ..data.files import atomic_path, write_bytes
 from ..modeling.image_classifier import ImageClassifier
-from .common import TOLERANCES, exported_at, exporter_options
+from .common import check_difference, exported_at, exporter_options
 
 __all__ = ["export_images_onnx", "run_image_export", "trace_classifier"]
-
-logger = logging.getLogger(__name__)
 
 
 class _Probabilities(nn.Module):
@@ -138,7 +135,5 @@ def run_image_export(
                 float((run(batch).cpu() - _Probabilities(model)(batch).cpu()).abs().max())
                 for batch in (one, other.to(model.device))
             )
-            if not difference <= TOLERANCES[file.suffix]:
-                raise RuntimeError(f"{file} differs from the model by {difference:g}.")
-            logger.info("%s: at most %.1e from the model.", file, difference)
+            check_difference(file, difference)
     return files

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import inspect
+import logging
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +16,9 @@ from torch import nn
 from ..calibration.settings import settings
 from ..modeling.fast_rcnn import TDEFastRCNNOutputLayers
 
-__all__ = ["NOTES", "TOLERANCES", "about", "exported_at", "exporter_options"]
+__all__ = ["NOTES", "TOLERANCES", "about", "check_difference", "exported_at", "exporter_options"]
+
+logger = logging.getLogger(__name__)
 
 # Of the notes in an exported file.
 NOTES = "lvis_tde.json"
@@ -72,3 +76,13 @@ def exporter_options() -> dict:
     # Newer torch has another exporter by default, which needs one more package.
     known = inspect.signature(torch.onnx.export).parameters
     return {"dynamo": False} if "dynamo" in known else {}
+
+
+def check_difference(file: Path, difference: float) -> None:
+    """
+    Raises:
+        RuntimeError: an exported file is further from its model than :data:`TOLERANCES` has it.
+    """
+    if not difference <= TOLERANCES[file.suffix]:
+        raise RuntimeError(f"{file} differs from the model by {difference:g}.")
+    logger.info("%s: at most %.1e from the model.", file, difference)

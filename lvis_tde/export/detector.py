@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from ..calibration.settings import tde_predictors
 from ..data.files import write_bytes
 from ..layers.functional import check_alpha
-from .common import NOTES, TOLERANCES, about, exported_at
+from .common import NOTES, about, check_difference, exported_at
 from .onnx_head import export_onnx, onnx_difference, why_no_onnx
 from .traced import TracedModel, largest_difference, trace_model
 
@@ -77,8 +77,6 @@ def run_export(
         features = torch.rand(100, predictor.cls_score.in_features)
         differences[files[-1]] = onnx_difference(predictor, files[-1], features, alpha)
     for file, difference in differences.items():
-        if not difference <= TOLERANCES[file.suffix]:
-            raise RuntimeError(f"{file} differs from the model by {difference:g}.")
-        logger.info("%s: at most %.1e from the model.", file, difference)
+        check_difference(file, difference)
     logger.info("%s gives %s.", files[0], ", ".join(traced.outputs))
     return files

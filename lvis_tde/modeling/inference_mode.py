@@ -185,14 +185,11 @@ class _Stage:
 
 
 class _Pooling(Pooling):
-    """Pools regions in the type of the features and without a copy of them where it can."""
+    """One that :func:`restore` takes away, and that gradients do not meet."""
 
     def __call__(self, x: list[Tensor], box_lists: list[Boxes]) -> Tensor:
         if as_without():
             return type(self.pooler).forward(self.pooler, x, box_lists)
-        if not self.takes(x):
-            # Detectron2 rounds the boxes to the type of the features.
-            x = [full(feature).contiguous() for feature in x]
         return super().__call__(x, box_lists)
 
 

@@ -27,6 +27,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from .fast_convolution import full
+
 __all__ = ["Pooling", "pool_faster", "pool_regions", "roi_align"]
 
 # Of a part of the regions, so that what their bags are made from stays in the cache.
@@ -53,11 +55,14 @@ class Pooling:
 
     def __call__(self, x: list[Tensor], box_lists: list[Boxes]) -> Tensor:
         plain = torch.jit.is_tracing() or torch.compiler.is_compiling()
-        if plain or not self.takes(x):
-            return type(self.pooler).forward(self.pooler, x, box_lists)
-        return pool_regions(self.pooler, x, box_lists)
+        if not plain and self._takes(x):
+            return pool_regions(self.pooler, x, box_lists)
+        if not plain and not torch.is_grad_enabled():
+            # Detectron2 rounds the boxes to the type of the features.
+            x = [full(feature).contiguous() for feature in x]
+        return type(self.pooler).forward(self.pooler, x, box_lists)
 
-    def takes(self, x: list[Tensor]) -> bool:
+    def _takes(self, x: list[Tensor]) -> bool:
         """Whether these features are pooled here; gradients are never summed in half precision."""
         exact = torch.finfo(x[0].dtype).bits >= 32 or not torch.is_grad_enabled()
         layers = self.pooler.level_poolers
@@ -76,8 +81,7 @@ def pool_regions(pooler: ROIPooler, features: list[Tensor], boxes: list[Boxes]) 
         (R, C, S, S), channels last, in the type of the features.
     """
     rois = convert_boxes_to_pooler_format(boxes)
-    # Zeros, for a box without a level (of negative or undefined area), as Detectron2 has it.
-    result = features[0].new_zeros(len(rois), *pooler.output_size, features[0].shape[1])
+    result = features[0].new_empty(len(rois), *pooler.output_size, features[0].shape[1])
     levels = torch.zeros(len(rois), dtype=torch.int64)
     if len(features) > 1 and len(rois):
         levels = assign_boxes_to_levels(
@@ -87,6 +91,8 @@ def pool_regions(pooler: ROIPooler, features: list[Tensor], boxes: list[Boxes]) 
             pooler.canonical_box_size,
             pooler.canonical_level,
         )
+    # A box of negative or undefined area has no level, and zeros, as in Detectron2.
+    result[(levels < 0) | (levels >= len(features))] = 0
     for level, (layer, feature) in enumerate(zip(pooler.level_poolers, features)):
         (where,) = (levels == level).nonzero(as_tuple=True)
         pooled = roi_align(feature, rois[where], layer)

@@ -87,3 +87,11 @@ def test_a_models_poolers_pool_faster_with_the_same_gradient():
     half = [feature.bfloat16() for feature in features]
     with torch.autocast("cpu"):
         assert torch.equal(pooler(half, boxes), model[0](half, boxes))
+
+
+def test_other_poolings_take_half_precision_in_inference():
+    (pooler,) = pool_faster(torch.nn.Sequential(ROIPooler(7, [1 / 4], 0, "ROIPool")))
+    features, boxes = [torch.randn(2, 4, 64, 64)], [Boxes(boxes_of(30, 0, 100)) for _ in range(2)]
+    with torch.no_grad():
+        found = pooler([feature.bfloat16() for feature in features], boxes)
+    torch.testing.assert_close(found, pooler(features, boxes), rtol=0.01, atol=0.01)
