@@ -485,3 +485,11 @@ def test_the_console_cuts_what_others_say_at_length(capsys):
         "ours",
         "in full",
     ]
+
+
+def test_what_is_held_already_stays_so(tmp_path):
+    with locked(tmp_path):
+        with locked(tmp_path):
+            pass
+        assert (tmp_path / FILE).is_file()
+    assert not (tmp_path / FILE).exists()

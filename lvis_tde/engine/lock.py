@@ -29,7 +29,7 @@ FILE = "training.lock"
 
 @contextlib.contextmanager
 def locked(folder: str | os.PathLike[str]) -> Iterator[None]:
-    """Holds a folder while it is open, for this process.
+    """Holds a folder while it is open, for this process; one that it holds already stays so.
 
     Raises:
         ValueError: see :func:`check_unlocked`.
@@ -39,6 +39,9 @@ def locked(folder: str | os.PathLike[str]) -> Iterator[None]:
         return
     path = Path(folder) / FILE
     path.parent.mkdir(parents=True, exist_ok=True)
+    if _read(path) == _me():
+        yield
+        return
     with _alone(path.parent):
         check_unlocked(folder)
         write_text(path, json.dumps(_me()))

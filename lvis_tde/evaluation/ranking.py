@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-__all__ = ["counted_pairs", "kendall_tau", "ranks", "reversed_pairs"]
+__all__ = ["counted_pairs", "highest_tau", "kendall_tau", "ranks", "reversed_pairs"]
 
 Order = Sequence[Sequence[str]]
 
@@ -67,7 +67,9 @@ def kendall_tau(order: Order, values: Mapping[str, float]) -> float:
         values: of each name, more is better; others than those of the order are not looked at.
 
     Returns:
-        1 if the values have the order, -1 if they have the opposite; NaN if all of them are equal.
+        1 if the values have the order, its ties included, -1 if they have the opposite, NaN if all
+        of them are equal. For the values that differ where the order has ties see
+        :func:`highest_tau`.
 
     Raises:
         ValueError: a name comes twice or has no finite value, or nothing is told apart.
@@ -77,6 +79,22 @@ def kendall_tau(order: Order, values: Mapping[str, float]) -> float:
     names = [name for tied in order for name in tied]
     apart = sum(values[a] != values[b] for a, b in itertools.combinations(names, 2))
     return float(agreement / math.sqrt(len(found) * apart)) if apart else math.nan
+
+
+def highest_tau(order: Order) -> float:
+    """The most that :func:`kendall_tau` can be for values of which no two are equal.
+
+    Args:
+        order: see :func:`kendall_tau`.
+
+    Returns:
+        1 for an order without ties.
+
+    Raises:
+        ValueError: a name comes twice, or nothing is told apart.
+    """
+    names = sum(len(tied) for tied in order)
+    return math.sqrt(len(counted_pairs(order)) / math.comb(names, 2))
 
 
 def reversed_pairs(order: Order, values: Mapping[str, float]) -> list[tuple[str, str]]:

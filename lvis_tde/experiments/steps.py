@@ -56,8 +56,8 @@ def measured(cfg: CfgNode, model: torch.nn.Module, num_batches: int) -> dict[str
     Returns:
         How sure the estimate of the mean is, and how far from the tracked one.
     """
-    (predictor,) = tde_predictors(model)
-    tracked = predictor.feature_mean.mean.clone()
+    predictors = tde_predictors(model)  # several in a cascade
+    tracked = [one.feature_mean.mean.clone() for one in predictors]
     seed_all_rng(cfg.SEED)
     found = estimate_feature_mean(
         model, Trainer.build_train_loader(cfg), max_batches=num_batches, tolerance=0
@@ -67,10 +67,13 @@ def measured(cfg: CfgNode, model: torch.nn.Module, num_batches: int) -> dict[str
         "foreground": sum(found.num_foreground),
         "degrees_between_halves": round(found.angle, 2),
     }
-    if tracked.any():
-        apart = angle_between(tracked, found.means[0], predictor.cls_score.num_heads)
-        estimate["degrees_to_tracked"] = [round(angle, 2) for angle in apart.tolist()]
-        predictor.feature_mean.mean.copy_(tracked)
+    for predictor, before, mean in zip(predictors, tracked, found.means):
+        if before.any():
+            apart = angle_between(before, mean, predictor.cls_score.num_heads)
+            estimate.setdefault("degrees_to_tracked", []).extend(
+                round(a, 2) for a in apart.tolist()
+            )
+            predictor.feature_mean.mean.copy_(before)
     logger.info("Feature mean estimated: %s", estimate)
     gather_class_statistics(model, cfg.DATASETS.TRAIN)
     return estimate

@@ -6,7 +6,13 @@ import math
 import numpy as np
 import pytest
 
-from lvis_tde.evaluation.ranking import counted_pairs, kendall_tau, ranks, reversed_pairs
+from lvis_tde.evaluation.ranking import (
+    counted_pairs,
+    highest_tau,
+    kendall_tau,
+    ranks,
+    reversed_pairs,
+)
 
 ORDER = [["random"], ["eql"], ["rfs"], ["bags", "eqlv2"], ["seesaw"]]
 
@@ -17,6 +23,8 @@ def test_agreement_and_its_opposite():
     assert kendall_tau(ORDER, {k: -v for k, v in rising.items()}) == pytest.approx(-1)
     # What is tied in the order may be any way around; tau-b then has one pair more to divide by.
     assert kendall_tau(ORDER, {**rising, "eqlv2": 4.5}) == pytest.approx(math.sqrt(14 / 15))
+    assert highest_tau(ORDER) == pytest.approx(math.sqrt(14 / 15))
+    assert highest_tau([["a"], ["b"]]) == 1
     assert reversed_pairs(ORDER, {**rising, "eqlv2": 4.5}) == []
 
 

@@ -14,6 +14,13 @@ from lvis_tde.evaluation import LVISEvaluator
 
 SMALL = dict(num_train=16, num_calib=4, num_val=4, num_classes=7, image_size=64)
 SHORT = [*TINY, "SOLVER.MAX_ITER", 2, "INPUT.MIN_SIZE_TRAIN", (64,), "INPUT.MIN_SIZE_TEST", 64]
+# Of a study file, which has lists for tuples and the number of classes from its set.
+IN_FILE = [
+    value
+    for pair in zip(SHORT[::2], SHORT[1::2])
+    for value in (pair[0], list(pair[1]) if isinstance(pair[1], tuple) else pair[1])
+    if pair[0] != "MODEL.ROI_HEADS.NUM_CLASSES"
+]
 
 
 def evaluated_alone(cfg, names, split, settings):

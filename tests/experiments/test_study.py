@@ -1,14 +1,19 @@
 import json
+import os
+import re
 import shutil
+import socket
 from pathlib import Path
 
 import pytest
 import yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from experiments_util import SHORT, SMALL, evaluated_alone
+from experiments_util import IN_FILE, SMALL, evaluated_alone
 
 from lvis_tde.calibration.family import COMPOSITION
 from lvis_tde.calibration.methods import FACTUAL, SIGMOID_METHODS, SOFTMAX_METHODS, TDE_JOINT
+from lvis_tde.experiments.study import unit as unit_module
+from lvis_tde.experiments.study import workers
 from lvis_tde.experiments.study.file import read_study
 from lvis_tde.experiments.study.run import run_study, states, units_of
 from lvis_tde.posthoc import Settings
@@ -32,7 +37,7 @@ CONTENT = {
         {"title": "t", "source": "s",
          "runs": [["softmax/factual"], ["deconfound/factual", "sigmoid/factual"]]},
     ],
-    "opts": [list(one) if isinstance(one, tuple) else one for one in SHORT],
+    "opts": IN_FILE,
     "mean_batches": 6,
 }  # fmt: skip
 
@@ -42,13 +47,19 @@ def study_of(folder, **changes):
     return read_study(folder / "study.yaml", configs=CONFIGS)
 
 
-@pytest.fixture(autouse=True)
 def forget():
     """Names of generated sets do not tell folders apart."""
-    yield
     for name in [name for name in DatasetCatalog.list() if name.startswith("synthetic_lvis_")]:
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
+
+
+@pytest.fixture(autouse=True)
+def forgotten(request):
+    if "finished" not in request.fixturenames:
+        forget()
+    yield
+    forget()
 
 
 def written(output):
@@ -60,6 +71,7 @@ def written(output):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """Folder and outcome of a finished study; no test changes it."""
+    forget()  # those of other tests
     folder = tmp_path_factory.mktemp("study")
     with pytest.MonkeyPatch.context() as patch:
         from conftest import tell_boxes
@@ -176,6 +188,62 @@ def test_another_config_is_refused_before_anything_is_done(finished, copied, tmp
     assert all(state.startswith("refused: ") for state in found.values())
 
 
+def test_what_each_unit_has_of_its_own_is_not_to_be_given(finished):
+    for key, value in (("OUTPUT_DIR", "x"), ("SEED", 3), ("DATASETS.TRAIN", ("x",))):
+        with pytest.raises(ValueError, match=f"{key} .* cannot be given"):
+            run_study(finished[1], finished[0], jobs=0, overrides=[key, value])
+
+
+def test_a_curve_cannot_be_drawn_without_checkpoints(copied, tmp_path):
+    study = study_of(tmp_path, curve={"every": 1, "alpha": 1.0})
+    (state,) = set(re.sub(".*is finished", "", s) for s in states(units_of(study, copied)).values())
+    assert state.startswith(" with curve=None, and curve=[1, 1.0] needs checkpoints")
+
+
+def test_results_and_resamples_are_of_one_evaluation(copied, tmp_path, monkeypatch, telling):
+    """Killed between the two files, it has no result that other resamples stand beside."""
+
+    def killed(*arguments):
+        raise KeyboardInterrupt
+
+    changes = dict(recipes={"softmax": RECIPES["softmax"]}, pairs=[], orders=[])
+    study = study_of(tmp_path, methods=["tde"], **changes)
+    monkeypatch.setattr(unit_module, "save_resamples", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run_study(study, copied, jobs=0)
+    before = study_of(tmp_path, **changes)
+    assert states(units_of(before, copied)) == {"seed0/softmax": "evaluating"}
+
+
+def test_a_unit_that_another_process_works_on(finished, copied, tmp_path):
+    shutil.rmtree(copied / "seed0" / "softmax")
+    study = study_of(tmp_path, recipes={"softmax": RECIPES["softmax"]}, pairs=[], orders=[])
+    (unit,) = units_of(study, copied)
+    me = {"pid": os.getppid(), "host": socket.gethostname(), "start": None}
+    unit.folder.mkdir()
+    (unit.folder / "training.lock").write_text(json.dumps(me))
+    outcome = run_study(study, copied, jobs=0)
+    assert f"Process {os.getppid()} " in outcome.failed[unit.name]
+    assert [path.name for path in unit.folder.iterdir()] == ["training.lock"]
+
+
+def test_a_cascade(tmp_path, telling):
+    options = [
+        "MODEL.ROI_HEADS.NAME",
+        "TDECascadeROIHeads",
+        "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG",
+        True,
+    ]
+    recipe = {"config": "demo_deconfound.yaml", "opts": options}
+    study = study_of(
+        tmp_path, recipes={"cascade": recipe}, methods=["tde"], masks=[], pairs=[], orders=[]
+    )
+    outcome = run_study(study, tmp_path / "out", jobs=0)
+    assert not outcome.failed and set(outcome.study["runs"]) == {"cascade/factual", "cascade/tde"}
+    (curve,) = outcome.study["curves"]["cascade"].values()
+    assert {"fg_cosine_to_mean", "weight_norm_c"} <= curve[-1].keys()
+
+
 def test_a_unit_that_fails_does_not_keep_the_others(tmp_path, capsys):
     broken = {"config": "demo_softmax.yaml", "opts": ["MODEL.WEIGHTS", "none.pth"]}
     study_of(
@@ -191,6 +259,19 @@ def test_a_unit_that_fails_does_not_keep_the_others(tmp_path, capsys):
     assert tool.main([*arguments, "--dry-run"]) == 0
     printed = capsys.readouterr().out
     assert "1 of 2 units are done" in printed and "training 0/2" in printed
+
+
+def test_units_that_did_not_begin_are_to_do_and_may_change(tmp_path, monkeypatch):
+    def killed(unit, *_, **__):
+        unit.claim()
+        raise KeyboardInterrupt
+
+    study = study_of(tmp_path, pairs=[], orders=[])
+    monkeypatch.setattr(workers, "run_unit", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run_study(study, tmp_path / "out", jobs=0)
+    found = states(units_of(study, tmp_path / "out", ["SOLVER.BASE_LR", 0.01]))
+    assert sorted(state[:7] for state in found.values()) == ["refused", "to do", "to do"]
 
 
 def test_given_sets_are_names_or_files(tmp_path, tiny_set):

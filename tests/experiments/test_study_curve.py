@@ -50,3 +50,8 @@ def test_long_curves_are_thinned_and_keep_evaluations(tmp_path, number):
     evaluated = set(range(0, number, 10))
     assert evaluated <= set(found) and found == sorted(found)
     assert len(found) == min(number, 40 + len(evaluated)) and number - 1 in found
+
+
+def test_undefined_aps_are_no_points(tmp_path):
+    write(tmp_path, [{"iteration": 4, "calib/bbox/AP": 3.0, "calib/bbox/APr": -100.0}])
+    assert curve_of(tmp_path) == [{"iteration": 4, "bbox/AP": 3.0}]

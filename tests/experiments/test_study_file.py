@@ -12,8 +12,8 @@ GOOD = {
     "recipes": {"softmax": {"config": "demo_softmax.yaml"}, "own": {"config": "own.yaml"}},
     "pairs": [["softmax/tde", "softmax/factual"], ["own/tde", "softmax/tde"]],
     "orders": [{"title": "t", "runs": [["softmax/factual", "own/factual"], ["own/tde"]]}],
-    "opts": ["SEED", 1],
-    "quick": {"recipes": ["softmax"], "set": {"num_train": 20}, "opts": ["SEED", 2]},
+    "opts": ["VERSION", 1],
+    "quick": {"recipes": ["softmax"], "set": {"num_train": 20}, "opts": ["VERSION", 2]},
 }
 
 
@@ -44,7 +44,7 @@ def test_quick_leaves_recipes_out_and_what_is_about_them(write):
         ("softmax/tde", "softmax/factual"),
     )
     assert study.orders == () and dict(study.data.options) == {"num_train": 20}
-    assert study.opts == ("SEED", 1, "SEED", 2)
+    assert study.opts == ("VERSION", 1, "VERSION", 2)
     with pytest.raises(ValueError, match="has no `quick:`"):
         read_study(write(quick=None), configs=CONFIGS, quick=True)
 
@@ -66,6 +66,26 @@ def test_a_file_says_what_differs_from_its_base(write):
     path.write_text("base: more.yaml\n")
     with pytest.raises(ValueError, match="base names the file itself"):
         read_study(path, configs=CONFIGS)
+    path.write_text("base: again.yaml\n")
+    (base.parent / "again.yaml").write_text("base: more.yaml\n")
+    with pytest.raises(ValueError, match="base names the file itself, or one that is based on it"):
+        read_study(path, configs=CONFIGS)
+
+
+def test_what_is_left_out_of_an_order_is_told(write):
+    runs = [["softmax/factual"], ["softmax/tde", "own/tde"]]
+    path = write(orders=[{"title": "t", "runs": runs}], masks=None)
+    assert read_study(path, configs=CONFIGS).orders[0].without == ()
+    (order,) = read_study(path, configs=CONFIGS, quick=True).orders
+    assert order.runs == (("softmax/factual",), ("softmax/tde",)) and order.without == ("own/tde",)
+
+
+def test_what_is_null_is_as_if_it_were_not_there(write):
+    path = write(recipes={"softmax": {"config": "own.yaml", "title": None}}, pairs=[], orders=[])
+    path.write_text(path.read_text() + "masks: null\ntitle: null\n")
+    study = read_study(path, configs=CONFIGS)
+    assert study.recipes["softmax"].title == "softmax" and study.title == "study"
+    assert study.masks == ()
 
 
 @pytest.mark.parametrize(
@@ -74,9 +94,13 @@ def test_a_file_says_what_differs_from_its_base(write):
         ({"recpies": {}}, "'recpies' is unknown: did you mean recipes"),
         ({"methods": ["tde", "norcall"]}, "methods: 'norcall' is unknown: did you mean norcal"),
         ({"masks": ["factuel"]}, "masks: 'factuel' is unknown: did you mean factual"),
-        ({"seeds": []}, r"seeds must be a list of different integers >= 0, got \[\]"),
+        (
+            {"seeds": []},
+            r"seeds must be a list of different integers from 0 to 2147483647, got \[\]",
+        ),
         ({"seeds": [1, 1]}, r"seeds .* got \[1, 1\]"),
         ({"seeds": [-1]}, r"seeds .* got \[-1\]"),
+        ({"seeds": [2**31]}, r"seeds .* to 2147483647, got \[2147483648\]"),
         ({"recipes": {}}, "recipes must map names to configs, got {}"),
         ({"recipes": {"a/b": {"config": "own.yaml"}}}, "'a/b' needs a name of letters"),
         ({"recipes": {"a": {"config": "none.yaml"}}}, "its config none.yaml is not in"),
@@ -97,7 +121,31 @@ def test_a_file_says_what_differs_from_its_base(write):
         ({"mean_batches": 1}, "mean_batches=1 must be at least 2"),
         ({"curve": {"every": 10}}, "curve must be .every: ITERATIONS, alpha: ALPHA"),
         ({"curve": {"every": 0, "alpha": 1}}, "curve needs every >= 1"),
-        ({"opts": "SEED 1"}, "opts must be a list"),
+        ({"curve": {"every": 10, "alpha": True}}, "a number alpha"),
+        ({"opts": "VERSION 1"}, "opts must be a list"),
+        ({"opts": ["VERSION"]}, r"opts are KEY, VALUE and so on, got \['VERSION'\]"),
+        ({"opts": ["SEED", 1]}, "SEED 1 cannot be given: seeds: says it"),
+        (
+            {"opts": ["VERSION", 1, "OUTPUT_DIR", "x"]},
+            "OUTPUT_DIR 'x' cannot be given: .* --output",
+        ),
+        (
+            {"recipes": {"a": {"config": "own.yaml", "opts": ["DATASETS.TRAIN", ["b"]]}}},
+            "recipe 'a': DATASETS.TRAIN .* cannot be given: set: says it",
+        ),
+        (
+            {"recipes": {n: {"config": "own.yaml", "title": "t"} for n in ("softmax", "own")}},
+            "two recipes have the title 't'",
+        ),
+        ({"set": {"kind": ["shapes"]}}, r"kind must be one of glyphs, shapes, got \['shapes'\]"),
+        ({"methods": 5}, "methods must be a list of names, got 5"),
+        ({"masks": 5}, "masks must be a list of names, got 5"),
+        ({"methods": ["norcal"]}, "'softmax/tde' is asked for, but not among methods:"),
+        ({"orders": [{"runs": [5, ["own/tde"]]}]}, "5 is no RECIPE/METHOD"),
+        (
+            {"orders": [{"runs": ["own/factual", "own/norcal"], "task": "segm"}]},
+            "masks of 'own/norcal' are asked for, but not in masks:",
+        ),
     ],
 )
 def test_a_mistake_is_named(write, changes, message):

@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 from conftest import tell_boxes
-from experiments_util import SHORT, SMALL
+from experiments_util import IN_FILE, SMALL
 
 from lvis_tde.experiments.study.file import read_study
 from lvis_tde.experiments.study.run import run_study
@@ -24,7 +24,7 @@ CONTENT = {
     "pairs": [["deconfound/tde", "softmax/factual"]],
     "orders": [{"title": "t", "runs": [["softmax/factual"], ["deconfound/tde"]]}],
     "opts": [
-        *(list(one) if isinstance(one, tuple) else one for one in SHORT),
+        *IN_FILE,
         *("SOLVER.MAX_ITER", 4, "SOLVER.CHECKPOINT_PERIOD", 1),
     ],
     "mean_batches": 4,

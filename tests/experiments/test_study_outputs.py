@@ -127,13 +127,18 @@ def test_equal_runs_do_not_reproduce_an_order():
     )
     found["orders"][0]["tau"] = None  # what JSON has of NaN
     assert "tau" not in disagreements(found)[0]
-    assert table_of(found, "Published orders").rows[1][3] == "–"
+    assert table_of(found, "Published orders").rows[1][4] == "–"
 
 
 def test_a_study_that_has_the_published_orders_says_so(three, tmp_path):
     found = {**three, "orders": three["orders"][:1]}
     assert disagreements(found) == []
     assert write_outputs(found, tmp_path).startswith("The published order is reproduced")
+    # One that lost a run is not the whole one.
+    found["orders"] = [{**found["orders"][0], "without": ["softmax/composition"]}]
+    begin = "The published order is reproduced by the means over seeds, without softmax + "
+    assert write_outputs(found, tmp_path).startswith(begin)
+    assert "; without softmax + " in table_of(found, "Published orders").rows[1][0]
 
 
 def test_ranks(three):
@@ -163,6 +168,10 @@ def test_a_run_that_lacks_a_seed(tmp_path):
     assert "No seed is finished of a late one." in text
     assert "Not finished: de-confound (2 of 3), de-confound + TDE (2 of 3)" in text
     assert {row[2] for row in table_of(found, "Box AP on val (%)").rows[4:]} == {"2"}
+    # At a glance it says so itself, and is behind the others, whose AP is lower.
+    first, last = table_of(found, "At a glance").rows[1:]
+    assert first[0] == "softmax" and not any("of 3" in cell for cell in first)
+    assert last[0] == "de-confound" and all(cell.endswith(" (2 of 3)") for cell in last[1:])
     assert {run.split("/")[0] for run in ranks_of(found, "bbox", "AP")} == {"softmax"}
     assert {row[0] for row in table_of(found, "Ranks").rows[1:]} == {"softmax"}
     assert table_of(found, "Differences seed by seed").rows[-1][-2] == "–"

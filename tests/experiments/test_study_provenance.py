@@ -3,6 +3,7 @@
 import subprocess
 from pathlib import Path
 
+from lvis_tde.experiments.study import provenance
 from lvis_tde.experiments.study.provenance import made_here, together
 
 
@@ -21,4 +22,11 @@ def test_units_that_do_not_say_it():
     assert (found["commit"], found["hardware"]) == (here["commit"], here["hardware"])
     git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
     head = subprocess.run(git, capture_output=True, text=True)
-    assert found["commit"] == (head.stdout.strip() or None)
+    assert (found["commit"] or "").removesuffix("-dirty") == head.stdout.strip()
+
+
+def test_another_projects_checkout_is_none(tmp_path, monkeypatch):
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    (tmp_path / "provenance.py").write_text("")
+    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "provenance.py"))
+    assert made_here()["commit"] is None

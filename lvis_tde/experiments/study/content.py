@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-__all__ = ["check_words", "listed", "load_content"]
+__all__ = ["check_opts", "check_words", "listed", "load_content"]
 
 DEFAULTS: dict[str, Any] = {
     "title": "",
@@ -26,14 +26,24 @@ DEFAULTS: dict[str, Any] = {
     "curve": None,
 }
 _FILE_KEYS = (*DEFAULTS, "base", "quick")
+# What each unit has its own of, and what says it.
+_OWN = {
+    "OUTPUT_DIR": "the folder of a unit is below --output",
+    "SEED": "seeds: says it",
+    "MODEL.ROI_HEADS.NUM_CLASSES": "it is that of the set",
+    **{f"DATASETS.{one}": "set: says it" for one in ("TRAIN", "CALIB", "TEST")},
+}
 
 
-def load_content(path: Path, quick: bool) -> tuple[dict[str, Any], frozenset[str]]:
+def load_content(
+    path: Path, quick: bool, above: Sequence[Path] = ()
+) -> tuple[dict[str, Any], frozenset[str]]:
     """Reads a study file.
 
     Args:
         path: of it.
         quick: make the changes under ``quick``.
+        above: files that this one is a base of.
 
     Returns:
         All keys of :data:`DEFAULTS`, those of its bases included, and the names of all recipes,
@@ -47,9 +57,10 @@ def load_content(path: Path, quick: bool) -> tuple[dict[str, Any], frozenset[str
     base, known = dict(DEFAULTS), frozenset[str]()
     if "base" in content:
         other = path.parent / str(content.pop("base"))
-        if other.resolve() == path.resolve():
-            raise ValueError(f"{path}: base names the file itself")
-        base, known = load_content(other, False)
+        above = (*above, path.resolve())
+        if other.resolve() in above:
+            raise ValueError(f"{path}: base names the file itself, or one that is based on it")
+        base, known = load_content(other, False, above)
         # What makes the other quick may make this one so, too.
         changes = _read(other).get("quick") if changes is None else changes
     known |= frozenset(content["recipes"]) if isinstance(content.get("recipes"), dict) else set()
@@ -94,12 +105,25 @@ def _changed(
     return content
 
 
-def check_words(words: Iterable[Any], allowed: Sequence[str], where: str) -> None:
+def check_opts(opts: Sequence[Any], where: str) -> None:
+    """
+    Raises:
+        ValueError: options are no pairs, or have a key that each unit has its own value of.
+    """
+    if len(opts) % 2:
+        raise ValueError(f"{where}: opts are KEY, VALUE and so on, got {list(opts)!r}")
+    for key, value in zip(opts[::2], opts[1::2]):
+        if key in _OWN:
+            raise ValueError(f"{where}: {key} {value!r} cannot be given: {_OWN[key]}")
+
+
+def check_words(words: Any, allowed: Sequence[str], where: str) -> None:
     """
     Raises:
         ValueError: naming the first word that is not allowed, and the nearest that is.
     """
-    if isinstance(words, str) or not all(isinstance(word, str) for word in words):
+    several = isinstance(words, Iterable) and not isinstance(words, str)
+    if not several or not all(isinstance(word, str) for word in words):
         raise ValueError(f"{where} must be a list of names, got {words!r}")
     for word in words:
         if word not in allowed:

@@ -12,7 +12,8 @@ __all__ = ["curve_of", "iterations_of", "training_seconds"]
 
 _MOST = 40
 _EVALUATED = "calib/"
-_PREFIXES = ("tde/", _EVALUATED)
+# Of a cascade its first stage's.
+_PREFIXES = ("tde/", "stage0/tde/", _EVALUATED)
 
 
 def _rows(folder: Path) -> list[dict[str, Any]]:
@@ -52,14 +53,17 @@ def curve_of(folder: Path, points: Sequence[Mapping[str, Any]] = ()) -> list[dic
 
     Returns:
         At most :data:`_MOST` rows beside those of evaluations: "iteration", and without their
-        prefixes the scalars that begin with "tde/" or "calib/".
+        prefixes the scalars that begin with "tde/", of a cascade those of its first stage, or
+        with "calib/".
     """
     rows = []
     for row in _rows(folder):
         found = {
-            name.partition("/")[2]: float(f"{value:.4g}")
+            name.removeprefix("stage0/").partition("/")[2]: float(f"{value:.4g}")
             for name, value in row.items()
             if name.startswith(_PREFIXES) and math.isfinite(value)
+            # Detectron2's evaluator has -100 where no class is in the images.
+            if not (name.startswith(_EVALUATED) and value < 0)
         }
         if found:
             asked = any(name.startswith(_EVALUATED) for name in row)

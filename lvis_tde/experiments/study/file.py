@@ -10,27 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...calibration.family import COMPOSITION
-from ...calibration.methods import FACTUAL, SIGMOID_METHODS, SOFTMAX_METHODS, TDE_JOINT
+from ...calibration.methods import FACTUAL
 from ...data.generated import KINDS
 from ...evaluation.bootstrap import BOOTSTRAPPED
 from ...evaluation.ranking import counted_pairs
 from ...layers.functional import check_alpha
-from .content import check_words, listed, load_content
+from .content import check_opts, check_words, listed, load_content
+from .run_names import METHODS, RunNames
 
-__all__ = ["METHODS", "SPLITS", "DataSet", "Order", "Recipe", "Study", "read_study"]
+__all__ = ["SPLITS", "DataSet", "Order", "Recipe", "Study", "read_study"]
 
 SPLITS = ("train", "calib", "val")
-# All names that a run may end with.
-METHODS = tuple(
-    dict.fromkeys(
-        [
-            FACTUAL,
-            *(method.name for method in (*SOFTMAX_METHODS, TDE_JOINT, *SIGMOID_METHODS)),
-            COMPOSITION,
-        ]
-    )
-)
 TASKS = ("bbox", "segm")
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
@@ -77,6 +67,7 @@ class Order:
         source: who published it.
         metric, task: which of ours is held against it.
         runs: worst first; items of an inner tuple are tied.
+        without: runs of it whose recipes are left out.
     """
 
     title: str
@@ -84,6 +75,7 @@ class Order:
     metric: str
     task: str
     runs: tuple[tuple[str, ...], ...]
+    without: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -145,13 +137,19 @@ def read_study(
     content, known = load_content(path, quick)
     where = os.fspath(path)
     recipes = _recipes(content["recipes"], Path(configs), path.parent, where)
-    runs = _Runs(where, known, frozenset(recipes))
-    for key in ("methods", "masks"):
-        check_words(content[key] or (), METHODS, f"{where}: {key}")
+    methods, masks = content["methods"], content["masks"] or []
+    check_words([] if methods is None else methods, METHODS, f"{where}: methods")
+    check_words(masks, METHODS, f"{where}: masks")
+    evaluated = METHODS if methods is None else (FACTUAL, *methods)
+    runs = RunNames(where, known, frozenset(recipes), tuple(evaluated), tuple(masks))
     seeds = content["seeds"]
-    whole = isinstance(seeds, list) and all(type(s) is int and s >= 0 for s in seeds)
+    whole = isinstance(seeds, list) and all(type(s) is int and 0 <= s < 2**31 for s in seeds)
     if not whole or not seeds or len(set(seeds)) < len(seeds):
-        raise ValueError(f"{where}: seeds must be a list of different integers >= 0, got {seeds!r}")
+        raise ValueError(
+            f"{where}: seeds must be a list of different integers from 0 to 2147483647, got "
+            f"{seeds!r}"
+        )
+    check_opts(content["opts"], f"{where}: opts")
     if type(content["mean_batches"]) is not int or content["mean_batches"] < 2:
         raise ValueError(f"{where}: mean_batches={content['mean_batches']!r} must be at least 2")
     pairs = [runs.pair(pair) for pair in listed(content["pairs"], "pairs", where)]
@@ -161,8 +159,8 @@ def read_study(
         data=_data(content["set"], where),
         seeds=tuple(seeds),
         recipes=recipes,
-        methods=None if content["methods"] is None else tuple(content["methods"]),
-        masks=tuple(content["masks"]),
+        methods=None if methods is None else tuple(methods),
+        masks=tuple(masks),
         pairs=tuple(pair for pair in pairs if pair is not None),
         orders=tuple(order for order in orders if len(order.runs) > 1),
         opts=tuple(content["opts"]),
@@ -188,7 +186,12 @@ def _recipes(value: Any, configs: Path, beside: Path, where: str) -> dict[str, R
         if config is None:
             raise ValueError(f"{place}: its config {one['config']} is not in {configs} or {beside}")
         opts = listed(one.get("opts", []), "opts", place)
-        found[name] = Recipe(name, str(one.get("title", name)), str(config), tuple(opts))
+        check_opts(opts, place)
+        found[name] = Recipe(name, str(one.get("title") or name), str(config), tuple(opts))
+    titles = [recipe.title for recipe in found.values()]
+    for title in titles:
+        if titles.count(title) > 1:  # pictures and tables could not tell them apart
+            raise ValueError(f"{where}: two recipes have the title {title!r}")
     return found
 
 
@@ -208,7 +211,7 @@ def _data(value: Any, where: str) -> DataSet:
                 raise ValueError(f"{where}: set takes a name or [JSON, IMAGES], got {one!r}")
         return DataSet(splits=splits)
     options = {k: v for k, v in value.items() if k != "kind"}
-    if value["kind"] not in KINDS:
+    if value["kind"] not in list(KINDS):  # which may be anything, a list as well
         raise ValueError(f"{where}: set: kind must be one of {kinds}, got {value['kind']!r}")
     taken = inspect.signature(KINDS[value["kind"]].make).parameters
     own = ("root", "seed", "jobs", "overwrite")
@@ -223,12 +226,12 @@ def _curve(value: Any, where: str) -> tuple[int, float] | None:
     if not isinstance(value, dict) or value.keys() != {"every", "alpha"}:
         raise ValueError(f"{place} must be {{every: ITERATIONS, alpha: ALPHA}}, got {value!r}")
     every, alpha = value["every"], value["alpha"]
-    if type(every) is not int or every < 1 or not isinstance(alpha, (int, float)):
+    if type(every) is not int or every < 1 or type(alpha) not in (int, float):
         raise ValueError(f"{place} needs every >= 1 and a number alpha, got {value!r}")
     return every, check_alpha(alpha)
 
 
-def _order(one: Any, runs: _Runs) -> Order:
+def _order(one: Any, runs: RunNames) -> Order:
     place = f"{runs.where}: order"
     if not isinstance(one, dict) or not isinstance(one.get("runs"), list):
         raise ValueError(f"{place} must be {{title, source, metric, runs: [[RUN, ...], ...]}}")
@@ -236,47 +239,14 @@ def _order(one: Any, runs: _Runs) -> Order:
     metric, task = one.get("metric", "AP"), one.get("task", "bbox")
     check_words([metric], BOOTSTRAPPED, f"{place}: metric")
     check_words([task], TASKS, f"{place}: task")
-    tied = [[run] if isinstance(run, str) else run for run in one["runs"]]
-    kept = [tuple(run for run in some if runs.has(run)) for some in tied]
+    tied = [list(some) if isinstance(some, list) else [some] for some in one["runs"]]
+    kept = [tuple(run for run in some if runs.has(run, task)) for some in tied]
     counted_pairs(tied)  # complains
     return Order(
-        str(one.get("title", "")),
-        str(one.get("source", "")),
+        str(one.get("title") or ""),
+        str(one.get("source") or ""),
         metric,
         task,
         tuple(some for some in kept if some),
+        tuple(run for some in tied for run in some if not runs.has(run)),
     )
-
-
-@dataclass(frozen=True)
-class _Runs:
-    """Names of runs, checked.
-
-    Attributes:
-        where: the file.
-        known: recipes of the file and its bases.
-        chosen: those of them that are trained.
-    """
-
-    where: str
-    known: frozenset[str]
-    chosen: frozenset[str]
-
-    def has(self, run: Any) -> bool:
-        """Whether its recipe is trained.
-
-        Raises:
-            ValueError: if there is no such run.
-        """
-        recipe, _, method = run.partition("/") if isinstance(run, str) else ("", "", "")
-        if recipe not in self.known or method not in METHODS:
-            raise ValueError(
-                f"{self.where}: {run!r} is no RECIPE/METHOD of the recipes {sorted(self.known)} "
-                f"and the methods {', '.join(METHODS)}"
-            )
-        return recipe in self.chosen
-
-    def pair(self, pair: Any) -> tuple[str, str] | None:
-        if not isinstance(pair, list) or len(pair) != 2:
-            raise ValueError(f"{self.where}: a pair is [RUN, OVER], got {pair!r}")
-        return (pair[0], pair[1]) if all([self.has(run) for run in pair]) else None

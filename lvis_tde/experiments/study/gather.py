@@ -125,6 +125,7 @@ def _ranked(order: Order, runs: Mapping[str, Mapping[str, Any]]) -> dict[str, An
     return {
         **{k: v for k, v in dataclasses.asdict(order).items() if k != "runs"},
         "runs": tied,
+        "without": [run for run in (*sum(order.runs, ()), *order.without) if run not in names],
         "tau": round(kendall_tau(tied, values(seeds)), 4),
         "pairs": len(counted_pairs(tied)),
         "seeds": {seed: round(kendall_tau(tied, values([seed])), 4) for seed in seeds},

@@ -118,7 +118,8 @@ def glance(study: Study) -> tuple[str, dict[str, dict[str, dict[str, Mean]]]]:
 
     Returns:
         The task, masks where they were evaluated; and recipe to method to AP and APr, the recipes
-        with the highest AP first, whatever method has it. Methods without AP are left out.
+        with the highest AP first, whatever method has it, and those that lack seeds behind them.
+        Methods without AP are left out.
     """
     task = tasks_of(study)[-1] if tasks_of(study) else ""
     found: dict[str, dict[str, dict[str, Mean]]] = {}
@@ -129,7 +130,10 @@ def glance(study: Study) -> tuple[str, dict[str, dict[str, dict[str, Mean]]]]:
             if means["AP"] is not None:
                 known = {metric: mean for metric, mean in means.items() if mean is not None}
                 found.setdefault(recipe, {})[method] = known
-    best = {recipe: max(one["AP"].mean for one in some.values()) for recipe, some in found.items()}
+    best = {
+        recipe: max((one["AP"].seeds, one["AP"].mean) for one in some.values())
+        for recipe, some in found.items()
+    }
     return task, {
         recipe: found[recipe] for recipe in sorted(found, key=best.__getitem__, reverse=True)
     }
@@ -150,7 +154,9 @@ def _disagreement(study: Study, order: Mapping[str, Any]) -> str:
     seeds = {run: values_of(study, run, task, metric) for tied in order["runs"] for run in tied}
     common = sorted(set.intersection(*map(set, seeds.values())))
     source = f" ({order['source']})" if order.get("source") else ""
-    begin = f"The published order “{order['title']}”{source} is not"
+    absent = ", ".join(name_of(study, run) for run in order.get("without", ()))
+    less = f" without {absent}" if absent else ""
+    begin = f"The published order “{order['title']}”{source}{less} is not"
     if not common:
         return f"{begin} compared: its runs have no seed in common."
     pairs = counted_pairs(order["runs"])
@@ -183,12 +189,14 @@ def signed(mean: Mean | None, digits: int = 1) -> str:
     return text if math.isnan(mean.half) else f"{text} ± {mean.half:.{digits}f}"
 
 
-def plain(mean: Mean | None, digits: int = 1) -> str:
-    """A metric over seeds in print: "30.5 ± 0.6"; "–" without any."""
+def plain(mean: Mean | None, digits: int = 1, *, of: int = 0) -> str:
+    """A metric over seeds in print: "30.5 ± 0.6", of fewer than ``of`` seeds "30.5 ± 0.6 (2 of 5)";
+    "–" without any."""
     if mean is None:
         return "–"
     text = f"{mean.mean:.{digits}f}"
-    return text if math.isnan(mean.half) else f"{text} ± {mean.half:.{digits}f}"
+    text += "" if math.isnan(mean.half) else f" ± {mean.half:.{digits}f}"
+    return f"{text} ({mean.seeds} of {of})" if mean.seeds < of else text
 
 
 def seeds_of(study: Study) -> Sequence[str]:

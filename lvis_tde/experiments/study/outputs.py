@@ -55,7 +55,9 @@ def first_lines(study: Mapping[str, Any]) -> list[str]:
     orders = study.get("orders", ())
     if orders and not lines:
         what = "order is" if len(orders) == 1 else f"{len(orders)} orders are"
-        lines = [f"The published {what} reproduced by the means over seeds."]
+        gone = dict.fromkeys(run for one in orders for run in one.get("without", ()))
+        less = f", without {', '.join(name_of(study, run) for run in gone)}" if gone else ""
+        lines = [f"The published {what} reproduced by the means over seeds{less}."]
     if len(study["seeds"]) == 1:
         lines.append("One seed: another training may give another order; there is no interval.")
     begun = {run.partition("/")[0] for run in study["runs"]}

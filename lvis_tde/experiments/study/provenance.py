@@ -41,12 +41,19 @@ def together(made: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    """Of the checkout that this file is in; None where it is in none."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    """Of the checkout that has this file, "-dirty" behind it if a file of it is changed; None
+    where none has, as where it is installed below another project's."""
+    here = Path(__file__)
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        _git(here, "ls-files", "--error-unmatch", here.name)
+        return _git(here, "describe", "--always", "--dirty", "--exclude", "*").strip()
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def _git(here: Path, *command: str) -> str:
+    whole = ["git", "-C", str(here.parent), *command]
+    return subprocess.run(whole, capture_output=True, text=True, check=True).stdout
 
 
 def _hardware() -> str:

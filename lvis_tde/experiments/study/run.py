@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from ...data.files import write_text
+from .content import check_opts
 from .file import Study
 from .gather import gather
 from .outputs import write_outputs
@@ -41,7 +42,12 @@ class Outcome:
 
 
 def units_of(study: Study, output: str | os.PathLike, overrides: Sequence = ()) -> list[Unit]:
-    """All units of a study, those of a seed together."""
+    """All units of a study, those of a seed together.
+
+    Raises:
+        ValueError: overrides have a key that each unit has its own value of.
+    """
+    check_opts(overrides, "KEY VALUE")
     return [
         Unit(study, Path(output), recipe, seed, tuple(overrides))
         for seed in study.seeds
@@ -105,8 +111,6 @@ def run_study(
                 make_set(study.data, Path(output), seed)
             for unit in some:
                 unit.claim(write=False)
-        for unit in units:
-            unit.claim()
         missing = sorted((unit for unit in units if unit.result() is None), key=_cost, reverse=True)
         logger.info("%d of %d units are finished.", len(units) - len(missing), len(units))
         failed = run_units(missing, *_places(missing, jobs), before=len(units) - len(missing))

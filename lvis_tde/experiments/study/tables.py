@@ -9,6 +9,7 @@ from typing import Any
 
 from ...calibration.methods import FACTUAL
 from ...calibration.posthoc_table import aligned, cell, gain_cell
+from ...evaluation.ranking import highest_tau
 from ...visualization.palette import KINDS, METHOD_NAMES
 from .numbers import (
     METRICS,
@@ -78,7 +79,8 @@ def _glance(study: Mapping[str, Any]) -> Table:
     columns = [(metric, method) for metric in ("AP", "APr") for method in methods]
     rows = [["trained", *(f"{metric} {METHOD_NAMES[method]}" for metric, method in columns)]]
     for recipe, some in found.items():
-        cells = [plain(some.get(method, {}).get(metric)) for metric, method in columns]
+        means = (some.get(method, {}).get(metric) for metric, method in columns)
+        cells = [plain(mean, of=len(study["seeds"])) for mean in means]
         rows.append([recipe_title(study, recipe), *cells])
     title = f"At a glance: {KINDS[task].lower()} AP and APr on val (%)" if task else ""
     return Table(title, rows if len(methods) > 1 else [], 1, _seeds_note(study))
@@ -93,7 +95,7 @@ def _runs(study: Mapping[str, Any], task: str) -> Table:
         recipe, _, method = run.partition("/")
         names = [recipe_title(study, recipe), METHOD_NAMES.get(method, method)]
         count = sum(task in one["val"] for one in seeds.values())
-        cells = [plain(mean_of(values.values())) for values in found.values()]
+        cells = [plain(mean_of(values.values()), of=count) for values in found.values()]
         rows.append([*names, str(count), *cells])
     return Table(f"{KINDS[task]} AP on val (%)", rows, 2, _seeds_note(study))
 
@@ -197,7 +199,7 @@ def _paper(study: Mapping[str, Any]) -> Table:
         found = [mean_of(values_of(study, run, *one).values()) for one in own]
         row = [recipe_title(study, recipe), "off" if method == FACTUAL else "on"]
         row.append({"tde": "yes", "tde_joint": "no"}.get(method, ""))
-        row += ["" if one is None else plain(one) for one in found]
+        row += ["" if one is None else plain(one, of=len(study["seeds"])) for one in found]
         row += [f"{value:.1f}" for value in published] if published else [""] * len(names)
         rows.append(row)
     note = f"{_seeds_note(study)} Published: {PAPER_SOURCE}, another detector on another set."
@@ -211,16 +213,20 @@ def _plain_softmax(run: str) -> bool:
 
 def _orders(study: Mapping[str, Any]) -> Table:
     seeds = seeds_of(study)
-    rows = [["published order, worst first", "of", "pairs", "tau", *(f"seed {s}" for s in seeds)]]
+    seed_head = [f"seed {seed}" for seed in seeds]
+    rows = [["published order, worst first", "of", "pairs", "most", "tau", *seed_head]]
     for order in study.get("orders", ()):
         tied = [" ~ ".join(name_of(study, run) for run in some) for some in order["runs"]]
         of = f"{KINDS[order.get('task', 'bbox')].lower()} {order['metric']}"
         taus = [order.get("tau"), *(order["seeds"].get(seed) for seed in seeds)]
         cells = ["–" if t is None or math.isnan(t) else f"{t:.2f}" for t in taus]
-        name = f"{order['title']}: {' < '.join(tied)}"
-        rows.append([name, of, str(order["pairs"]), *cells])
+        absent = ", ".join(name_of(study, run) for run in order.get("without", ()))
+        name = f"{order['title']}: {' < '.join(tied)}" + f"; without {absent}" * bool(absent)
+        most = f"{highest_tau(order['runs']):.2f}"
+        rows.append([name, of, str(order["pairs"]), most, *cells])
     note = (
-        "Kendall's tau-b of the mean over seeds and of each seed: 1 is the order, -1 its reverse."
+        "Kendall's tau-b of the mean over seeds and of each seed; of different values it is at "
+        "most 1, or less where the order has ties (~), and the negative of that for the reverse."
     )
     return Table("Published orders", rows, 2, note)
 

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 import json
 import logging
 import re
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from detectron2.config import CfgNode
 from torch import nn
 
@@ -25,6 +22,7 @@ from ...calibration.tried import as_json
 from ...data.files import write_text
 from ...engine import load_config
 from ...engine.console import setup_part
+from ...engine.lock import locked
 from ...evaluation import LVISEvaluator, LVISResult
 from ..recording import intervals_of
 from ..steps import WEIGHTS, chosen, evaluated, measured, shown_metrics, trained
@@ -33,6 +31,7 @@ from .curve import curve_of, iterations_of, training_seconds
 from .file import Recipe, Study
 from .provenance import made_here
 from .resamples import save_resamples
+from .said import said
 from .sets import num_classes, register_set
 
 __all__ = ["Unit", "run_unit"]
@@ -41,8 +40,6 @@ logger = logging.getLogger(__name__)
 
 _SHOWN = ("AP", "AP50", "APr", "APc", "APf")
 _PERIODIC = re.compile(r"model_\d+\.pth")
-# What says where and how a unit runs, not what is trained.
-_ASIDE = ("OUTPUT_DIR", "DEVICE", "CHECKPOINT_PERIOD")
 
 
 @dataclass(frozen=True)
@@ -107,11 +104,18 @@ class Unit:
             write: remember the config there; else only look.
 
         Raises:
-            ValueError: the folder holds a training with another config.
+            ValueError: the folder holds a training with another config, or one whose checkpoints
+                are removed and that has another learning curve.
         """
         text = self.config().dump()
+        found, curve = self._found(), self.asked()["curve_of"]
+        if found and curve and found.get("curve_of") != curve:
+            raise ValueError(
+                f"{self.folder} is finished with curve={found.get('curve_of')}, and curve={curve} "
+                "needs checkpoints that are removed. Leave curve: as it was, or remove that folder."
+            )
         if self.config_file.is_file():
-            before, now = map(_said, (self.config_file.read_text("utf-8"), text))
+            before, now = map(said, (self.config_file.read_text("utf-8"), text))
             for key in sorted(before.keys() | now.keys()):
                 if before.get(key) != now.get(key):
                     raise ValueError(
@@ -125,7 +129,7 @@ class Unit:
 
     def asked(self) -> dict[str, Any]:
         """What a result depends on, as JSON has it; training depends on the first alone."""
-        config = json.dumps(_said(self.config().dump()), sort_keys=True)
+        config = json.dumps(said(self.config().dump()), sort_keys=True)
         study = self.study
         return {
             "config_sha": hashlib.sha256(config.encode()).hexdigest()[:16],
@@ -138,12 +142,15 @@ class Unit:
 
     def result(self) -> dict[str, Any] | None:
         """``unit.json``; None if there is none, or one of other post-hoc methods."""
-        try:
-            found = json.loads((self.folder / "unit.json").read_text("utf-8"))
-        except (OSError, ValueError):
-            return None
-        asked = self.asked()
+        found, asked = self._found(), self.asked()
         return found if {key: found.get(key) for key in asked} == asked else None
+
+    def _found(self) -> dict[str, Any]:
+        """``unit.json``, whatever it was asked for; nothing if there is none."""
+        try:
+            return dict(json.loads((self.folder / "unit.json").read_text("utf-8")))
+        except (OSError, ValueError):
+            return {}
 
     def state(self) -> str:
         """How far it is, in words."""
@@ -156,34 +163,10 @@ class Unit:
 
     def iterations(self) -> tuple[int, int]:
         """Those that are trained, as far as is known, and all."""
-        total = yaml.safe_load(self.config_file.read_text("utf-8"))["SOLVER"]["MAX_ITER"]
+        total = self.config().SOLVER.MAX_ITER
         if (self.folder / WEIGHTS).is_file():
             return total, total
         return min(iterations_of(self.folder), max(total - 1, 0)), total
-
-
-@functools.cache
-def _said(text: str) -> dict[str, Any]:
-    """Keys and values of a config that say what is trained: those that are not the defaults.
-
-    So a key that a later release adds changes nothing.
-    """
-    defaults = _flat(yaml.safe_load(load_config().dump()))
-    return {
-        key: value
-        for key, value in _flat(yaml.safe_load(text)).items()
-        if key.rpartition(".")[2] not in _ASIDE and (key not in defaults or defaults[key] != value)
-    }
-
-
-def _flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in node.items():
-        if isinstance(value, dict):
-            flat.update(_flat(value, f"{prefix}{key}."))
-        else:
-            flat[prefix + key] = value
-    return flat
 
 
 def _methods(study: Study, model: nn.Module) -> list[Method]:
@@ -195,18 +178,28 @@ def _methods(study: Study, model: nn.Module) -> list[Method]:
 
 
 def run_unit(unit: Unit, device: int | None = None, *, shown: bool = False) -> None:
-    """All of a unit, in this process, with one thread.
+    """All of a unit, in this process, with one thread; nothing if it is finished.
 
     Args:
-        unit: whose folder is claimed.
+        unit: of the study.
         device: number of the GPU, of a config that wants one.
         shown: tell of it on the console, too, not in its ``log.txt`` alone.
+
+    Raises:
+        ValueError: another process works on it, or see :meth:`Unit.claim`.
     """
     # As in the demo: the figures must not depend on the number of cores.
     torch.set_num_threads(1)
     if device is not None:
         torch.cuda.set_device(device)
-    setup_part(str(unit.folder), unit.name, shown=shown)
+    with locked(unit.folder):
+        unit.claim()
+        if unit.result() is None:
+            setup_part(str(unit.folder), unit.name, shown=shown)
+            _run(unit)
+
+
+def _run(unit: Unit) -> None:
     study, cfg, names = unit.study, unit.config(), unit.names()
     asked, most = unit.asked(), cfg.TEST.DETECTIONS_PER_IMAGE
     model = trained(cfg)
@@ -243,6 +236,8 @@ def run_unit(unit: Unit, device: int | None = None, *, shown: bool = False) -> N
         for method, row in rows.items()
     }
     ended = time.monotonic()
+    # A result of other methods goes first: it would stand beside these resamples.
+    (unit.folder / "unit.json").unlink(missing_ok=True)
     save_resamples(unit.folder / "resamples.npz", kept)
     found = {
         "recipe": unit.recipe.name,
@@ -286,4 +281,4 @@ def _remove_periodic(folder: Path) -> None:
     """Checkpoints to resume from, which are most of a study's size, once the last one is there."""
     for path in folder.glob("model_*.pth"):
         if _PERIODIC.fullmatch(path.name):
-            path.unlink()
+            path.unlink(missing_ok=True)

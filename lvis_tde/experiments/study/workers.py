@@ -47,7 +47,7 @@ def run_units(units: Sequence[Unit], jobs: int, gpus: int, *, before: int = 0) -
     """Runs units in their order, and goes on when one fails.
 
     Args:
-        units: whose folders are claimed.
+        units: that are not finished.
         jobs: processes; 0 runs them in this one.
         gpus: the processes take turns on them.
         before: finished units of the study, which the progress counts.
