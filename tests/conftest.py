@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import multiprocessing
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,11 @@ from lvis_tde.engine import load_config
 from lvis_tde.evaluation import lvis_evaluator
 
 ROOT = Path(__file__).parent.parent
+# What tests start with "forkserver" is a fork of one process that has imported these: to import
+# them anew takes seconds.
+multiprocessing.set_forkserver_preload(
+    ["lvis_tde.engine", "lvis_tde.export", "lvis_tde.experiments.study.run"]
+)
 # The demo's model, narrower: what a test is about does not depend on the width.
 TINY = [
     "MODEL.FPN.OUT_CHANNELS", 16,

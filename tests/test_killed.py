@@ -79,7 +79,6 @@ def work(arguments, folder, home, output):
 @pytest.fixture(scope="module")
 def start(playground, tmp_path_factory):
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["lvis_tde.engine", "lvis_tde.export", "test_killed"])
     home = tmp_path_factory.mktemp("home")
     truth = json.loads((playground / "val.json").read_text())["annotations"]
     keys = ("image_id", "category_id", "bbox")

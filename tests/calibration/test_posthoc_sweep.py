@@ -314,7 +314,12 @@ def sweep_in_two(rank, folder, sets, config):
 def test_two_processes_are_as_one(recipe, with_mean, tiny_set, tmp_path):
     file = Path(MetadataCatalog.get(tiny_set["train"]).json_file)
     sets = next(parent for parent in file.parents if parent.name.startswith("datasets"))
-    torch.multiprocessing.spawn(sweep_in_two, args=(str(tmp_path), str(sets), with_mean), nprocs=2)
+    torch.multiprocessing.start_processes(
+        sweep_in_two,
+        args=(str(tmp_path), str(sets), with_mean),
+        nprocs=2,
+        start_method="forkserver",
+    )
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
     recipe.calibration_sets = (tiny_set["train"],)
     expected = run_posthoc_sweep(recipe, metric="AP50", bootstrap=5, **FEW)

@@ -55,7 +55,9 @@ def work(rank, folder):
 
 
 def test_one_process_reads_for_both(tmp_path):
-    torch.multiprocessing.spawn(work, args=(str(tmp_path),), nprocs=2)
+    torch.multiprocessing.start_processes(
+        work, args=(str(tmp_path),), nprocs=2, start_method="forkserver"
+    )
     for rank in range(2):
         result = torch.load(tmp_path / f"{rank}.pth")
         assert result["records"] == RECORDS and result["classes"] == ["a", "b", "c"]

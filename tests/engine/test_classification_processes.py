@@ -73,7 +73,9 @@ def work(rank, folder):
 def both(tmp_path_factory):
     folder = tmp_path_factory.mktemp("processes")
     util.write_sets(folder / "datasets")
-    torch.multiprocessing.spawn(work, args=(str(folder),), nprocs=WORLD)
+    torch.multiprocessing.start_processes(
+        work, args=(str(folder),), nprocs=WORLD, start_method="forkserver"
+    )
     results = [torch.load(folder / f"{rank}.pth", weights_only=False) for rank in range(WORLD)]
     return folder, results
 

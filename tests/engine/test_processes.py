@@ -174,7 +174,9 @@ def both(tmp_path_factory):
             work, WORLD, dist_url="auto", args=(folder,), timeout=datetime.timedelta(seconds=120)
         )
     else:
-        torch.multiprocessing.spawn(work_without_launcher, args=(folder,), nprocs=WORLD)
+        torch.multiprocessing.start_processes(
+            work_without_launcher, args=(folder,), nprocs=WORLD, start_method="forkserver"
+        )
     results = [torch.load(f"{folder}/{rank}.pth") for rank in range(WORLD)]
     assert [r["world"] for r in results] == [WORLD, WORLD]
     return results

@@ -48,7 +48,6 @@ def start(tmp_path_factory):
     folder = tmp_path_factory.mktemp("killed_study")
     (folder / "study.yaml").write_text(yaml.safe_dump(CONTENT, sort_keys=False))
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["lvis_tde.experiments.study.run", "test_study_killed"])
 
     def begin(output):
         arguments = (str(folder / "study.yaml"), str(output), str(folder / "log"))
