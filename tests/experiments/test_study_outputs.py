@@ -166,7 +166,7 @@ def test_a_run_that_lacks_a_seed(tmp_path):
     found["recipes"]["late"] = {"title": "a late one", "config": "", "opts": []}
     text = write_outputs(found, tmp_path)
     assert "No seed is finished of a late one." in text
-    assert "Not finished: de-confound (2 of 3), de-confound + TDE (2 of 3)" in text
+    assert "Not finished: de-confound (2 of 3 seeds). Ranks" in text
     assert {row[2] for row in table_of(found, "Box AP on val (%)").rows[4:]} == {"2"}
     # At a glance it says so itself, and is behind the others, whose AP is lower.
     first, last = table_of(found, "At a glance").rows[1:]

@@ -20,6 +20,7 @@ __all__ = [
     "disagreements",
     "glance",
     "incomplete",
+    "incomplete_in_words",
     "mean_of",
     "name_of",
     "plain",
@@ -91,6 +92,13 @@ def incomplete(study: Study) -> dict[str, int]:
     each seed is another set, so means over different seeds cannot be compared."""
     known = {run: len(seeds) for run, seeds in study["runs"].items()}
     return {run: count for run, count in known.items() if count < len(study["seeds"])}
+
+
+def incomplete_in_words(study: Study) -> str:
+    """The recipes of :func:`incomplete` runs: "sigmoid (3 of 5 seeds)"; "" without any."""
+    counts = {run.partition("/")[0]: count for run, count in incomplete(study).items()}
+    whole = len(study["seeds"])
+    return ", ".join(f"{recipe_title(study, r)} ({n} of {whole} seeds)" for r, n in counts.items())
 
 
 def recipe_title(study: Study, recipe: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from ...data.files import write_text
 from ...evaluation.report.page import picture
 from ...visualization import palette
-from .numbers import disagreements, incomplete, name_of, recipe_title
+from .numbers import disagreements, incomplete_in_words, name_of, recipe_title
 from .pictures import study_pictures
 from .tables import Table, latex, markdown, study_tables
 from .tidy import tidy_csv
@@ -64,11 +64,9 @@ def first_lines(study: Mapping[str, Any]) -> list[str]:
     absent = [recipe_title(study, name) for name in study["recipes"] if name not in begun]
     if absent:
         lines.append(f"No seed is finished of {', '.join(absent)}.")
-    short = incomplete(study)
+    short = incomplete_in_words(study)
     if short:
-        count = len(study["seeds"])
-        names = ", ".join(f"{name_of(study, run)} ({n} of {count})" for run, n in short.items())
-        lines.append(f"Not finished: {names}. Ranks leave these runs out.")
+        lines.append(f"Not finished: {short}. Ranks leave them out.")
     return lines
 
 

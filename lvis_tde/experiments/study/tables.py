@@ -15,7 +15,7 @@ from .numbers import (
     METRICS,
     changes_of,
     glance,
-    incomplete,
+    incomplete_in_words,
     mean_of,
     name_of,
     plain,
@@ -110,10 +110,10 @@ def _ranks(study: Mapping[str, Any]) -> Table:
         recipe, _, method = run.partition("/")
         cells = [f"{of[run]:g}" if run in of else "–" for of in found.values()]
         rows.append([recipe_title(study, recipe), METHOD_NAMES.get(method, method), *cells])
-    short = ", ".join(f"{name_of(study, run)} ({n})" for run, n in incomplete(study).items())
+    short = incomplete_in_words(study)
     note = "Of the mean over seeds, 1 is the best; equals have the mean of their ranks."
     if short:
-        note += f" Without the runs that lack seeds: {short}."
+        note += f" Without what lacks seeds: {short}."
     return Table(f"Ranks by {KINDS[tasks[0]].lower()} AP" if tasks else "", rows, 2, note)
 
 
