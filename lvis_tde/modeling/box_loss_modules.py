@@ -77,6 +77,14 @@ class BalancedSoftmax(BoxLoss):
                 raise ValueError(
                     f"get_class_counts gives {len(counts)} counts for {len(self.counts)} classes."
                 )
+            wrong = ~(counts.isfinite() & (counts >= 0))
+            if wrong.any():
+                first = int(wrong.nonzero()[0])
+                raise ValueError(
+                    f"get_class_counts gives {counts[first].item()} training images for class "
+                    f"{first}: counts must be finite and not negative. A config's are the "
+                    "class_image_count of DATASETS.TRAIN; --train-data JSON IMAGES counts anew."
+                )
             self.counts.copy_(counts)
         if not self.counts.any():
             raise ValueError(
@@ -102,9 +110,13 @@ class SeesawLoss(BoxLoss):
         Args:
             num_classes: C.
             p, q: see :func:`seesaw_loss`.
+
+        Raises:
+            ValueError: if one of them is negative or not finite.
         """
         super().__init__()
-        self.p, self.q = (_at_least_zero(f"seesaw_{n}", v) for n, v in (("p", p), ("q", q)))
+        self.p = _finite("seesaw_p", p, 0.8, least=0)
+        self.q = _finite("seesaw_q", q, 2.0, least=0)
         self.register_buffer("samples", torch.zeros(num_classes, dtype=torch.float64))
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -128,11 +140,17 @@ class EqualizationLossV2(BoxLoss):
         """
         Args:
             num_classes: C.
-            gamma, mu, alpha: see :func:`equalization_loss_v2`.
+            gamma, mu, alpha: see :func:`equalization_loss_v2`; alpha is >= 0.
+
+        Raises:
+            ValueError: if one of them is not finite, or alpha is negative.
         """
         super().__init__()
-        self.weights = {"gamma": float(gamma), "mu": float(mu)}
-        self.weights["alpha"] = _at_least_zero("eqlv2_alpha", alpha)
+        self.weights = {
+            "gamma": _finite("eqlv2_gamma", gamma, 12.0),
+            "mu": _finite("eqlv2_mu", mu, 0.8),
+            "alpha": _finite("eqlv2_alpha", alpha, 4.0, least=0),
+        }
         self.register_buffer("gradients", torch.zeros(2, num_classes))
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -151,9 +169,13 @@ def _over_processes(values: Tensor) -> Tensor:
     return values
 
 
-def _at_least_zero(name: str, value: float) -> float:
-    if not 0 <= value < math.inf:
-        raise ValueError(f"{name}={value} must be finite and not negative.")
+def _finite(name: str, value: float, authors: float, least: float = -math.inf) -> float:
+    if not (math.isfinite(value) and value >= least):
+        limit = "" if least == -math.inf else f" and at least {least:g}"
+        raise ValueError(
+            f"{name}={value} (MODEL.TDE.{name.upper()}) must be finite{limit}; its authors have "
+            f"{authors:g}."
+        )
     return float(value)
 
 

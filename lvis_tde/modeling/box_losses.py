@@ -28,7 +28,8 @@ def balanced_softmax_loss(logits: Tensor, labels: Tensor, counts: Tensor) -> Ten
 
     Args:
         logits, labels: see above.
-        counts: (C,) training images of each class; one that was never seen counts as seen once.
+        counts: (C,) training images of each class, finite; one that was never seen counts as seen
+            once.
     """
     logits = at_least_fp32(logits)
     classes = logits[:, :-1]

@@ -33,7 +33,7 @@ from ..posthoc.exemption import exempt_direct
 from .box_loss_modules import BoxLoss, build_box_loss
 from .box_losses import joint_logits
 from .postprocess import LargeVocabularyInference
-from .sigmoid import BoxPredictor, class_weights
+from .sigmoid import BoxPredictor, ImageCountWeights
 from .statistics import ClassStatistics
 from .strengths import DEFAULT_ALPHA
 from .with_mean import WithFeatureMean
@@ -165,7 +165,7 @@ class TDEFastRCNNOutputLayers(WithFeatureMean, LargeVocabularyInference, BoxPred
     @classmethod
     def from_config(cls, cfg, input_shape):
         options = {**super().from_config(cfg, input_shape), **tde_options(cfg)}
-        return {**options, "get_class_counts": lambda: class_weights(cfg.DATASETS.TRAIN, 1.0)}
+        return {**options, "get_class_counts": ImageCountWeights(cfg.DATASETS.TRAIN, 1.0)}
 
     def forward(self, x: Tensor) -> Predictions:
         """

@@ -34,6 +34,10 @@ __all__ = ["Pooling", "pool_faster", "pool_regions", "roi_align"]
 # Of a part of the regions, so that what their bags are made from stays in the cache.
 _ENTRIES = 2**19
 
+# Where a box asks for more samples a bin than an axis has cells, they lie all but a cell apart: no
+# more than those can be inside, and some for what the positions of a long box round.
+_MARGIN = 16
+
 
 def pool_faster(model: nn.Module) -> nn.Module:
     """Lets the ROI poolers of a model pool on the CPU as here; its weights stay as they are.
@@ -78,8 +82,11 @@ def pool_regions(pooler: ROIPooler, features: list[Tensor], boxes: list[Boxes]) 
         boxes: of each of N images.
 
     Returns:
-        (R, C, S, S), channels last, in the type of the features.
+        (R, C, S, S), channels last, in the type of the features. Without images it has no
+        gradient, as in Detectron2.
     """
+    if not boxes:
+        return features[0].new_zeros(0, features[0].shape[1], *pooler.output_size)
     rois = convert_boxes_to_pooler_format(boxes)
     result = features[0].new_empty(len(rois), *pooler.output_size, features[0].shape[1])
     levels = torch.zeros(len(rois), dtype=torch.int64)
@@ -105,15 +112,18 @@ def roi_align(feature: Tensor, rois: Tensor, layer: ROIAlign) -> Tensor:
 
     Args:
         feature: (N, C, H, W) of a floating type; best channels last.
-        rois: float32 (R, 5), index of the image and the box, XYXY.
+        rois: (R, 5), index of the image and the box, XYXY; float32, and rounded no further for
+            half precision.
         layer: whose settings are taken.
 
     Returns:
-        (R, C, S, S), channels last, in the type of ``feature``.
+        (R, C, S, S), channels last, in the type of ``feature``; zeros of a box that is not finite,
+        where torchvision has zeros, fails or reads out of bounds.
     """
     n, channels, height, width = feature.shape
     tall, wide = layer.output_size
     table = feature.permute(0, 2, 3, 1).reshape(-1, channels)
+    rois = rois.to(torch.promote_types(rois.dtype, feature.dtype))
     rows, weights, bags = _bags(rois, layer, (height, width))
     pooled: Any = _WeightedSums.apply(table, rows, weights.to(table.dtype), bags)
     return pooled.view(len(rois), tall, wide, channels).permute(0, 3, 1, 2)
@@ -161,13 +171,16 @@ def _bags(rois: Tensor, layer: ROIAlign, size: tuple[int, int]) -> tuple[Tensor,
         size: height and width of the features.
 
     Returns:
-        int32 (E,), cells counted over all images row by row; float32 (E,), their weights; int32
-        (R * S * S,), how many each bin has.
+        int32 (E,), cells counted over all images row by row; (E,), their weights in the type of
+        ``rois``; int32 (R * S * S,), how many each bin has.
     """
     corners = rois[:, 1:] * layer.spatial_scale - (0.5 if layer.aligned else 0.0)
     extent = corners[:, 2:] - corners[:, :2]
     if not layer.aligned:
         extent = extent.clamp(min=1)
+    finite = extent.isfinite().all(1, keepdim=True)
+    # Far outside, and without extent.
+    corners, extent = corners.where(finite, -9.0), extent.where(finite, 0.0)
     (height, width), (tall, wide) = size, layer.output_size
     top, y_weights = _axis(corners[:, 1], extent[:, 1], tall, height, layer.sampling_ratio)
     left, x_weights = _axis(corners[:, 0], extent[:, 0], wide, width, layer.sampling_ratio)
@@ -181,6 +194,9 @@ def _bags(rois: Tensor, layer: ROIAlign, size: tuple[int, int]) -> tuple[Tensor,
     for y, x, row, column in zip(
         *(one.split(count) for one in (y_weights, x_weights, down, right))
     ):
+        # One long box should not make all others as long.
+        y, x = y[:, :, : _longest(y)], x[:, :, : _longest(x)]
+        row, column = row[:, :, : y.shape[2]], column[:, :, : x.shape[2]]
         # Not where the product is none: it can underflow.
         has = (y != 0)[:, :, None, :, None] & (x != 0)[:, None, :, None, :]
         (where,) = has.flatten().nonzero(as_tuple=True)
@@ -190,6 +206,11 @@ def _bags(rois: Tensor, layer: ROIAlign, size: tuple[int, int]) -> tuple[Tensor,
     rows, weights = map(torch.cat, zip(*found))
     in_y, in_x = ((one != 0).sum(2, dtype=torch.int32) for one in (y_weights, x_weights))
     return rows, weights, (in_y[:, :, None] * in_x[:, None, :]).flatten()
+
+
+def _longest(weights: Tensor) -> int:
+    used = (weights != 0).flatten(0, 1).any(0)
+    return int((used * torch.arange(1, len(used) + 1)).max())
 
 
 def _axis(
@@ -203,16 +224,22 @@ def _axis(
         size: of the axis.
 
     Returns:
-        int64 (R, bins), the lowest cell; float32 (R, bins, longest), weights of it and of those
-        behind it, zero where a bin has none.
+        int64 (R, bins), the lowest cell; (R, bins, longest), weights of it and of those behind it,
+        zero where a bin has none.
     """
     fixed = sampling_ratio > 0
     samples = torch.full_like(extent, sampling_ratio) if fixed else (extent / bins).ceil()
     # torchvision takes none of a region without extent.
     samples = samples.clamp(min=0)[:, None, None]
     step = (extent / bins)[:, None, None]
-    index = torch.arange(int(samples.max()) if len(samples) else 0)
+    count = int(samples.max()) if len(samples) else 0
+    near = count if fixed else min(count, size + _MARGIN)
+    index = torch.arange(near)
     at = first[:, None, None] + torch.arange(bins)[:, None] * step
+    if count > near:
+        # The first that can lie inside; without samples it is 0 / 0.
+        skipped = ((-1 - at.double()) / step * samples).nan_to_num() - _MARGIN // 2
+        index = index + skipped.floor().minimum(samples - near).clamp(min=0).to(step.dtype)
     at = at + (index + 0.5) * step / samples.clamp(min=1)
     inside = (index < samples) & (at >= -1) & (at <= size)
     at = at.clamp(0, size - 1)

@@ -1,10 +1,13 @@
 """Losses for long tails; numbers of the authors' own code are the oracle (tests/golden)."""
 
+import copy
+import pickle
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from detectron2.data import MetadataCatalog
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.structures import Boxes, Instances
@@ -187,6 +190,23 @@ def test_state_is_saved_and_moves_in_training_alone():
         assert next(other.half().box_loss.buffers()).dtype in (torch.float32, torch.float64)
 
 
+@pytest.mark.parametrize("loss", BOX_LOSSES)
+def test_a_predictor_of_a_config_is_copied_and_pickled(loss, tiny_cfg):
+    name = "box_losses_counts"
+    records = [{"id": i, "image_count": int(n)} for i, n in enumerate(COUNTS)]
+    MetadataCatalog.get(name).set(class_image_count=records)
+    options = ["MODEL.TDE.LOSS", loss, "MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE", loss == "eqlv2"]
+    options += ["DATASETS.TRAIN", (name,), "MODEL.ROI_HEADS.NUM_CLASSES", C]
+    predictor = TDEFastRCNNOutputLayers(tiny_cfg("deconfound", *options), ShapeSpec(channels=D))
+    features, labels = torch.randn(9, D), torch.arange(9) % (C + 1)
+    copies = [copy.deepcopy(predictor), pickle.loads(pickle.dumps(predictor))]
+    expected = train(predictor, features, labels)
+    for one in copies:
+        assert torch.equal(train(one, features, labels), expected)
+    if loss == "balanced_softmax":
+        assert torch.equal(copies[1].box_loss.counts, COUNTS.float())
+
+
 def test_a_checkpoint_of_another_loss_is_told(caplog):
     state = make("seesaw").state_dict()
     make("balanced_softmax").load_state_dict(state, strict=False)
@@ -207,6 +227,11 @@ def test_refused():
         make("ldam")
     with pytest.raises(ValueError, match="seesaw_p=-1"):
         make("seesaw", seesaw_p=-1)
+    for key, authors in (("gamma", "12"), ("mu", "0.8"), ("alpha", "4")):
+        for value in (float("nan"), float("inf"), -float("inf")):
+            words = rf"eqlv2_{key}={value} \(MODEL.TDE.EQLV2_{key.upper()}\).*have {authors}\."
+            with pytest.raises(ValueError, match=words):
+                make("eqlv2", **{f"eqlv2_{key}": value})
     shape, transform = ShapeSpec(channels=D), Box2BoxTransform((10.0, 10.0, 5.0, 5.0))
     for loss, sigmoid in (("eqlv2", False), ("seesaw", True), ("balanced_softmax", True)):
         with pytest.raises(ValueError, match=f"{loss}.*USE_SIGMOID_CE"):
@@ -222,3 +247,10 @@ def test_refused():
         predictor.box_loss.get_class_counts = counts
         with pytest.raises(ValueError, match=words):
             train(predictor, torch.randn(9, D), torch.arange(9) % C)
+    for value in (float("nan"), float("inf"), -1.0):
+        counts = COUNTS.double().clone()
+        counts[2] = value
+        predictor.box_loss.get_class_counts = lambda counts=counts: counts
+        with pytest.raises(ValueError, match=f"{value} .*class 2: .*--train-data"):
+            train(predictor, torch.randn(9, D), torch.arange(9) % C)
+        assert not predictor.box_loss.counts.any()

@@ -1,6 +1,7 @@
 """Pooling regions on the CPU, and its gradient, against torchvision's RoIAlign."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -40,6 +41,64 @@ def test_the_gradient_is_that_of_the_sum():
     rois = torch.cat([torch.tensor([[0.0], [1.0], [0.0]]), boxes_of(3, -100, 40) % 16], dim=1)
     feature = torch.randn(2, 3, 8, 8, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda one: roi_align(one, rois, layer), feature)
+
+
+def test_double_precision_is_not_rounded():
+    layer = ROIAlign((7, 5), 0.3, 0, True)
+    rois = torch.cat([torch.zeros(20, 1), boxes_of(20, -30, 90)], dim=1)
+    weights = torch.randn(20, 3, 7, 5, dtype=torch.float64)
+    features = [torch.randn(1, 3, 40, 50, dtype=torch.float64).requires_grad_()] * 2
+    found, expected = roi_align(features[0], rois, layer), layer(features[1], rois)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    found, expected = (
+        torch.autograd.grad((result * weights).sum(), features[0])[0]
+        for result in (found, expected)
+    )
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("aligned", [True, False])
+def test_boxes_far_beyond_the_features(aligned):
+    layer = ROIAlign((7, 3), 0.25, 0, aligned)
+    feature = torch.randn(1, 4, 20, 30)
+    corners = [(-5e4, 20, 6e4, 70), (10, -2e4, 60, 3e4), (5, 5, 1e5, 9), (-1e5, 5, 70, 9)]
+    corners += [(-3e3, -2e3, 2e3, 4e3), (200, 5, 1e5, 50), (-1e5, 5, -200, 50), (5, 5, 60, 70)]
+    rois = torch.cat([torch.zeros(len(corners), 1), torch.tensor(corners)], dim=1)
+    torch.testing.assert_close(roi_align(feature, rois, layer), layer(feature, rois))
+    # All but none of its samples are inside; there would be 2**36 of a bin.
+    rois[0, 3] = 2e12
+    found = roi_align(feature, rois, layer)
+    torch.testing.assert_close(found[0], torch.zeros(4, 7, 3))
+    torch.testing.assert_close(found[1:], layer(feature, rois[1:]))
+
+
+@pytest.mark.parametrize("kind", ["ROIAlign", "ROIAlignV2"])
+@pytest.mark.parametrize("scales", [[1 / 4], [1 / 4, 1 / 8]])
+def test_boxes_that_are_not_finite(kind, scales):
+    features = [torch.randn(1, 4, 64 >> level, 64 >> level) for level in range(len(scales))]
+    boxes = boxes_of(5, 0, 50)
+    boxes[1] = math.nan
+    pooler = ROIPooler(7, scales, 0, kind)
+    found = pool_regions(pooler, features, [Boxes(boxes)])
+    torch.testing.assert_close(found, pooler(features, [Boxes(boxes)]))
+    # Of these torchvision fails or reads out of bounds, as of the first with a sampling ratio.
+    boxes[2, 0], boxes[3, 2] = math.nan, math.inf
+    known = [0, 4]
+    for ratio in (0, 2):
+        pooler = ROIPooler(7, scales, ratio, kind)
+        found = pool_regions(pooler, features, [Boxes(boxes)])
+        torch.testing.assert_close(found[known], pooler(features, [Boxes(boxes[known])]))
+        assert not found[1:4].any()
+
+
+def test_no_images():
+    for scales in ([1 / 4], [1 / 4, 1 / 8]):
+        pooler = ROIPooler((7, 5), scales, 0, "ROIAlignV2")
+        features = [torch.zeros(0, 4, 64, 64).bfloat16() for _ in scales]
+        expected = pooler(features, [])
+        found = pool_regions(pooler, features, [])
+        assert found.shape == expected.shape and found.dtype == expected.dtype
+        assert roi_align(features[0], torch.zeros(0, 5), pooler.level_poolers[0]).shape[0] == 0
 
 
 def test_many_regions_are_pooled_in_parts():
