@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
+import numbers
 import os
 import time
 from collections.abc import Mapping
@@ -145,8 +146,7 @@ def _make_result(
 ) -> LVISResult:
     metrics = summarize(found.precision, found.recall, _frequencies(truth))
     if empty:
-        logger.warning("No detections: every metric is zero.")
-        metrics = dict.fromkeys(metrics, 0.0)
+        logger.warning("No detections: every metric that has ground truth is zero.")
     table = category_table(
         truth.categories, found.precision, found.recall, found.num_gt, found.num_dt
     )
@@ -167,12 +167,21 @@ def _weights(truth: GroundTruth, given: Mapping[Any, float] | None) -> np.ndarra
         "image_weights of unknown images",
         "name ids of the annotation file",
     )
-    bad = [image for image, weight in given.items() if not 0 <= weight < math.inf]
-    complain(bad, "image_weights that are negative or not finite", "a weight is at least 0")
+    complain(
+        [image for image, weight in given.items() if not _is_weight(weight)],
+        "image_weights that are negative or not finite",
+        "a weight is a number, at least 0",
+    )
     weights = np.ones(len(place))
     for image, weight in given.items():
         weights[place[image]] = weight
-    return weights
+    # Sums of larger ones overflow, smaller ones have fewer digits; by a power of two, exactly.
+    exponent = int(np.frexp(weights.max(initial=0.0))[1])
+    return np.ldexp(weights, -exponent) if abs(exponent) > 1000 else weights
+
+
+def _is_weight(value: Any) -> bool:
+    return isinstance(value, (numbers.Real, np.bool_)) and bool(0 <= value < math.inf)
 
 
 def _resamples(
@@ -185,7 +194,9 @@ def _resamples(
     groups = _frequencies(truth)
     (found,) = resampled([Resampler(matches)], groups, number, seed, weights)
     per_category = found.pop("per_category")
-    return Resamples(seed, matches.num_images, found, per_category, *images_shown(matches, groups))
+    images = matches.num_images if weights is None else np.count_nonzero(weights)
+    shown = images_shown(matches, groups, weights)
+    return Resamples(seed, int(images), found, per_category, *shown)
 
 
 def _frequencies(truth: GroundTruth) -> list[str]:

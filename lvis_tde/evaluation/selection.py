@@ -212,7 +212,8 @@ def within_limits(
     for groups, limit in ((images, max_dets), (labels, per_category)):
         if limit is None or limit < 0:
             continue
-        over = np.flatnonzero(keep & (np.bincount(groups[keep], minlength=1)[groups] > limit))
+        number = np.bincount(groups[keep], minlength=int(groups.max(initial=0)) + 1)
+        over = np.flatnonzero(keep & (number[groups] > limit))
         over = over[np.lexsort((-scores[over], groups[over]))]
         begin = np.searchsorted(groups[over], groups[over])
         keep[over[np.arange(len(over)) - begin >= limit]] = False
