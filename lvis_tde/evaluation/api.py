@@ -5,10 +5,9 @@ from __future__ import annotations
 import copy
 import logging
 import math
-import numbers
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Union
 
 import numpy as np
@@ -29,6 +28,8 @@ from .result import LVISResult, Resamples, category_table, summarize
 from .selection import check, check_masks, detection_rles, within_limits
 
 logger = logging.getLogger(__name__)
+
+_NUMBERS = (int, float, np.integer, np.floating, np.bool_)
 
 Annotations = Union[str, "os.PathLike[str]", dict, GroundTruth]
 Results = Union[str, "os.PathLike[str]", list, Detections]
@@ -88,11 +89,7 @@ def evaluate_lvis(
         raise ValueError(f"bootstrap={bootstrap} must be a number of resamples, 0 for none")
     if engine == "lvis" and (bootstrap or image_weights is not None):
         raise ValueError("engine 'lvis' has no image_weights and no bootstrap: use 'native'")
-    if engine not in ("native", "lvis"):
-        raise ValueError(f"engine must be 'native' or 'lvis', got {engine!r}")
-    types = ("bbox", "segm", "boundary")[: 3 if engine == "native" else 2]
-    if iou_type not in types:
-        raise ValueError(f"engine {engine!r} evaluates {types}, got iou_type={iou_type!r}")
+    check_tasks([iou_type], engine)
     if engine == "lvis" and isinstance(annotations, GroundTruth):
         raise ValueError("engine 'lvis' needs the annotations' path or content, not a GroundTruth")
     check_max_dets(max_dets)
@@ -181,7 +178,7 @@ def _weights(truth: GroundTruth, given: Mapping[Any, float] | None) -> np.ndarra
 
 
 def _is_weight(value: Any) -> bool:
-    return isinstance(value, (numbers.Real, np.bool_)) and bool(0 <= value < math.inf)
+    return isinstance(value, _NUMBERS) and bool(0 <= value < math.inf)
 
 
 def _resamples(
@@ -217,6 +214,21 @@ def _within_percent(ends: tuple[float, float]) -> tuple[float, float]:
     # About a metric near 0 or 100 an interval would go beyond what there is.
     low, high = np.clip(ends, 0.0, 100.0)
     return float(low), float(high)
+
+
+def check_tasks(tasks: Sequence[str] | None, engine: str) -> None:
+    """
+    Raises:
+        ValueError: the engine is none, or does not evaluate these IoU types; None is no choice.
+    """
+    if engine not in ("native", "lvis"):
+        raise ValueError(f"engine must be 'native' or 'lvis', got {engine!r}")
+    types = ("bbox", "segm", "boundary")[: 3 if engine == "native" else 2]
+    if isinstance(tasks, str):
+        raise ValueError(f"tasks={tasks!r} is one word: pass a sequence, as in ({tasks!r},)")
+    for one in tasks or ():
+        if one not in types:
+            raise ValueError(f"engine {engine!r} evaluates {types}, got iou_type={one!r}")
 
 
 def check_max_dets(max_dets: int) -> None:

@@ -47,7 +47,9 @@ def exact_ap(matches, weights, category, threshold):
             false += weight
     recalls = np.linspace(0, 1, 101)
     slack = Fraction(1, 10**12)
-    best = [max([p for r, p in curve if r * (1 + slack) >= Fraction(t)], default=0) for t in recalls]
+    best = [
+        max([p for r, p in curve if r * (1 + slack) >= Fraction(t)], default=0) for t in recalls
+    ]
     return float(sum(best, Fraction(0)) / 101)
 
 
@@ -174,9 +176,7 @@ def test_weights_of_a_third_change_no_resample():
     )
     np.testing.assert_allclose(scaled, plain, atol=1e-9)
     everywhere, _ = images_shown(matches, ["r"] * matches.num_categories)
-    nowhere, _ = images_shown(
-        matches, ["r"] * matches.num_categories, np.zeros(matches.num_images)
-    )
+    nowhere, _ = images_shown(matches, ["r"] * matches.num_categories, np.zeros(matches.num_images))
     assert everywhere["AP"] > 0 == nowhere["AP"]
 
 

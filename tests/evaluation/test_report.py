@@ -183,6 +183,8 @@ def tool(name, *arguments):
 @pytest.fixture
 def files(tmp_path):
     annotations, results = problem(4)
+    for one in annotations["annotations"]:
+        one["iscrowd"] = 0  # crowds are left out of files, which lvis does not
     content = {"gt.json": annotations, "a.json": results, "b.json": results[::2]}
     for name, value in content.items():
         (tmp_path / name).write_text(json.dumps(value, default=lambda counts: counts.decode()))

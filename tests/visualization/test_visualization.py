@@ -82,12 +82,15 @@ def test_comparison_leaves_out_low_scores_and_surplus_objects():
 def test_polygons_rle_and_masks_give_the_same_outline():
     mask = np.zeros((64, 64), np.uint8, order="F")
     mask[20:52, 8:40] = 1
+    ends = np.flatnonzero(np.diff(mask.ravel("F"), prepend=0, append=0))
+    runs = np.diff(ends, prepend=0, append=mask.size).tolist()
     # A mask's outline has its corners cut.
     polygon = [8.5, 20, 39.5, 20, 40, 20.5, 40, 51.5, 39.5, 52, 8.5, 52, 8, 51.5, 8, 20.5]
     pictures = [
         draw_comparison(GREY, [("", _record(1, segmentation))], class_names=NAMES)
-        for segmentation in ([polygon], mask_utils.encode(mask))
+        for segmentation in ([polygon], mask_utils.encode(mask), {"size": [64, 64], "counts": runs})
     ]
+    np.testing.assert_array_equal(pictures[1], pictures[2])
     difference = np.abs(pictures[0].astype(int) - pictures[1]).max(-1) > 40
     assert difference.mean() < 0.001
     assert not np.array_equal(
@@ -105,6 +108,8 @@ def test_marks_follow_class_and_place():
     prediction = _instances([1], [0.9])
     assert not np.array_equal(draw(prediction, right), draw(prediction, wrong))
     np.testing.assert_array_equal(draw(prediction, elsewhere), draw(prediction, wrong))
+    # In an image that shows nothing, each object is wrong.
+    np.testing.assert_array_equal(draw(prediction, {"annotations": []}), draw(prediction, wrong))
 
 
 def _saturation(picture):
