@@ -4,10 +4,13 @@ import json
 
 import pytest
 import torch
+from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog
+from detectron2.modeling import build_model
 from heads_util import TDE_NAMES, build, predictors, zoo_config
 from PIL import Image
 
+from lvis_tde import add_tde_config
 from lvis_tde.engine import YacsRecipe
 from lvis_tde.export import (
     NOTES,
@@ -155,13 +158,19 @@ def test_a_wrong_file_is_refused_and_removed(
 
 @pytest.mark.parametrize("wrong", [float("nan"), 0.5])
 def test_a_wrong_classifier_is_refused_and_removed(wrong, tmp_path, monkeypatch):
-    class Half(torch.nn.Module):
-        device = torch.device("cpu")
-
-        def forward(self, batch):
-            images = batch["image"]
-            return {"probabilities": (images.mean((1, 2, 3), keepdim=True)[..., 0] * 0 + 0.5)}
-
+    cfg = get_cfg()
+    add_tde_config(cfg)
+    cfg.merge_from_list(
+        [
+            "MODEL.META_ARCHITECTURE", "ImageClassifier",
+            "MODEL.BACKBONE.NAME", "build_cifar_resnet_backbone",
+            "MODEL.RESNETS.DEPTH", 14,
+            "MODEL.RESNETS.STEM_OUT_CHANNELS", 4,
+            "MODEL.IMAGE_CLASSIFIER.NUM_CLASSES", 4,
+            "MODEL.DEVICE", "cpu",
+        ]
+    )  # fmt: skip
+    model = build_model(cfg)
     load = torch.jit.load
 
     def load_wrong(path):
@@ -176,11 +185,12 @@ def test_a_wrong_classifier_is_refused_and_removed(wrong, tmp_path, monkeypatch)
         return {"image": torch.as_tensor(pixels.copy()).permute(2, 0, 1)}
 
     out = tmp_path / "out"
-    (good,) = run_image_export(Half(), prepare, str(picture), out, onnx=False)
+    options = {"alpha": 0.0, "onnx": False}
+    (good,) = run_image_export(model, prepare, str(picture), out, **options)
     assert good.exists()
     monkeypatch.setattr(torch.jit, "load", load_wrong)
     with pytest.raises(RuntimeError, match=r"model.ts differs from the model by .*removed"):
-        run_image_export(Half(), prepare, str(picture), out, onnx=False)
+        run_image_export(model, prepare, str(picture), out, **options)
     assert list(out.iterdir()) == []
 
 
