@@ -25,7 +25,7 @@ class Confusions:
     Attributes:
         outcomes: how many objects had each of ``OUTCOMES``.
         pairs: (name of the class, name of what it was taken for) to how many objects, other
-            classes only.
+            classes only. A name that two classes share has the id behind it.
         frequencies: name of a class in ``pairs`` to its frequency.
         ranks: how many objects had each of ``RANKS``: where the best detection of their own class
             that is on them stands among all detections of that class, of which n is the number of
@@ -60,6 +60,12 @@ def rare_confusions(truth: GroundTruth, detections: Detections, max_dets: int = 
     out = Confusions()
     frequency = np.array([c["frequency"] for c in truth.categories])
     names = [c.get("name", str(c["id"])) for c in truth.categories]
+    often = Counter(names)
+    # Two classes of one name are two, whose ids tell them apart.
+    names = [
+        name if often[name] == 1 else f"{name} ({c['id']})"
+        for name, c in zip(names, truth.categories)
+    ]
     rare = np.flatnonzero((frequency[truth.labels] == "r") & ~truth.ignore)
     images, labels = check(truth, detections)
     keep = within_limits(images, labels, detections.scores, max_dets, None)

@@ -108,6 +108,15 @@ def test_confusions_of_objects_without_boxes():
         rare_confusions(GroundTruth.load(data), Detections.from_results(results))
 
 
+def test_confusions_of_two_classes_of_one_name():
+    data, results = content(), [found(A, 0.9, 2)]
+    for one in data["categories"][:2]:
+        one["name"] = "bat"
+    got = rare_confusions(GroundTruth.load(data), Detections.from_results(results))
+    assert got.pairs == {("bat (1)", "bat (2)"): 1}
+    assert got.frequencies == {"bat (1)": "r", "bat (2)": "c"}
+
+
 @pytest.mark.parametrize("limits", [(300, 5), (1, 1), (1, 10000), (2, 1)])
 def test_limits_by_image_and_by_category_meet(limits):
     """The last category is beyond the limit of its image; brute force picks what remains."""

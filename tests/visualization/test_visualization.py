@@ -9,6 +9,7 @@ import pytest
 import torch
 from detectron2.structures import Boxes, BoxMode, Instances
 from matplotlib.colors import to_hex, to_rgb
+from matplotlib.text import Text
 
 from lvis_tde.visualization.charts import plot_ap_over_alpha, plot_group_ap
 from lvis_tde.visualization.class_charts import (
@@ -317,6 +318,29 @@ def test_figures_become_arrays():
     array = figure_to_array(plot_group_ap({"tde": _results(1, 2, 3, 4)}))
     assert array.shape == (380, 760, 3) and array.dtype == np.uint8
     assert array.std() > 5
+
+
+@pytest.mark.parametrize("name", ["US$ to A$", "$_$"])
+def test_dollars_in_names_are_no_formulas(name):
+    row = {"name": name, "frequency": "r", "image_count": 3, "AP": 20.0, "num_gt": 2}
+    row.update(before=1.0, change=19.0)
+    figures = [
+        change_bars([row]),
+        plot_group_ap({name: {"segm": {"AP": 1.0}}, "b$_$": {"segm": {"AP": 2.0}}}),
+        plot_ap_over_images({name: ([5.0, 500.0], [3.0, 4.0])}, bounds=(10, 100)),
+    ]
+    for figure in figures:
+        assert figure_to_array(figure).std() > 1
+        shown = [text for text in figure.findobj(Text) if name in text.get_text()]
+        plain = [text for text in shown if not text.get_parse_math()]
+        assert shown == plain and shown
+    # Powers of ten at logarithmic axes are still formulas, also when drawn again.
+    first, again = figure_to_array(figures[2]), figure_to_array(figures[2])
+    np.testing.assert_array_equal(first, again)
+    powers = [t for t in figures[2].findobj(Text) if "mathdefault" in t.get_text()]
+    assert all(text.get_parse_math() for text in powers)
+    picture = draw_comparison(GREY, [(name, _record(0))], class_names=[name, "b", "c"])
+    assert picture.std() > 1
 
 
 def test_pyplot_is_not_imported():
