@@ -115,7 +115,7 @@ def main(argv=None):
         content = {
             iou_type: {
                 "metrics": result.metrics,
-                "intervals": result.intervals,
+                "intervals": defined(result.intervals),
                 "per_category": known(result.per_category),
             }
             for iou_type, result in results.items()
@@ -145,7 +145,7 @@ def classification(args):
         content = [
             {
                 "metrics": known([values])[0],
-                "intervals": {k: v for k, v in intervals.items() if v[0] == v[0]},
+                "intervals": defined(intervals),
             }
             for values, intervals in parts
         ]
@@ -155,8 +155,17 @@ def classification(args):
 
 
 def known(rows):
-    """Rows as JSON has them: None for NaN."""
-    return [{k: None if v != v else v for k, v in row.items()} for row in rows]
+    """Rows as JSON has them: None for NaN, also of both ends of an interval."""
+
+    def value(v):
+        return None if v != v or (isinstance(v, tuple) and v[0] != v[0]) else v
+
+    return [{k: value(v) for k, v in row.items()} for row in rows]
+
+
+def defined(intervals):
+    """Those that are not NaN, which JSON does not have."""
+    return {name: ends for name, ends in intervals.items() if ends[0] == ends[0]}
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from .frequency import LVIS_BOUNDS, frequency_group
 from .masks import LARGEST, usable_polygons
 
 __all__ = [
+    "as_lvis_counts",
     "check_bounds",
     "check_same_categories",
     "complete",
@@ -148,9 +149,14 @@ def is_complete(data: dict[str, Any], categories: list[dict[str, Any]]) -> bool:
     lists = (FEDERATED[1],) if data.get(EXHAUSTIVE) is True else FEDERATED
     return (
         all(key in image for image in data["images"] for key in lists)
-        and all(_has_area(a) and a["id"] != 0 and not a.get("iscrowd") for a in data["annotations"])
+        and as_lvis_counts(data["annotations"])
         and sorted(data["categories"], key=lambda c: c["id"]) == categories
     )
+
+
+def as_lvis_counts(annotations: list[dict[str, Any]]) -> bool:
+    """Whether ``lvis``, which does not know crowds, counts all of these objects as they are."""
+    return all(_has_area(a) and a["id"] != 0 and not a.get("iscrowd") for a in annotations)
 
 
 def _has_area(annotation: dict[str, Any]) -> bool:

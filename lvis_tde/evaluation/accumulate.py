@@ -46,6 +46,7 @@ def accumulate(
     """
     num_cats, num_areas = num_gt.shape
     num_thresholds = matched.shape[1]
+    exact = sums_are_exact(weights, len(weights))
     order = np.lexsort((-scores, labels))
     position = np.empty(len(order), dtype=np.int64)
     position[order] = np.arange(len(order))
@@ -62,20 +63,25 @@ def accumulate(
         present = np.flatnonzero(num_gt[:, area])
         if not len(present):
             continue
-        # As if nothing matched; the candidates' matches are subtracted below.
+        # As if nothing matched; the candidates' matches are taken out below.
         unmatched = np.where(exempt[order, area], 0.0, weights[order])
-        base = _sums(unmatched, category_start)[position]
+        base = running_sums(unmatched, category_start, exact)[position]
         would_be_false = unmatched[position]
         for threshold in range(num_thresholds):
             hit = matched[:, threshold, area]
-            cleared = _sums(np.where(hit, would_be_false, 0.0), candidate_start)
             # What weighs nothing reaches no recall.
             tp = np.flatnonzero(hit & ~ignored[:, threshold, area] & (weight > 0))
             tp_label = label[tp]
             start = np.searchsorted(tp_label, np.arange(num_cats + 1))
-            true = _sums(weight[tp], start[:-1])
-            # Rounding must not make it negative, nor a precision larger than 1.
-            fp = np.maximum(base[tp] - cleared[tp], 0.0)
+            true = running_sums(weight[tp], start[:-1], exact)
+            cleared = np.where(hit, would_be_false, 0.0)
+            if exact:
+                fp = base[tp] - running_sums(cleared, candidate_start, exact)[tp]
+            else:
+                # A difference of rounded sums is nothing where a heavy image is taken out.
+                false = unmatched.copy()
+                false[position] -= cleared
+                fp = running_sums(false, category_start, exact)[position[tp]]
             # As the official 1e-16 beside weights of one, whatever the weight.
             curve = _envelope(true / (fp + true + np.spacing(1) * weight[tp]), tp_label)
             reached = thresholds_reached(true, num_gt[tp_label, area])
@@ -90,29 +96,43 @@ def accumulate(
             found = np.zeros(num_cats)
             some = start[1:] > start[:-1]
             found[some] = true[start[1:][some] - 1]
-            recall[threshold, present, area] = found[present] / num_gt[present, area]
+            # Sums of fractions in another order may be a little more.
+            of_all = found[present] / num_gt[present, area]
+            recall[threshold, present, area] = np.minimum(of_all, 1.0)
             precision[threshold, :, present, area] = lane
     return precision, recall
 
 
-def _sums(values: np.ndarray, starts: np.ndarray) -> np.ndarray:
+def sums_are_exact(weights: np.ndarray, number: int) -> bool:
+    """Whether so many weights, or fewer, add up without rounding: whole numbers, not too large.
+
+    Args:
+        weights: float64, >= 0.
+        number: of terms.
+    """
+    whole = np.array_equal(np.floor(weights), weights)
+    return whole and float(weights.max(initial=0.0)) * number < 2**53
+
+
+def running_sums(values: np.ndarray, starts: np.ndarray, exact: bool) -> np.ndarray:
     """Running sums that begin anew with each category.
 
     Args:
-        values: (N,) float64, >= 0, by category.
-        starts: (C,) where each category begins, ascending.
+        values: (..., N) float64, >= 0, by category.
+        starts: (C,) where each category begins, ascending from 0.
+        exact: :func:`sums_are_exact`.
 
     Returns:
-        (N,) float64; what one category weighs never rounds the sums of another.
+        (..., N) float64; what one category weighs never rounds the sums of another.
     """
-    if np.array_equal(np.floor(values), values):  # whole numbers: all sums are exact
-        total = np.concatenate([[0.0], np.cumsum(values)])
-        if total[-1] < 2**53:
-            ends = np.append(starts[1:], len(values))
-            return total[1:] - np.repeat(total[starts], ends - starts)
+    ends = np.append(starts[1:], values.shape[-1])
+    if exact:
+        total = np.zeros((*values.shape[:-1], values.shape[-1] + 1))
+        np.cumsum(values, axis=-1, out=total[..., 1:])
+        return total[..., 1:] - np.repeat(total[..., starts], ends - starts, axis=-1)
     sums = np.empty_like(values)
-    for start, end in zip(starts, np.append(starts[1:], len(values))):
-        np.cumsum(values[start:end], out=sums[start:end])
+    for start, end in zip(starts.tolist(), ends.tolist()):
+        np.cumsum(values[..., start:end], axis=-1, out=sums[..., start:end])
     return sums
 
 

@@ -7,7 +7,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Union
 
 import numpy as np
@@ -28,6 +28,8 @@ from .result import LVISResult, Resamples, category_table, summarize
 from .selection import check, check_masks, detection_rles, within_limits
 
 logger = logging.getLogger(__name__)
+
+_NUMBERS = (int, float, np.integer, np.floating, np.bool_)
 
 Annotations = Union[str, "os.PathLike[str]", dict, GroundTruth]
 Results = Union[str, "os.PathLike[str]", list, Detections]
@@ -87,11 +89,7 @@ def evaluate_lvis(
         raise ValueError(f"bootstrap={bootstrap} must be a number of resamples, 0 for none")
     if engine == "lvis" and (bootstrap or image_weights is not None):
         raise ValueError("engine 'lvis' has no image_weights and no bootstrap: use 'native'")
-    if engine not in ("native", "lvis"):
-        raise ValueError(f"engine must be 'native' or 'lvis', got {engine!r}")
-    types = ("bbox", "segm", "boundary")[: 3 if engine == "native" else 2]
-    if iou_type not in types:
-        raise ValueError(f"engine {engine!r} evaluates {types}, got iou_type={iou_type!r}")
+    check_tasks([iou_type], engine)
     if engine == "lvis" and isinstance(annotations, GroundTruth):
         raise ValueError("engine 'lvis' needs the annotations' path or content, not a GroundTruth")
     check_max_dets(max_dets)
@@ -145,8 +143,7 @@ def _make_result(
 ) -> LVISResult:
     metrics = summarize(found.precision, found.recall, _frequencies(truth))
     if empty:
-        logger.warning("No detections: every metric is zero.")
-        metrics = dict.fromkeys(metrics, 0.0)
+        logger.warning("No detections: every metric that has ground truth is zero.")
     table = category_table(
         truth.categories, found.precision, found.recall, found.num_gt, found.num_dt
     )
@@ -167,12 +164,21 @@ def _weights(truth: GroundTruth, given: Mapping[Any, float] | None) -> np.ndarra
         "image_weights of unknown images",
         "name ids of the annotation file",
     )
-    bad = [image for image, weight in given.items() if not 0 <= weight < math.inf]
-    complain(bad, "image_weights that are negative or not finite", "a weight is at least 0")
+    complain(
+        [image for image, weight in given.items() if not _is_weight(weight)],
+        "image_weights that are negative or not finite",
+        "a weight is a number, at least 0",
+    )
     weights = np.ones(len(place))
     for image, weight in given.items():
         weights[place[image]] = weight
-    return weights
+    # Sums of larger ones overflow, smaller ones have fewer digits; by a power of two, exactly.
+    exponent = int(np.frexp(weights.max(initial=0.0))[1])
+    return np.ldexp(weights, -exponent) if abs(exponent) > 1000 else weights
+
+
+def _is_weight(value: Any) -> bool:
+    return isinstance(value, _NUMBERS) and bool(0 <= value < math.inf)
 
 
 def _resamples(
@@ -185,7 +191,9 @@ def _resamples(
     groups = _frequencies(truth)
     (found,) = resampled([Resampler(matches)], groups, number, seed, weights)
     per_category = found.pop("per_category")
-    return Resamples(seed, matches.num_images, found, per_category, *images_shown(matches, groups))
+    images = matches.num_images if weights is None else np.count_nonzero(weights)
+    shown = images_shown(matches, groups, weights)
+    return Resamples(seed, int(images), found, per_category, *shown)
 
 
 def _frequencies(truth: GroundTruth) -> list[str]:
@@ -206,6 +214,21 @@ def _within_percent(ends: tuple[float, float]) -> tuple[float, float]:
     # About a metric near 0 or 100 an interval would go beyond what there is.
     low, high = np.clip(ends, 0.0, 100.0)
     return float(low), float(high)
+
+
+def check_tasks(tasks: Sequence[str] | None, engine: str) -> None:
+    """
+    Raises:
+        ValueError: the engine is none, or does not evaluate these IoU types; None is no choice.
+    """
+    if engine not in ("native", "lvis"):
+        raise ValueError(f"engine must be 'native' or 'lvis', got {engine!r}")
+    types = ("bbox", "segm", "boundary")[: 3 if engine == "native" else 2]
+    if isinstance(tasks, str):
+        raise ValueError(f"tasks={tasks!r} is one word: pass a sequence, as in ({tasks!r},)")
+    for one in tasks or ():
+        if one not in types:
+            raise ValueError(f"engine {engine!r} evaluates {types}, got iou_type={one!r}")
 
 
 def check_max_dets(max_dets: int) -> None:

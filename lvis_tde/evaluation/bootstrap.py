@@ -19,7 +19,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from .accumulate import thresholds_reached
+from .accumulate import running_sums, sums_are_exact, thresholds_reached
 from .native import Matches
 from .result import FREQUENCIES, IOU_THRESHOLDS
 from .seeds import student
@@ -90,6 +90,16 @@ class Resampler:
         lane = threshold * self.num_categories + label
         self._lanes, self._lane_start = np.unique(lane, return_index=True)
         self._length = np.diff(self._lane_start, append=len(lane))
+        # What weights need whose sums are rounded: where categories begin among what counts, hits
+        # that would count as false, and the lanes with ignored ones of these.
+        self._category_start = np.searchsorted(counted, starts)
+        self._beside = self._true & exempt[at]
+        cleared = ~self._true & ~exempt[at]
+        self._cleared = [
+            (hits, self._starts[hits.start], self._ends[hits][cleared[hits]] - 1)
+            for hits in map(slice, self._lane_start.tolist(), [*self._lane_start[1:], len(lane)])
+            if cleared[hits].any()
+        ]
         # Later lanes are lower, so a maximum that runs backwards begins anew in each.
         self._offset = -2.0 * np.repeat(np.arange(len(self._lanes)), self._length)
 
@@ -120,15 +130,14 @@ class Resampler:
         return precision.reshape(num, len(IOU_THRESHOLDS), self.num_categories)
 
     def _of_lanes(self, weights: np.ndarray, num_gt: np.ndarray) -> np.ndarray:
+        exact = sums_are_exact(weights, len(self._images) + len(self._ends))
         of_hit = weights[:, self._hit_images]
-        true = self._in_lane(np.where(self._true, of_hit, 0.0))
-        counted = _sums(weights[:, self._images])
-        detected = counted[:, self._ends] - counted[:, self._starts]
-        if len(self._odd):
-            odd = _sums(of_hit[:, self._odd] * self._odd_sign)[:, self._odd_before]
-            detected += odd[:, 1:]
-            detected -= np.repeat(odd[:, self._lane_start], self._length, axis=1)
-        curve = true / (detected + np.spacing(1))
+        true = running_sums(np.where(self._true, of_hit, 0.0), self._lane_start, exact)
+        detected = self._differences(weights, of_hit) if exact else self._anew(weights, of_hit)
+        # As in accumulate; what weighs nothing has no precision.
+        of_hit *= np.spacing(1)
+        detected += of_hit
+        curve = true / np.maximum(detected, np.finfo(np.float64).tiny, out=detected)
         curve += self._offset
         curve = np.maximum.accumulate(curve[:, ::-1], axis=1)[:, ::-1] - self._offset
         total = np.repeat(num_gt[:, self._lanes % self.num_categories], self._length, axis=1)
@@ -137,11 +146,31 @@ class Resampler:
         newly[:, self._lane_start] = reached[:, self._lane_start]
         return np.add.reduceat(curve * newly, self._lane_start, axis=1) / 101
 
-    def _in_lane(self, values: np.ndarray) -> np.ndarray:
-        """Running sums that begin anew in each lane."""
-        sums = _sums(values)
-        before = np.repeat(sums[:, self._lane_start], self._length, axis=1)
-        return sums[:, 1:] - before
+    def _differences(self, weights: np.ndarray, of_hit: np.ndarray) -> np.ndarray:
+        """True and false positives up to each hit, from weights whose sums are exact."""
+        counted = _sums(weights[:, self._images])
+        detected = counted[:, self._ends] - counted[:, self._starts]
+        if len(self._odd):
+            odd = _sums(of_hit[:, self._odd] * self._odd_sign)[:, self._odd_before]
+            detected += odd[:, 1:]
+            detected -= np.repeat(odd[:, self._lane_start], self._length, axis=1)
+        return detected
+
+    def _anew(self, weights: np.ndarray, of_hit: np.ndarray) -> np.ndarray:
+        """The same from any weights: a difference would be nothing beside a heavy image."""
+        weights = weights[:, self._images]
+        before = np.zeros((len(weights), weights.shape[1] + 1))
+        before[:, 1:] = running_sums(weights, self._category_start, False)
+        detected = np.where(self._ends > self._starts, before[:, self._ends], 0.0)
+        for hits, start, cleared in self._cleared:
+            ends = self._ends[hits]
+            part = weights[:, start : ends[-1]].copy()
+            part[:, cleared - start] = 0.0
+            detected[:, hits] = _sums(part)[:, ends - start]
+        if self._beside.any():
+            beside = np.where(self._beside, of_hit, 0.0)
+            detected += running_sums(beside, self._lane_start, False)
+        return detected
 
 
 def _sums(values: np.ndarray) -> np.ndarray:
@@ -151,17 +180,19 @@ def _sums(values: np.ndarray) -> np.ndarray:
     return out
 
 
-def _draw(num_images: int, resamples: int, seed: int, block: int) -> Iterator[np.ndarray]:
-    """Weights of the images: how often each was drawn, the same for any block.
+def _draw(weights: np.ndarray, resamples: int, seed: int, block: int) -> Iterator[np.ndarray]:
+    """Weights of the images: how often each was drawn, the same for any block, times its own.
 
     Yields:
         (<= block, I) float64.
     """
-    rng = np.random.default_rng(seed)
+    rng, there = np.random.default_rng(seed), np.flatnonzero(weights)
     for start in range(0, resamples, block):
-        count = min(block, resamples - start)
-        drawn = [rng.integers(0, num_images, num_images) for _ in range(count)]
-        yield np.stack([np.bincount(one, minlength=num_images) for one in drawn]).astype(float)
+        out = np.zeros((min(block, resamples - start), len(weights)))
+        for row in out:
+            drawn = rng.integers(0, len(there), len(there)) if len(there) else there
+            row[there] = np.bincount(drawn, minlength=len(there))
+        yield out * weights
 
 
 def resampled(
@@ -178,7 +209,7 @@ def resampled(
         frequencies: C letters out of r, c, f.
         resamples: B.
         seed: of the draws.
-        image_weights: (I,) of the images, drawn or not; None for 1.
+        image_weights: (I,) of the images; None for 1. One of weight 0 is not drawn.
 
     Returns:
         For each detector :data:`BOOTSTRAPPED` to (B,) percent and "per_category" to (B, C) AP,
@@ -186,9 +217,9 @@ def resampled(
     """
     block = min(one.block for one in resamplers)
     parts: list[list[np.ndarray]] = [[] for _ in resamplers]
-    for weights in _draw(resamplers[0].num_images, resamples, seed, block):
-        if image_weights is not None:
-            weights *= image_weights
+    if image_weights is None:
+        image_weights = np.ones(resamplers[0].num_images)
+    for weights in _draw(image_weights, resamples, seed, block):
         for part, one in zip(parts, resamplers):
             precision = one.average_precision(weights)
             # AP, AP50 and AP75 of each category are all that is kept.
@@ -248,13 +279,17 @@ def intervals(
     return {name: interval(samples[name], metrics[name], shown[name]) for name in BOOTSTRAPPED}
 
 
-def images_shown(matches: Matches, frequencies: Sequence[str]) -> tuple[dict[str, int], np.ndarray]:
-    """How many images show what a metric is about.
+def images_shown(
+    matches: Matches, frequencies: Sequence[str], image_weights: np.ndarray | None = None
+) -> tuple[dict[str, int], np.ndarray]:
+    """How many images show what a metric is about; one of weight 0 is not there.
 
     Returns:
         For each of :data:`BOOTSTRAPPED`, and (C,) for each category.
     """
     counts = ~matches.ignore[:, 0]
+    if image_weights is not None:
+        counts &= image_weights[matches.truth_images] > 0
     images, labels = matches.truth_images[counts], matches.truth_labels[counts]
     names = np.array(frequencies)[labels]
     shown = dict.fromkeys(BOOTSTRAPPED, len(np.unique(images)))

@@ -103,6 +103,8 @@ class ClassificationEvaluator(DatasetEvaluator):
         Raises:
             ValueError: images without a class.
         """
+        if not inputs:
+            return
         ids, labels = (_column(inputs, key) for key in ("image_id", "class"))
         probabilities = _column(outputs, "probabilities")
         self._parts.append((ids.astype(np.int64), labels.astype(np.int64), probabilities))

@@ -9,7 +9,8 @@ import numpy as np
 import pycocotools.mask as mask_utils
 
 from .detections import Detections
-from .ground_truth import GroundTruth
+from .ground_truth import GroundTruth, to_rle
+from .image_sizes import check_sizes
 from .selection import check, detection_rles, within_limits
 
 _MIN_IOU = 0.5
@@ -24,7 +25,7 @@ class Confusions:
     Attributes:
         outcomes: how many objects had each of ``OUTCOMES``.
         pairs: (name of the class, name of what it was taken for) to how many objects, other
-            classes only.
+            classes only. A name that two classes share has the id behind it.
         frequencies: name of a class in ``pairs`` to its frequency.
         ranks: how many objects had each of ``RANKS``: where the best detection of their own class
             that is on them stands among all detections of that class, of which n is the number of
@@ -59,6 +60,12 @@ def rare_confusions(truth: GroundTruth, detections: Detections, max_dets: int = 
     out = Confusions()
     frequency = np.array([c["frequency"] for c in truth.categories])
     names = [c.get("name", str(c["id"])) for c in truth.categories]
+    often = Counter(names)
+    # Two classes of one name are two, whose ids tell them apart.
+    names = [
+        name if often[name] == 1 else f"{name} ({c['id']})"
+        for name, c in zip(names, truth.categories)
+    ]
     rare = np.flatnonzero((frequency[truth.labels] == "r") & ~truth.ignore)
     images, labels = check(truth, detections)
     keep = within_limits(images, labels, detections.scores, max_dets, None)
@@ -66,16 +73,15 @@ def rare_confusions(truth: GroundTruth, detections: Detections, max_dets: int = 
     wanted[truth.images[rare]] = True
     index = np.flatnonzero(keep & wanted[images])
     index = index[np.lexsort((-detections.scores[index], images[index]))]
-    boxes = _boxes(truth, detections, index, images)
-    out.ranks = _ranks(truth, detections, rare, np.flatnonzero(keep), images, labels)
+    boxes, objects = _boxes(truth, detections, index, images), _objects(truth, rare)
+    out.ranks = _ranks(truth, detections, rare, objects, np.flatnonzero(keep), images, labels)
     kinds = {"r": OUTCOMES[1], "c": OUTCOMES[2], "f": OUTCOMES[3]}
     begins = np.searchsorted(images[index], truth.images[rare])
     ends = np.searchsorted(images[index], truth.images[rare], side="right")
-    for i, begin, end in zip(rare.tolist(), begins.tolist(), ends.tolist()):
+    for i, box, begin, end in zip(rare.tolist(), objects, begins.tolist(), ends.tolist()):
         iou = np.zeros((0, 1))
         if end > begin:
-            box = np.array([truth.boxes[i]], dtype=np.float64)
-            iou = mask_utils.iou(boxes[begin:end], box, [0])
+            iou = mask_utils.iou(boxes[begin:end], box[None], [0])
         hits = np.flatnonzero(iou[:, 0] >= _MIN_IOU)
         if not len(hits):
             out.outcomes[OUTCOMES[4]] += 1
@@ -103,10 +109,23 @@ def _boxes(
     return boxes
 
 
+def _objects(truth: GroundTruth, index: np.ndarray) -> np.ndarray:
+    """(K, 4) boxes of some objects; those of their masks where they have none."""
+    boxes = [truth.boxes[i] for i in index.tolist()]
+    bare = [(n, i) for n, i in enumerate(index.tolist()) if boxes[n] is None]
+    check_sizes(truth, np.array([i for _, i in bare], dtype=np.int64), truth.images[:0])
+    for n, i in bare:
+        height, width = truth.image_sizes[truth.images[i]].tolist()
+        owner = f"annotation {truth.annotation_ids[i]!r}"
+        boxes[n] = mask_utils.toBbox(to_rle(truth.segmentations[i], height, width, owner))
+    return np.array(boxes, dtype=np.float64).reshape(-1, 4)
+
+
 def _ranks(
     truth: GroundTruth,
     detections: Detections,
     rare: np.ndarray,
+    boxes_of_rare: np.ndarray,
     index: np.ndarray,
     images: np.ndarray,
     labels: np.ndarray,
@@ -116,6 +135,7 @@ def _ranks(
     Args:
         truth, detections: all of them.
         rare: objects of rare classes.
+        boxes_of_rare: their boxes.
         index: detections within the limits.
         images, labels: of all detections.
     """
@@ -129,13 +149,13 @@ def _ranks(
     order = np.argsort(cells, kind="stable")
     cells, rank = cells[order], rank[order]
     boxes = _boxes(truth, detections, index[order], images)
-    for i in rare.tolist():
+    for i, box in zip(rare.tolist(), boxes_of_rare):
         cell = truth.labels[i] * len(truth.image_ids) + truth.images[i]
         begin, end = np.searchsorted(cells, (cell, cell + 1))
         hits = np.zeros(0, dtype=np.int64)
         if end > begin:
-            box = np.array([truth.boxes[i]], dtype=np.float64)
-            hits = np.flatnonzero(mask_utils.iou(boxes[begin:end], box, [0])[:, 0] >= _MIN_IOU)
+            iou = mask_utils.iou(boxes[begin:end], box[None], [0])[:, 0]
+            hits = np.flatnonzero(iou >= _MIN_IOU)
         if not len(hits):
             out[RANKS[2]] += 1
         else:

@@ -235,7 +235,7 @@ def _check(images: dict, categories: dict, entries: list[dict[str, Any]], exhaus
     )
     for key in ("id", "image_id", "category_id", "area"):
         complain(
-            [a.get("id", i) for i, a in enumerate(entries) if key not in a],
+            [a.get("id", i) for i, a in enumerate(entries) if a.get(key) is None],
             f"annotations without {key!r}",
             "add it",
         )

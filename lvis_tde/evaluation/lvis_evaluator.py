@@ -22,7 +22,7 @@ from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import create_small_table
 
 from ..data.files import atomic_path
-from .api import check_max_dets, evaluate_lvis
+from .api import check_max_dets, check_tasks, evaluate_lvis
 from .bootstrap import report_resamples
 from .columns import columns
 from .comparison import compare_resampled
@@ -79,6 +79,7 @@ class LVISEvaluator(_UpstreamEvaluator):
         # Not super().__init__: it imports lvis, which reconfigures the root logger.
         self._logger = logger
         self._tasks = None if isinstance(tasks, CfgNode) else tasks
+        check_tasks(self._tasks, engine)
         self._distributed = distributed
         self._output_dir = output_dir
         self._limits: dict[str, Any] = {
@@ -95,7 +96,6 @@ class LVISEvaluator(_UpstreamEvaluator):
         # The files of test sets hold no annotations: those are evaluated on a server.
         self._do_evaluation = len(annotations.get("annotations", ())) > 0
         self._truth = GroundTruth.load(annotations) if self._do_evaluation else None
-        self.lvis_results: dict[str, LVISResult] = {}
         self.reset()
 
     @functools.cached_property
@@ -118,7 +118,6 @@ class LVISEvaluator(_UpstreamEvaluator):
         shared = ("_truth", "_metadata", "_lvis_api", "_parts", "_gathered", "_proposals")
         memo = {id(vars(self)[name]): vars(self)[name] for name in shared if name in vars(self)}
         other = copy.deepcopy(self, memo)
-        other.lvis_results = {}
         other._output_dir = changed.pop("output_dir", self._output_dir)
         assert not changed, changed
         # Replaces the predictions, which are the only shared columns that ever change.
@@ -126,7 +125,8 @@ class LVISEvaluator(_UpstreamEvaluator):
         return other
 
     def reset(self) -> None:
-        """Forget all predictions."""
+        """Forget all predictions, and the results of them."""
+        self.lvis_results: dict[str, LVISResult] = {}
         self._parts = Parts()
         self._gathered = Detections.concatenate([])
         self._proposals: list[dict[str, Any]] = []

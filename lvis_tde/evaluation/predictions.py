@@ -13,7 +13,7 @@ import numpy as np
 from ..data.files import atomic_path
 from ..data.frequency import CLASSIFICATION_BOUNDS
 from .errors import complain
-from .top1 import Top1Result, check_probabilities, top1_of_predictions
+from .top1 import Top1Result, check_classes, check_probabilities, top1_of_predictions
 
 __all__ = ["Predictions"]
 
@@ -32,9 +32,9 @@ class Predictions:
         counts: (C,) int64, training images of each class.
         classes: C names.
         bounds: fewest and most training images of a medium class.
-        predictions: (N,) int64; by default the most probable class. Kept apart, since half
+        predictions: (N,) int64, [0, C); by default the most probable class. Kept apart, since half
             precision may make two probabilities equal.
-        confidence: (N,) floating, its probability.
+        confidence: (N,) floating; by default the probability of the prediction.
     """
 
     image_ids: np.ndarray
@@ -53,15 +53,19 @@ class Predictions:
             ValueError: shapes that do not fit, or numbers that are not probabilities.
         """
         n, c = len(self.image_ids), len(self.counts)
-        if not n or self.probabilities.shape != (n, c) or len(self.classes) != c:
+        fits = self.probabilities.shape == (n, c) and len(self.classes) == c
+        if not n or not fits or len(self.labels) != n:
             raise ValueError(
-                f"probabilities of shape {self.probabilities.shape} for {n} images and {c} classes "
-                f"with {len(self.classes)} names: evaluate with the class list of the training"
+                f"probabilities of shape {self.probabilities.shape} for {n} images with "
+                f"{len(self.labels)} labels and {c} classes with {len(self.classes)} names: "
+                "evaluate with the class list of the training"
             )
         check_probabilities(self.probabilities, self.image_ids)
         if self.predictions is None:
-            self.predictions = self.probabilities.argmax(1)
-            self.confidence = self.probabilities.max(1)
+            self.predictions, self.confidence = self.probabilities.argmax(1), None
+        check_classes(self.predictions, c, "predictions")
+        if self.confidence is None:
+            self.confidence = self.probabilities[np.arange(n), self.predictions]
 
     @classmethod
     def gather(cls, parts: Sequence[tuple[np.ndarray, ...]], **options: Any) -> Predictions:
@@ -125,17 +129,29 @@ class Predictions:
 
         Raises:
             FileNotFoundError: there is none.
-            ValueError: it lacks an array, or holds something else.
+            ValueError: it is damaged, lacks an array, or holds something else.
         """
-        with np.load(Path(path), allow_pickle=False) as file:
-            needed = [field.name for field in fields(cls)][:5]
-            complain(
-                [name for name in needed if name not in file],
-                f"arrays are missing in {path}",
-                f"a result file of classification holds {', '.join(needed)}",
-            )
-            content: dict[str, Any] = {f.name: file[f.name] for f in fields(cls) if f.name in file}
+        needed = [field.name for field in fields(cls)][:5]
+        try:
+            with np.load(Path(path), allow_pickle=False) as file:
+                content: dict[str, Any] = {
+                    f.name: file[f.name] for f in fields(cls) if f.name in file
+                }
+        except OSError:
+            raise
+        except Exception as error:  # whatever the bytes of a damaged archive lead to
+            raise ValueError(
+                f"{os.fspath(path)!r} is damaged, or no result file of classification: {error!r}"
+            ) from error
+        complain(
+            [name for name in needed if name not in content],
+            f"arrays are missing in {path}",
+            f"a result file of classification holds {', '.join(needed)}",
+        )
         content["classes"] = content["classes"].tolist()
         if "bounds" in content:
             content["bounds"] = tuple(content["bounds"].tolist())
-        return cls(**content)
+        try:
+            return cls(**content)
+        except ValueError as error:
+            raise ValueError(f"{os.fspath(path)!r}: {error}") from error

@@ -93,6 +93,15 @@ def objects(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
             while at < len(text) and text[at] in skip:
                 at += 1
             if text[at : at + 1] == "]":
+                rest = text[at + 1 :]
+                while rest and not rest.strip():
+                    rest = file.read(BLOCK)
+                if rest:
+                    rest = (rest + file.read(40)).strip()
+                    raise ValueError(
+                        f"it goes on behind its JSON list: {rest[:40]!r} (a result file is "
+                        "one list: have two been written behind each other?)"
+                    )
                 return
             try:
                 value, at = decode(text, at)

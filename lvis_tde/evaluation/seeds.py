@@ -36,9 +36,9 @@ def seed_half_width(values: Sequence[float]) -> float:
         values: one per seed, at least one.
 
     Returns:
-        NaN for a single seed, which says nothing about another.
+        NaN for a single seed, which says nothing about another, and where a seed has NaN.
     """
-    if len(values) < 2:
+    if len(values) < 2 or any(map(math.isnan, values)):
         return math.nan
     return student(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
 

@@ -15,6 +15,7 @@ from ..data.masks import rle_areas
 from .detections import Detections, index_of
 from .errors import complain
 from .ground_truth import GroundTruth, to_rle
+from .image_sizes import check_sizes
 
 
 @dataclass
@@ -109,7 +110,8 @@ def check(
         Positions (D,) int64 of their images and of their categories.
 
     Raises:
-        ValueError: scores or boxes that are not finite, unknown ids or missing masks.
+        ValueError: scores or boxes that are not finite, unknown ids, missing masks, or polygons in
+            images whose size is not known.
     """
     bad = np.flatnonzero(np.isnan(detections.scores))
     complain(bad.tolist(), "detections with a NaN score (by position)", "a NaN cannot be ranked")
@@ -144,6 +146,10 @@ def check(
             "detections without segmentation (by position)",
             f"{iou_type!r} compares masks, and these results are boxes alone: use --iou-type bbox",
         )
+    if iou_type != "bbox":
+        bare = np.flatnonzero(detections.lengths == 0)
+        drawn = [i for i in bare.tolist() if not isinstance(detections.others.get(i), dict)]
+        check_sizes(truth, np.arange(len(truth)), images[drawn])
     return images, labels
 
 
@@ -212,7 +218,8 @@ def within_limits(
     for groups, limit in ((images, max_dets), (labels, per_category)):
         if limit is None or limit < 0:
             continue
-        over = np.flatnonzero(keep & (np.bincount(groups[keep], minlength=1)[groups] > limit))
+        number = np.bincount(groups[keep], minlength=int(groups.max(initial=0)) + 1)
+        over = np.flatnonzero(keep & (number[groups] > limit))
         over = over[np.lexsort((-scores[over], groups[over]))]
         begin = np.searchsorted(groups[over], groups[over])
         keep[over[np.arange(len(over)) - begin >= limit]] = False

@@ -148,6 +148,18 @@ def check_probabilities(probabilities: np.ndarray, image_ids: np.ndarray) -> Non
     )
 
 
+def check_classes(classes: np.ndarray, number: int, what: str) -> None:
+    """
+    Raises:
+        ValueError: some of these, labels or predictions, are none of so many classes.
+    """
+    complain(
+        sorted({*classes[(classes < 0) | (classes >= number)].tolist()}),
+        f"{what} that are none of the {number} classes",
+        "evaluate with the class list that the model was trained with",
+    )
+
+
 def top1_of_predictions(
     predictions: np.ndarray,
     confidence: np.ndarray,
@@ -179,11 +191,10 @@ def top1_of_predictions(
         raise ValueError(f"{len(names)} names for {len(counts)} classes")
     if not 0 <= bounds[0] <= bounds[1] + 1:
         raise ValueError(f"bounds must be (fewest, most) images of a medium class, got {bounds}")
-    complain(
-        sorted({*labels[(labels < 0) | (labels >= len(counts))].tolist()}),
-        f"labels that are none of the {len(counts)} classes",
-        "evaluate with the class list that the model was trained with",
-    )
+    check_classes(labels, len(counts), "labels")
+    check_classes(predictions, len(counts), "predictions")
+    if bootstrap < 0:
+        raise ValueError(f"bootstrap={bootstrap} must be a number of resamples, 0 for none")
     sizes = np.bincount(labels, minlength=len(counts))
     frequencies = [frequency_group(int(n), (bounds[0] - 1, bounds[1])) for n in counts]
     table = class_weights(sizes, counts, frequencies)

@@ -55,8 +55,15 @@ def compare_top1(
         Differences in points.
 
     Raises:
-        ValueError: other images, labels, training images or bounds.
+        ValueError: other images, labels, classes, training images or bounds, or no resamples.
     """
+    if bootstrap < 1:
+        raise ValueError(f"bootstrap={bootstrap} must be a number of resamples, at least 1")
+    if len(a.per_class) != len(b.per_class):
+        raise ValueError(
+            f"one run has {len(a.per_class)} classes, the other {len(b.per_class)}: evaluate both "
+            "with the same class list"
+        )
     first, second = np.argsort(a.image_ids), np.argsort(b.image_ids)
     ids, labels = a.image_ids[first], a.labels[first]
     if not np.array_equal(ids, b.image_ids[second]):

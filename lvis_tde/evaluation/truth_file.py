@@ -7,6 +7,7 @@ from typing import Any
 
 from ..data.annotation_file import EXHAUSTIVE, FEDERATED, read_annotation_file
 from ..data.completion import (
+    as_lvis_counts,
     check_bounds,
     check_same_categories,
     complete,
@@ -27,7 +28,8 @@ def load_truth(
     """Read annotations in LVIS or COCO format for :func:`lvis_tde.evaluation.evaluate_lvis`.
 
     A file in COCO's format counts as exhaustively annotated: a class without object in an image is
-    absent from it. The groups of its classes are those of the training set, where it is given.
+    absent from it. The groups of its classes are those of the training set, where it is given. In
+    either format a crowd is no object to be found, and an area that is not given is the object's.
 
     Args:
         annotations: path of the file, or the name of a registered data set.
@@ -47,7 +49,8 @@ def load_truth(
     data = read_annotations(annotations)
     federated = data.get(EXHAUSTIVE) is True or any(FEDERATED[0] in i for i in data["images"])
     grouped = all(c.get("frequency") in FREQUENCIES for c in data["categories"])
-    if federated and grouped and train is None and bounds is None:
+    plain = as_lvis_counts(data["annotations"])
+    if federated and grouped and plain and train is None and bounds is None:
         return data, ""
     if os.path.exists(annotations):
         data = read_annotation_file(annotations)
@@ -55,7 +58,9 @@ def load_truth(
     source = here if train is None else without_unusable(read_annotation_file(train))
     categories = complete_categories(source, bounds)
     check_same_categories(here, categories, os.fspath(annotations), str(train))
-    known = train is not None or grouped or all("image_count" in c for c in data["categories"])
+    # Other bounds make groups of numbers of images, whatever the file's own groups are.
+    counted = all("image_count" in c for c in data["categories"])
+    known = train is not None or counted or (grouped and bounds is None)
     remark = (
         f"{os.fspath(annotations)} does not say how many training images show each class, so which "
         "are rare is not known: give --train-annotations TRAIN.json for APr, APc and APf."

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..data.files import atomic_path, write_bytes
 from ..modeling.image_classifier import ImageClassifier
-from .common import check_difference, exported_at, exporter_options
+from .common import check_differences, difference, exported_at, exporter_options
 
 __all__ = ["export_images_onnx", "run_image_export", "trace_classifier"]
 
@@ -116,7 +116,7 @@ def run_image_export(
         list: the files.
 
     Raises:
-        RuntimeError: if an exported file does not give what the model gives.
+        RuntimeError: if an exported file does not give what the model gives; it is removed.
         ValueError: see :func:`trace_classifier`.
     """
     folder = Path(output)
@@ -130,10 +130,10 @@ def run_image_export(
         export_images_onnx(model, files[1], one, alpha)
         runs.append(_run_onnx(files[1]))
     with exported_at(model, alpha):
-        for file, run in zip(files, runs):
-            difference = max(
-                float((run(batch).cpu() - _Probabilities(model)(batch).cpu()).abs().max())
-                for batch in (one, other.to(model.device))
-            )
-            check_difference(file, difference)
+        batches = one, other.to(model.device)
+        differences = {
+            file: max(difference(run(batch), _Probabilities(model)(batch)) for batch in batches)
+            for file, run in zip(files, runs)
+        }
+    check_differences(differences)
     return files

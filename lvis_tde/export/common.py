@@ -6,17 +6,27 @@ import contextlib
 import dataclasses
 import inspect
 import logging
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.evaluation import inference_context
-from torch import nn
+from torch import Tensor, nn
 
 from ..calibration.settings import settings
 from ..modeling.fast_rcnn import TDEFastRCNNOutputLayers
 
-__all__ = ["NOTES", "TOLERANCES", "about", "check_difference", "exported_at", "exporter_options"]
+__all__ = [
+    "NOTES",
+    "TOLERANCES",
+    "about",
+    "check_differences",
+    "difference",
+    "exported_at",
+    "exporter_options",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -78,11 +88,29 @@ def exporter_options() -> dict:
     return {"dynamo": False} if "dynamo" in known else {}
 
 
-def check_difference(file: Path, difference: float) -> None:
-    """
+def difference(ours: Tensor, theirs: Tensor) -> float:
+    """Largest difference of two outputs; infinite if a number of either is NaN or shapes differ."""
+    if ours.shape != theirs.shape:
+        return math.inf
+    apart = (ours.cpu().double() - theirs.cpu().double()).abs()
+    # Python's max may forget a NaN.
+    return math.inf if apart.isnan().any() else float(apart.max()) if apart.numel() else 0.0
+
+
+def check_differences(differences: Mapping[Path, float]) -> None:
+    """Remove files that do not give what their model gives, so that nobody uses them.
+
+    Args:
+        differences: of exported files.
+
     Raises:
-        RuntimeError: an exported file is further from its model than :data:`TOLERANCES` has it.
+        RuntimeError: a file is further from its model than :data:`TOLERANCES` has it.
     """
-    if not difference <= TOLERANCES[file.suffix]:
-        raise RuntimeError(f"{file} differs from the model by {difference:g}.")
-    logger.info("%s: at most %.1e from the model.", file, difference)
+    wrong = {f: d for f, d in differences.items() if not d <= TOLERANCES[f.suffix]}
+    for file in wrong:
+        file.unlink()
+    if wrong:
+        told = "; ".join(f"{file} differs from the model by {d:g}" for file, d in wrong.items())
+        raise RuntimeError(f"{told}. It is removed.")
+    for file, apart in differences.items():
+        logger.info("%s: at most %.1e from the model.", file, apart)

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from ..calibration.settings import tde_predictors
 from ..data.files import write_bytes
 from ..layers.functional import check_alpha
-from .common import NOTES, about, check_difference, exported_at
+from .common import NOTES, about, check_differences, exported_at
 from .onnx_head import export_onnx, onnx_difference, why_no_onnx
 from .traced import TracedModel, largest_difference, trace_model
 
@@ -49,7 +49,7 @@ def run_export(
         list: the files.
 
     Raises:
-        RuntimeError: if an exported file does not give what the model gives.
+        RuntimeError: if an exported file does not give what the model gives; it is removed.
         ValueError: see :func:`trace_model`.
     """
     if alpha is not None:
@@ -76,7 +76,6 @@ def run_export(
         export_onnx(predictor, files[-1], alpha)
         features = torch.rand(100, predictor.cls_score.in_features)
         differences[files[-1]] = onnx_difference(predictor, files[-1], features, alpha)
-    for file, difference in differences.items():
-        check_difference(file, difference)
+    check_differences(differences)
     logger.info("%s gives %s.", files[0], ", ".join(traced.outputs))
     return files

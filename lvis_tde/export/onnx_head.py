@@ -25,7 +25,7 @@ from ..layers.functional import (
 from ..modeling.box_losses import joint_logits
 from ..modeling.fast_rcnn import TDEFastRCNNOutputLayers
 from ..posthoc.margins import split_pull, with_background
-from .common import NOTES, about, exported_at, exporter_options
+from .common import NOTES, about, difference, exported_at, exporter_options
 
 __all__ = ["export_onnx", "onnx_difference", "why_no_onnx"]
 
@@ -166,6 +166,9 @@ def onnx_difference(
         features: (R, D) float32.
         alpha: as given to :func:`export_onnx`.
 
+    Returns:
+        float: infinite where a number is NaN.
+
     Raises:
         ImportError: if the package ``onnxruntime`` is not installed.
     """
@@ -177,7 +180,4 @@ def onnx_difference(
         predictions = predictor(features.to(predictor.feature_mean.mean.device))
         (probs,) = predictor.predict_probs(predictions, [Instances((1, 1), features=features)])
     pairs = zip((probs, predictions[1]), theirs)
-    return max(
-        float((ours.cpu() - torch.from_numpy(other)).abs().max()) if ours.numel() else 0.0
-        for ours, other in pairs
-    )
+    return max(difference(ours, torch.from_numpy(other)) for ours, other in pairs)

@@ -19,7 +19,7 @@ from detectron2.structures import Instances
 from torch import Tensor, nn
 
 from ..modeling.intercept import intercepted
-from .common import exported_at
+from .common import difference, exported_at
 
 __all__ = ["TracedModel", "largest_difference", "trace_model", "tracing_adapter"]
 
@@ -118,7 +118,7 @@ def largest_difference(
         alpha: as given to :func:`trace_model`.
 
     Returns:
-        float: infinite where the numbers of detections differ.
+        float: infinite where the numbers of detections differ, or one is NaN.
     """
     largest = 0.0
     with exported_at(model, alpha):
@@ -126,8 +126,5 @@ def largest_difference(
             ours, theirs = traced(image).get_fields(), _detect(model, [{"image": image}])[0]
             for name, value in theirs.get_fields().items():
                 a, b = (getattr(one, "tensor", one) for one in (ours[name], value))
-                if a.shape != b.shape:
-                    return float("inf")
-                if a.numel():
-                    largest = max(largest, (a.double() - b.double()).abs().max().item())
+                largest = max(largest, difference(a, b))
     return largest

@@ -145,7 +145,7 @@ def _style(
     """How an object is drawn; ``loud`` is None where the picture is about all of them."""
     label = class_names[item.category].replace("_", " ")
     if item.score is not None:
-        if truth:
+        if truth is not None:
             same = [o for o in truth if o.category == item.category]
             label = f"{'✓' if overlaps([item], same).any() else '✗'} {label}"
         if loud is not False:

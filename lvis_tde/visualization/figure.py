@@ -17,6 +17,22 @@ __all__ = ["bare", "figure_to_array", "headline", "new_figure", "shrink", "sprea
 DPI = 100
 
 
+class _Figure(Figure):
+    """Writes names as they are, also those with two dollar signs, which are no formulas."""
+
+    def draw(self, renderer) -> None:
+        for text in self.findobj(Text):
+            _as_it_is(text)
+        super().draw(renderer)
+
+
+def _as_it_is(text: Text) -> Text:
+    # What matplotlib writes itself, at ticks of logarithmic axes, is a formula.
+    if text.get_text() and r"\mathdefault" not in text.get_text():
+        text.set_parse_math(False)
+    return text
+
+
 def new_figure(width: float, height: float, **options) -> Figure:
     """A figure of its own, so that nothing global changes and no display is needed.
 
@@ -28,7 +44,7 @@ def new_figure(width: float, height: float, **options) -> Figure:
     Returns:
         With a canvas.
     """
-    figure = Figure(figsize=(width, height), dpi=DPI, facecolor=PAPER, **options)
+    figure = _Figure(figsize=(width, height), dpi=DPI, facecolor=PAPER, **options)
     FigureCanvasAgg(figure)
     return figure
 
@@ -83,7 +99,7 @@ def headline(figure: Figure, title: str, legend: Sequence[tuple[str, str]]) -> N
     for name, color in legend:
         square = figure.text(x, y, "■", va="top", size=11, color=color)
         x += (square.get_window_extent().width + 4) / width
-        text = figure.text(x, y - 0.002, name, va="top", size=10, color=INK)
+        text = _as_it_is(figure.text(x, y - 0.002, name, va="top", size=10, color=INK))
         x += (text.get_window_extent().width + 18) / width
 
 
@@ -97,6 +113,7 @@ def shrink(text: Text, width: float) -> Text:
     Returns:
         The same text.
     """
+    _as_it_is(text)
     for _ in range(4):  # widths of small letters are whole pixels, so once may not be enough
         length = text.get_window_extent().width
         if not length > width > 0:

@@ -51,9 +51,10 @@ def plot_method_curves(
             panel.plot(xs, ys, "-o", color=colors[name], lw=1.4, ms=3.5, zorder=3)
             ends.append((name, xs[-1], ys[-1]))
     legend = []
-    if ends:
-        first = next(iter(curves.values()))[0]
-        panel.plot(*first, "o", ms=8, color=INK, zorder=4)
+    # All curves begin at the trained model; where it is undefined nothing is marked.
+    firsts = [points[0] for points in curves.values() if points]
+    if firsts and _defined(firsts[0][0]) and _defined(firsts[0][1]):
+        panel.plot(*firsts[0], "o", ms=8, color=INK, zorder=4)
         legend.append(("as trained", INK))
     if _defined(chosen[0]) and _defined(chosen[1]):
         color = METHOD_COLORS["composition"]

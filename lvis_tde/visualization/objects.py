@@ -76,7 +76,10 @@ def _from_annotation(annotation: Mapping[str, Any]) -> Object:
     box = BoxMode.convert(list(annotation["bbox"]), annotation["bbox_mode"], BoxMode.XYXY_ABS)
     segmentation = annotation.get("segmentation") or []
     if isinstance(segmentation, Mapping):
-        parts = _outlines(mask_utils.decode(dict(segmentation)))
+        rle = dict(segmentation)
+        if isinstance(rle["counts"], list):
+            rle = mask_utils.frPyObjects(rle, *rle["size"])
+        parts = _outlines(mask_utils.decode(rle))
     else:
         parts = [np.asarray(polygon, dtype=float).reshape(-1, 2) for polygon in segmentation]
     return Object(np.asarray(box, dtype=float), parts, annotation["category_id"], None)

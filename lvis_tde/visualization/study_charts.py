@@ -39,7 +39,7 @@ def plot_glance(
 
     Args:
         recipes: title to method to "AP" and "APr", each with mean, half of its interval (NaN for
-            none) and number of seeds.
+            none) and number of seeds; an undefined (NaN or negative) mean is not drawn.
         title: of the chart.
 
     Returns:
@@ -54,7 +54,8 @@ def plot_glance(
     figure = new_figure(width, height)
     methods = [m for m in METHOD_NAMES if any(m in one for one in recipes.values())]
     colors = {method: METHOD_COLORS.get(method, MUTED) for method in methods}
-    markers = dict(zip(methods, ("D", "o", "s", "^", "v")))
+    markers = dict(zip(methods, "Dos^vPX<>ph*d"))
+    apart = min(0.22, 1.1 / max(1, len(methods)))
     panels = {"AP": "AP, all classes", "APr": "APr, rare classes"}
     for index, (metric, name) in enumerate(panels.items()):
         below, tall = 0.52 / height, _LINE * len(recipes) / height
@@ -64,12 +65,13 @@ def plot_glance(
         axes.set_xlabel(name, size=9.5, color=MUTED)
         for y, one in enumerate(recipes.values()):
             known = {m: one[m][metric] for m in methods if metric in one.get(m, {})}
+            known = {m: figures for m, figures in known.items() if figures[0] >= 0}
             means = [mean for mean, _, _ in known.values()]
             if means:
                 axes.plot((min(means), max(means)), (y, y), color=GRID, lw=2.2, zorder=1)
             for method, (mean, half, _) in known.items():
                 # A little apart, so that equal ones are all seen.
-                place = y + 0.22 * (methods.index(method) - (len(methods) - 1) / 2)
+                place = y + apart * (methods.index(method) - (len(methods) - 1) / 2)
                 if math.isfinite(half):
                     ends = mean - half, mean + half
                     axes.plot(ends, (place, place), color=colors[method], lw=1, alpha=0.55)
@@ -93,7 +95,8 @@ def plot_runs(
 
     Args:
         recipes: title of a recipe to its methods, each with APr and AP in percent; "factual", the
-            model as trained, is the large marker. Runs with an undefined figure are left out.
+            model as trained, is the large marker. Runs with an undefined (NaN or negative) figure
+            are left out.
         title: of the chart.
 
     Returns:
@@ -114,7 +117,7 @@ def plot_runs(
     ends, used = [], {}
     for recipe, (color, marker) in series_styles(recipes).items():
         methods = recipes[recipe]
-        known = {m: at for m, at in methods.items() if all(map(math.isfinite, at))}
+        known = {m: at for m, at in methods.items() if all(0 <= v < math.inf for v in at)}
         if not known:
             continue
         start = known.get(_FIRST, next(iter(known.values())))

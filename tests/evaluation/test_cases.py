@@ -9,7 +9,7 @@ import pytest
 from lvis_cases import official_metrics, rectangle
 from lvis_table import CASES, HEIGHT, WIDTH, A, B, dataset, found, image, truth
 
-from lvis_tde.evaluation import evaluate_lvis
+from lvis_tde.evaluation import compare_lvis, evaluate_lvis
 
 
 @pytest.mark.parametrize("iou_type", ["bbox", "segm"])
@@ -164,9 +164,19 @@ def test_a_segmentation_that_is_none_is_refused():
 def test_no_detections_are_zeros_with_a_warning(engine, caplog):
     with caplog.at_level(logging.WARNING, logger="lvis_tde"):
         result = evaluate_lvis(good()[0], [], "bbox", engine=engine)
-    assert set(result.metrics.values()) == {0.0}
+    # What has no ground truth is undefined, as with detections that are all elsewhere.
+    elsewhere = evaluate_lvis(good()[0], [found(B, 0.5, 2, bbox=[0, 0, 1, 1])], "bbox")
+    assert result.metrics == elsewhere.metrics
+    assert set(result.metrics.values()) == {0.0, -100.0} and result.metrics["APc"] == -100
     assert len(result.metrics) == 13
     assert "No detections" in caplog.text
+
+
+def test_a_difference_from_no_detections_is_undefined_without_ground_truth():
+    data, results = good()
+    found = compare_lvis(data, [], results, "bbox", bootstrap=5)
+    assert found.a.metrics["APc"] == found.b.metrics["APc"] == -100
+    assert np.isnan(found.difference["APc"]) and found.difference["AP"] > 0
 
 
 def test_table_by_category():

@@ -166,3 +166,50 @@ def test_files_of_others_are_refused(tmp_path):
         Predictions.load(tmp_path / "a.npz")
     with pytest.raises(FileNotFoundError):
         Predictions.load(tmp_path / "none.npz")
+
+
+def few_predictions(**more):
+    probabilities = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]])
+    labels, counts = np.array([0, 1, 1]), np.array([30, 10])
+    return Predictions(np.arange(3), labels, probabilities, counts, ["a", "b"], **more)
+
+
+@pytest.mark.parametrize("damage", ["empty", "words", "cut", "bit", "array", "pickled", "shape"])
+def test_a_damaged_file_is_named(damage, tmp_path):
+    path = tmp_path / "a.npz"
+    few_predictions().save(path)
+    whole = path.read_bytes()
+    if damage == "array":
+        np.save(tmp_path / "b.npy", np.zeros(3))
+        (tmp_path / "b.npy").replace(path)
+    elif damage == "pickled":
+        np.savez(path, **dict.fromkeys(few_predictions().__dict__, np.array([{}], dtype=object)))
+    elif damage == "shape":
+        np.savez(path, **{**few_predictions().__dict__, "labels": np.arange(2)})
+    else:
+        at = whole.index(b"NUMPY") + 130  # of an array's numbers
+        flipped = whole[:at] + bytes([whole[at] ^ 255]) + whole[at + 1 :]
+        found = {"empty": b"", "words": b"no archive", "cut": whole[: len(whole) // 2]}
+        path.write_bytes(found.get(damage, flipped))
+    with pytest.raises(ValueError, match=f"'{path}'"):
+        Predictions.load(path).evaluate()
+
+
+def test_predictions_without_their_confidence():
+    given, plain = np.array([1, 1, 0]), few_predictions()
+    one = few_predictions(predictions=given)
+    np.testing.assert_array_equal(one.predictions, given)
+    np.testing.assert_array_equal(one.confidence, [0.1, 0.8, 0.6])
+    assert one.evaluate().metrics["top1"] == pytest.approx(100 / 3)
+    # The confidence of no prediction is no confidence.
+    other = few_predictions(confidence=np.zeros(3))
+    np.testing.assert_array_equal(other.confidence, plain.confidence)
+    np.testing.assert_equal(other.evaluate().metrics, plain.evaluate().metrics)
+    with pytest.raises(ValueError, match="predictions that are none of the 2 classes.* is 2"):
+        few_predictions(predictions=np.array([0, 1, 2]))
+
+
+def test_a_batch_of_nothing_is_nothing(dataset, arrays):
+    evaluator = ClassificationEvaluator(NAME)
+    evaluator.process([], [])
+    assert evaluator.evaluate() == {}

@@ -46,9 +46,19 @@ def test_a_file_read_in_pieces_is_the_same(block, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "text, message",
-    [('{"a": 1}', "no JSON list"), ('[{"a": 1}', "ends within"), ("[1]", "no detection")],
+    [
+        ('{"a": 1}', "no JSON list"),
+        ('[{"a": 1}', "ends within"),
+        ("[1]", "no detection"),
+        ("[]garbage", "behind its JSON list: 'garbage'"),
+        ("[] " + 20 * " " + '[{"a": 1}]', "behind its JSON list"),
+    ],
 )
-def test_a_file_that_is_no_list_of_detections_is_refused(text, message, tmp_path):
+@pytest.mark.parametrize("block", [3, result_file.BLOCK])
+def test_a_file_that_is_no_list_of_detections_is_refused(
+    text, message, block, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(result_file, "BLOCK", block)
     path = tmp_path / "results.json"
     path.write_text(text)
     with pytest.raises(ValueError, match=message):
@@ -62,7 +72,7 @@ def test_no_detections(tmp_path):
     empty.write_json(text)
     assert text.getvalue() == "[]"
     path = tmp_path / "results.json"
-    path.write_text(" []\n")
+    path.write_text(" []\n \n")
     assert len(Detections.from_file(path)) == 0
 
 

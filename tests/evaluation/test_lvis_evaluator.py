@@ -236,6 +236,20 @@ def test_report_of_what_was_evaluated(dataset, tmp_path):
     pages = evaluator.write_report(str(tmp_path))
     assert pages == [tmp_path / task / "report.html" for task in ("bbox", "segm")]
     assert all(page.stat().st_size > 10000 for page in pages)
+    # What was evaluated before a reset is told by no report after it.
+    evaluator.reset()
+    assert evaluator.evaluate() == {} and evaluator.lvis_results == {}
+    assert evaluator.write_report(str(tmp_path)) == []
+
+
+def test_tasks_are_checked_before_anything_is_evaluated(dataset):
+    name, _ = dataset
+    with pytest.raises(ValueError, match="'bbox' is one word: pass a sequence"):
+        LVISEvaluator(name, "bbox")
+    with pytest.raises(ValueError, match="got iou_type='keypoints'"):
+        LVISEvaluator(name, ("bbox", "keypoints"))
+    with pytest.raises(ValueError, match="'lvis' evaluates .*got iou_type='boundary'"):
+        LVISEvaluator(name, ("boundary",), engine="lvis")
 
 
 @pytest.mark.parametrize("engine", ["native", "lvis"])

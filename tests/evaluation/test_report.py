@@ -183,6 +183,8 @@ def tool(name, *arguments):
 @pytest.fixture
 def files(tmp_path):
     annotations, results = problem(4)
+    for one in annotations["annotations"]:
+        one["iscrowd"] = 0  # crowds are left out of files, which lvis does not
     content = {"gt.json": annotations, "a.json": results, "b.json": results[::2]}
     for name, value in content.items():
         (tmp_path / name).write_text(json.dumps(value, default=lambda counts: counts.decode()))
@@ -204,9 +206,16 @@ def test_evaluate_tool(files, capsys):
 def test_tools_give_intervals(files, capsys):
     folder, annotations, results = files
     options = ["--iou-type", "bbox", "--bootstrap", 40]
+    shown_nowhere = {"id": 10**6, "name": "none", "frequency": "r", "image_count": 1}
+    content = json.loads((folder / "gt.json").read_text())
+    content["categories"].append(shown_nowhere)
+    (folder / "gt.json").write_text(json.dumps(content))
     tool("evaluate", folder / "gt.json", folder / "a.json", *options, "--output", folder / "o.json")
     expected = evaluate_lvis(annotations, results, "bbox", bootstrap=40).intervals["AP"]
-    low, high = json.loads((folder / "o.json").read_text())["bbox"]["intervals"]["AP"]
+    found = json.loads((folder / "o.json").read_text(), parse_constant=pytest.fail)["bbox"]
+    low, high = found["intervals"]["AP"]
+    # What is undefined is left out, or null: JSON has no NaN.
+    assert "APr" not in found["intervals"] and found["per_category"][-1]["interval"] is None
     assert (low, high) == expected and low < high
     printed = capsys.readouterr().out.splitlines()
     ends = [float(line.split()[1]) for line in printed if line.startswith(("  from", "  to"))]

@@ -7,6 +7,7 @@ import pytest
 
 from lvis_tde.evaluation import compare_top1, evaluate_top1
 from lvis_tde.evaluation.shifts import SHIFTS, prior_aware_top1, shifted_images, shifted_prior
+from lvis_tde.evaluation.top1 import top1_of_predictions
 
 COUNTS = (500, 101, 100, 20, 19, 0)
 
@@ -236,6 +237,21 @@ def test_a_model_that_is_told_the_prior_gains_where_it_was_wrong():
     assert told["forward50"] > blind["forward50"] and told["backward50"] > blind["backward50"]
     with pytest.raises(ValueError, match="0.0"):
         prior_aware_top1(probabilities, labels, counts, np.arange(20))
+
+
+def test_what_no_evaluation_can_mean_is_refused():
+    three = evaluate_top1(np.eye(3), [0, 1, 2], [100, 50, 10])
+    four = evaluate_top1(np.eye(4)[:3], [0, 1, 2], [100, 50, 10, 5])
+    for pair in ((three, four), (four, three)):
+        with pytest.raises(ValueError, match="same class list"):
+            compare_top1(*pair)
+    with pytest.raises(ValueError, match="bootstrap=0"):
+        compare_top1(three, three, bootstrap=0)
+    with pytest.raises(ValueError, match="bootstrap=-1"):
+        evaluate_top1(np.eye(3), [0, 1, 2], [100, 50, 10], bootstrap=-1)
+    for wrong in (-1, 2):
+        with pytest.raises(ValueError, match=f"predictions that are none of the 2.* is {wrong}"):
+            top1_of_predictions([0, wrong], [0.5, 0.5], [0, 1], [10, 10])
 
 
 def test_intervals_of_single_classes():

@@ -138,7 +138,10 @@ def test_half_widths_are_those_of_student():
         values = np.arange(n, dtype=float)
         expected = quantile * values.std(ddof=1) / np.sqrt(n)
         assert seed_half_width(list(values)) == pytest.approx(expected, rel=2e-3)
-    assert np.isnan(seed_half_width([3.0]))
+    assert np.isnan(seed_half_width([3.0])) and np.isnan(seed_half_width([np.nan, np.nan]))
+    assert np.isnan(seed_half_width([3.0, np.nan, 4.0]))
+    nothing = [{"top1": 1.0, "many": 1.0, "medium": 2.0, "few": np.nan}] * 3
+    assert seed_rows({"a": nothing, "b": nothing})[1][1:5] == ["1.0 ± 0.0"] * 2 + ["2.0 ± 0.0", "–"]
 
 
 def test_table_over_seeds_has_paired_gains():

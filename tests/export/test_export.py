@@ -4,9 +4,13 @@ import json
 
 import pytest
 import torch
+from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog
+from detectron2.modeling import build_model
 from heads_util import TDE_NAMES, build, predictors, zoo_config
+from PIL import Image
 
+from lvis_tde import add_tde_config
 from lvis_tde.engine import YacsRecipe
 from lvis_tde.export import (
     NOTES,
@@ -14,8 +18,11 @@ from lvis_tde.export import (
     largest_difference,
     onnx_difference,
     run_export,
+    run_image_export,
     trace_model,
 )
+from lvis_tde.export.common import difference
+from lvis_tde.export.traced import TracedModel
 
 SIZES = [(64, 96), (80, 64), (128, 112)]
 
@@ -121,6 +128,81 @@ def test_files(tiny_cfg, tiny_model, tiny_set, tmp_path):
         assert one["alpha"] == one["settings"]["class_"] == 0.8
         assert one["chosen"] == "alpha 1.5 by bbox/AP on birds"
     assert len(found) == 2 and predictor.alpha == 1.5
+
+
+def test_what_is_not_a_number_is_never_close():
+    zero, nan = torch.zeros(3), torch.tensor([0.0, float("nan"), 0.0])
+    assert difference(zero, nan) == difference(nan, zero) == difference(nan, nan) == float("inf")
+    assert difference(zero, zero[:2]) == float("inf") and difference(zero[:0], zero[:0]) == 0
+    assert difference(zero, torch.tensor([0.0, -2.0, 1.0])) == 2
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), 0.5])
+def test_a_wrong_file_is_refused_and_removed(
+    wrong, tiny_cfg, tiny_model, tiny_set, tmp_path, monkeypatch
+):
+    image = DatasetCatalog.get(tiny_set["val"])[0]["file_name"]
+    prepare = YacsRecipe(tiny_cfg("deconfound", "INPUT.MIN_SIZE_TEST", 64)).prepare
+    run = TracedModel.__call__
+
+    def run_wrong(traced, picture):
+        found = run(traced, picture)
+        found.scores = found.scores + wrong
+        return found
+
+    monkeypatch.setattr(TracedModel, "__call__", run_wrong)
+    with pytest.raises(RuntimeError, match=r"model.ts differs from the model by .*removed"):
+        run_export(with_means(tiny_model()), prepare, image, tmp_path / "out", onnx=False)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), 0.5])
+def test_a_wrong_classifier_is_refused_and_removed(wrong, tmp_path, monkeypatch):
+    cfg = get_cfg()
+    add_tde_config(cfg)
+    cfg.merge_from_list(
+        [
+            "MODEL.META_ARCHITECTURE", "ImageClassifier",
+            "MODEL.BACKBONE.NAME", "build_cifar_resnet_backbone",
+            "MODEL.RESNETS.DEPTH", 14,
+            "MODEL.RESNETS.STEM_OUT_CHANNELS", 4,
+            "MODEL.IMAGE_CLASSIFIER.NUM_CLASSES", 4,
+            "MODEL.DEVICE", "cpu",
+        ]
+    )  # fmt: skip
+    model = build_model(cfg)
+    load = torch.jit.load
+
+    def load_wrong(path):
+        module = load(path)
+        # Right for the picture itself, wrong for the batch that is compared after it.
+        return lambda images: module(images) + (wrong if len(images) > 1 else 0.0)
+
+    picture = tmp_path / "picture.png"
+    Image.fromarray(torch.zeros(8, 8, 3, dtype=torch.uint8).numpy()).save(picture)
+
+    def prepare(pixels):
+        return {"image": torch.as_tensor(pixels.copy()).permute(2, 0, 1)}
+
+    out = tmp_path / "out"
+    options = {"alpha": 0.0, "onnx": False}
+    (good,) = run_image_export(model, prepare, str(picture), out, **options)
+    assert good.exists()
+    monkeypatch.setattr(torch.jit, "load", load_wrong)
+    with pytest.raises(RuntimeError, match=r"model.ts differs from the model by .*removed"):
+        run_image_export(model, prepare, str(picture), out, **options)
+    assert list(out.iterdir()) == []
+
+
+def test_a_predictor_of_nan_has_no_onnx(tiny_model, tmp_path):
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    (predictor,) = predictors(with_means(tiny_model()))
+    export_onnx(predictor, tmp_path / "head.onnx", alpha=0.8)
+    with torch.no_grad():
+        predictor.bbox_pred.bias[0] = float("nan")
+    found = onnx_difference(predictor, tmp_path / "head.onnx", torch.rand(3, 32), alpha=0.8)
+    assert found == float("inf")
 
 
 def test_no_mean_no_export(tiny_model):

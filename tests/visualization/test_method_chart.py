@@ -8,6 +8,7 @@ from lvis_tde.visualization.charts import plot_group_ap
 from lvis_tde.visualization.class_charts import plot_ap_over_images
 from lvis_tde.visualization.figure import figure_to_array
 from lvis_tde.visualization.method_chart import plot_methods
+from lvis_tde.visualization.method_curves import plot_method_curves
 from lvis_tde.visualization.palette import RUN_COLORS, RUN_NAMES, run_colors
 
 METHODS = [("factual", 5.0, 20.0), ("tde", 9.0, 22.0), ("logn", math.nan, 21.0), ("own", 9, 22.0)]
@@ -36,6 +37,19 @@ def test_nothing_to_show():
     assert words(axes) == ["n/a"]
     with pytest.raises(ValueError, match="models is empty"):
         plot_methods({})
+
+
+@pytest.mark.parametrize("first", [[(None, 3.0), (1.0, 3.0)], [(-100.0, 3.0), (1.0, 3.0)], []])
+def test_a_curve_without_its_first_point_marks_no_trained_model(first):
+    curves = {"tde": first, "norcal": [(2.0, 2.0), (3.0, 2.5)]}
+    figure = plot_method_curves(curves, chosen=(3.0, 2.5), words="x")
+    assert figure_to_array(figure).std() > 1
+    (axes,) = figure.axes
+    at = [tuple(p) for line in axes.get_lines() for p in line.get_xydata()[:-1].tolist()]
+    assert (2.0, 2.0) in at and axes.get_xlim()[0] > 0
+    large = [line for line in axes.get_lines() if line.get_markersize() == 8]
+    assert len(large) == (not first)
+    assert all(tuple(line.get_xydata()[0]) == (2.0, 2.0) for line in large)
 
 
 def test_names_of_all_runs_of_the_demo_fit_on_the_charts():

@@ -33,7 +33,7 @@ def test_a_dot_for_each_run_and_a_name_for_each_recipe():
     runs = {
         "softmax": {"factual": (1.0, 14.0), "tde": (4.0, 15.0), "own": (2.0, 12.0)},
         "de-confound, with a long name of its own": {"factual": (3.0, 16.0), "logn": (1, math.nan)},
-        "nothing": {"factual": (math.nan, 3.0)},
+        "nothing": {"factual": (math.nan, 3.0), "tde": (-100.0, 3.0)},
     }
     figure = plot_runs(runs)
     (axes,) = figure.axes
@@ -66,6 +66,18 @@ def test_a_line_for_each_training_at_a_glance():
         assert label.get_window_extent().x0 >= 0
     with pytest.raises(ValueError, match="recipes is empty"):
         plot_glance({})
+
+
+def test_all_methods_at_a_glance_and_nothing_undefined():
+    runs = {m: {"AP": (10.0 + i, math.nan, 1)} for i, m in enumerate(METHOD_NAMES)}
+    runs["tde"] = {"AP": (-100.0, math.nan, 1)}
+    axes = plot_glance({"softmax": runs, "other": runs}).axes[0]
+    found = marks(axes)
+    assert {x for x, _ in found} == {10.0 + i for i in range(len(runs)) if i != 1}
+    shapes = {line.get_marker() for line in axes.get_lines()} - {"None"}
+    assert len(shapes) == len(runs) - 1
+    # The dots of one training are nearer to its line than to the next one's.
+    assert all(abs(y - round(y)) < 0.5 for _, y in found) and len(found) == 2 * (len(runs) - 1)
 
 
 def test_ranks_in_the_order_of_ap():

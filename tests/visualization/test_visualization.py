@@ -9,6 +9,7 @@ import pytest
 import torch
 from detectron2.structures import Boxes, BoxMode, Instances
 from matplotlib.colors import to_hex, to_rgb
+from matplotlib.text import Text
 
 from lvis_tde.visualization.charts import plot_ap_over_alpha, plot_group_ap
 from lvis_tde.visualization.class_charts import (
@@ -82,12 +83,15 @@ def test_comparison_leaves_out_low_scores_and_surplus_objects():
 def test_polygons_rle_and_masks_give_the_same_outline():
     mask = np.zeros((64, 64), np.uint8, order="F")
     mask[20:52, 8:40] = 1
+    ends = np.flatnonzero(np.diff(mask.ravel("F"), prepend=0, append=0))
+    runs = np.diff(ends, prepend=0, append=mask.size).tolist()
     # A mask's outline has its corners cut.
     polygon = [8.5, 20, 39.5, 20, 40, 20.5, 40, 51.5, 39.5, 52, 8.5, 52, 8, 51.5, 8, 20.5]
     pictures = [
         draw_comparison(GREY, [("", _record(1, segmentation))], class_names=NAMES)
-        for segmentation in ([polygon], mask_utils.encode(mask))
+        for segmentation in ([polygon], mask_utils.encode(mask), {"size": [64, 64], "counts": runs})
     ]
+    np.testing.assert_array_equal(pictures[1], pictures[2])
     difference = np.abs(pictures[0].astype(int) - pictures[1]).max(-1) > 40
     assert difference.mean() < 0.001
     assert not np.array_equal(
@@ -105,6 +109,8 @@ def test_marks_follow_class_and_place():
     prediction = _instances([1], [0.9])
     assert not np.array_equal(draw(prediction, right), draw(prediction, wrong))
     np.testing.assert_array_equal(draw(prediction, elsewhere), draw(prediction, wrong))
+    # In an image that shows nothing, each object is wrong.
+    np.testing.assert_array_equal(draw(prediction, {"annotations": []}), draw(prediction, wrong))
 
 
 def _saturation(picture):
@@ -312,6 +318,29 @@ def test_figures_become_arrays():
     array = figure_to_array(plot_group_ap({"tde": _results(1, 2, 3, 4)}))
     assert array.shape == (380, 760, 3) and array.dtype == np.uint8
     assert array.std() > 5
+
+
+@pytest.mark.parametrize("name", ["US$ to A$", "$_$"])
+def test_dollars_in_names_are_no_formulas(name):
+    row = {"name": name, "frequency": "r", "image_count": 3, "AP": 20.0, "num_gt": 2}
+    row.update(before=1.0, change=19.0)
+    figures = [
+        change_bars([row]),
+        plot_group_ap({name: {"segm": {"AP": 1.0}}, "b$_$": {"segm": {"AP": 2.0}}}),
+        plot_ap_over_images({name: ([5.0, 500.0], [3.0, 4.0])}, bounds=(10, 100)),
+    ]
+    for figure in figures:
+        assert figure_to_array(figure).std() > 1
+        shown = [text for text in figure.findobj(Text) if name in text.get_text()]
+        plain = [text for text in shown if not text.get_parse_math()]
+        assert shown == plain and shown
+    # Powers of ten at logarithmic axes are still formulas, also when drawn again.
+    first, again = figure_to_array(figures[2]), figure_to_array(figures[2])
+    np.testing.assert_array_equal(first, again)
+    powers = [t for t in figures[2].findobj(Text) if "mathdefault" in t.get_text()]
+    assert all(text.get_parse_math() for text in powers)
+    picture = draw_comparison(GREY, [(name, _record(0))], class_names=[name, "b", "c"])
+    assert picture.std() > 1
 
 
 def test_pyplot_is_not_imported():
