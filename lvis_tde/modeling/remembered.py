@@ -57,6 +57,9 @@ class Remembered:
             "scores": self.scores,
             "chosen": self.chosen[:_MOST_WORDS],
         }
+        # JSON takes up to twelve bytes for a letter.
+        while content["chosen"] and not pack(content, _STATE_SIZE).any():
+            content["chosen"] = content["chosen"][:-1]
         destination[f"{prefix}{STRENGTHS}"] = pack(content, _STATE_SIZE)
 
     def _recall(self, state: Tensor | None) -> None:
