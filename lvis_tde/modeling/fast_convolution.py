@@ -111,7 +111,7 @@ def _convolve(x, weight, bias, layer):
     if one_thread and weight.shape[2:] == (1, 1) and x.dtype == torch.float32:
         # conv2d would take a slower one for 1x1 on one thread.
         stride, padding, dilation, groups = how
-        padding = 0 if isinstance(padding, str) else padding  # "same" and "valid" alike
+        padding = (0, 0) if isinstance(padding, str) else padding  # "same" and "valid" alike
         return torch.mkldnn_convolution(x, weight, bias, padding, stride, dilation, groups)
     return F.conv2d(x, weight, bias, *how)
 
