@@ -67,7 +67,8 @@ def type_fault(segmentation: Any) -> str:
 
 def _is_length(value: Any) -> bool:
     # Exports of tables hold whole numbers with a point.
-    return isinstance(value, (int, float, np.integer)) and value > 0 and _is_whole(value, LARGEST)
+    is_number = isinstance(value, (int, float, np.integer))
+    return is_number and bool(value > 0) and _is_whole(value, LARGEST)
 
 
 def _is_whole(value: Any, most: float) -> bool:

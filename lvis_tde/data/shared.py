@@ -37,7 +37,7 @@ class Records(Dataset):
     def __init__(self, path: str, ends: np.ndarray) -> None:
         self._ends = ends
         # An empty file cannot be mapped.
-        self._bytes = np.memmap(path, dtype=np.uint8, mode="r") if len(ends) else None
+        self._bytes = np.memmap(path, dtype=np.uint8, mode="r") if len(ends) else np.empty(0)
 
     def __len__(self) -> int:
         return len(self._ends)
