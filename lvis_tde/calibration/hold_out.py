@@ -105,7 +105,7 @@ def hold_out(
     source = MetadataCatalog.get(dataset)
     if source.get("json_file") is None:
         raise ValueError(f"Dataset {dataset!r} has no json_file in its metadata to evaluate with.")
-    with open(source.json_file, encoding="utf-8") as file:
+    with open(source.json_file, encoding="utf-8-sig") as file:
         annotations = json.load(file)
     classes_of: dict[int, list[int]] = {image["id"]: [] for image in annotations["images"]}
     for annotation in annotations["annotations"]:

@@ -38,7 +38,7 @@ def read_annotation_file(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"annotation file {str(path)!r} does not exist")
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8-sig") as file:
             data = json.load(file)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{str(path)!r} is not a JSON file: {error}") from error
@@ -93,7 +93,7 @@ def _check_consistent(data: dict[str, Any], where: str) -> None:
     category_ids = {category["id"] for category in data["categories"]}
     for image in data["images"]:
         missing = [key for key in ("height", "width") if key not in image]
-        if "file_name" not in image and "coco_url" not in image:
+        if not (image.get("file_name") or image.get("coco_url")):
             missing.append("file_name")
         if missing:
             raise ValueError(f"{where}: image {image['id']!r} lacks {missing}")
@@ -183,7 +183,7 @@ _TYPES: dict[str, list[tuple[str, Callable[[Any], bool], str]]] = {
         ("category_id", _is_id, "the id of a category"),
         ("bbox", _is_box, _BOX),
         ("area", lambda value: value is None or _is_number(value), "a number of pixels"),
-        ("iscrowd", lambda value: value in (0, 1), "0 or 1"),
+        ("iscrowd", lambda value: value in (0, 1, None), "0 or 1"),
         ("ignore", lambda value: value in (0, 1), "0 or 1"),
     ],
     "categories": [

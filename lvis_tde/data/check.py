@@ -90,7 +90,7 @@ def _check_json(
     path: Path, num_images: int | None, num_categories: int, files: Mapping[str, set[str]]
 ) -> Finding:
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8-sig") as file:
             data: Any = json.load(file, object_hook=_without_annotation)
         images = [image["coco_url"].split("/")[-2:] for image in data["images"]]
         categories = [category["frequency"] for category in data["categories"]]

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import collections
 import logging
-import math
 from typing import Any
 
 import pycocotools.mask as mask_utils
 
 from .annotation_file import EXHAUSTIVE, FEDERATED
 from .frequency import LVIS_BOUNDS, frequency_group
-from .masks import LARGEST, usable_polygons
+from .masks import LARGEST, usable_polygons, with_integers
 
 __all__ = [
     "as_lvis_counts",
@@ -24,6 +23,9 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
+
+# Objects that are larger LVIS's evaluation does not count, in any of its ranges of areas.
+_LARGEST_AREA = 1e10
 
 
 def check_bounds(bounds: tuple[int, int] | None) -> None:
@@ -38,8 +40,10 @@ def check_bounds(bounds: tuple[int, int] | None) -> None:
 def without_unusable(data: dict[str, Any], where: str = "") -> dict[str, Any]:
     """Leaves out what neither training nor evaluation can use.
 
-    These are objects with a box, or polygons, that are empty or not finite. An image that has one
-    is marked as not completely annotated for its class, so that finding it is no mistake.
+    These are objects whose box has no width or height or is not finite, or that have polygons and
+    none of them of three finite points. An image that has one is marked as not completely annotated
+    for its class, so that finding it is no mistake. A mask or a box that covers no pixel stays, as
+    in Detectron2's loaders, and numbers of RLEs become integers.
 
     Args:
         data: content of a consistent file; it stays as it is.
@@ -51,11 +55,11 @@ def without_unusable(data: dict[str, Any], where: str = "") -> dict[str, Any]:
     kept, lost, cut = [], [], False
     for annotation in data["annotations"]:
         mask = annotation.get("segmentation")
-        polygons = usable_polygons(mask) if mask and isinstance(mask, list) else mask
+        polygons = usable_polygons(mask) if mask and isinstance(mask, list) else with_integers(mask)
         fault = _fault(annotation["bbox"]) or ("" if polygons or not mask else "no usable polygon")
         if fault:
             lost.append((annotation, fault))
-        elif polygons is not mask and len(polygons) < len(mask):
+        elif polygons is not mask and (isinstance(mask, dict) or len(polygons) < len(mask)):
             kept.append({**annotation, "segmentation": polygons})
             cut = True
         else:
@@ -160,9 +164,9 @@ def as_lvis_counts(annotations: list[dict[str, Any]]) -> bool:
 
 
 def _has_area(annotation: dict[str, Any]) -> bool:
-    # An infinite or undefined area would leave the object out without a word.
+    # Any other area would leave the object out without a word.
     area = annotation.get("area")
-    return area is not None and -math.inf < area < math.inf
+    return area is not None and 0 <= area <= _LARGEST_AREA
 
 
 def complete(data: dict[str, Any], categories: list[dict[str, Any]]) -> dict[str, Any]:
@@ -199,7 +203,8 @@ def complete(data: dict[str, Any], categories: list[dict[str, Any]]) -> dict[str
         record["id"] = annotation["id"] + first_id if numbers else annotation["id"]
         record["area"] = annotation.get("area")
         if not _has_area(annotation):
-            record["area"] = _area(record, *sizes[annotation["image_id"]])
+            area = _area(record, *sizes[annotation["image_id"]])
+            record["area"] = min(area, _LARGEST_AREA)
         annotations.append(record)
     described = data["info"] if isinstance(data.get("info"), dict) else {}
     return {

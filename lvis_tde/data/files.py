@@ -42,20 +42,21 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     old file stays and the temporary one is removed.
 
     Args:
-        path: the final name. Folders above it are made.
+        path: the final name. Folders above it are made. A link stays one: what it points to is
+            written.
 
     Yields:
-        A path in the same folder.
+        A path in the same folder as the file.
 
     Raises:
         OSError: the folder cannot be made or written to, or there is no space; the message names
             ``path``, and where it is full what is free there.
     """
-    path = Path(path)
+    path, final = Path(path), Path(os.path.realpath(path))
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        final.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(
-            prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent
+            prefix=f".{path.name}.", suffix=path.suffix, dir=final.parent
         )
     except OSError as error:
         raise _named(error, path) from error
@@ -70,7 +71,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         umask = os.umask(0)
         os.umask(umask)
         partial.chmod(0o666 & ~umask)
-        os.replace(partial, path)
+        os.replace(partial, final)
     except OSError as error:
         # Others, such as that a file that is read in the block is missing, say all themselves.
         if error.errno in _FULL or error.filename in (str(partial), partial):

@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 
 # Part of the name of a completed copy: raise it when its content changes.
-_COPY_VERSION = 3
+_COPY_VERSION = 4
 
 # Images that are looked for when a file is registered.
 _SAMPLE = 32
@@ -87,9 +87,9 @@ def register_long_tailed(
     * ``area``, and annotation ids from 1, since the ``lvis`` package takes a match with id 0 for
       no match.
 
-    Category ids may start at 0 and have gaps. Masks may be polygons or RLEs. Objects whose box or
-    polygons are empty or not finite are left out, with a warning. Registering the same files under
-    the same name again changes nothing.
+    Category ids may start at 0 and have gaps. Masks may be polygons or RLEs. Objects whose box
+    has no width or height, whose polygons have not three points, or that are not finite are left
+    out, with a warning. Registering the same files under the same name again changes nothing.
 
     For checks before a start the metadata also has ``annotated``, the number of annotations that
     training can use, and ``without_mask`` and ``with_rle``, the id of the first one that has no
@@ -235,7 +235,7 @@ def _load(json_file: str, image_root: str, id_map: dict[int, int], place: str) -
 
 def _object(annotation: dict[str, Any], id_map: dict[int, int]) -> dict[str, Any]:
     keys = ("iscrowd", "bbox", "keypoints")
-    record = {key: annotation[key] for key in keys if key in annotation}
+    record = {key: annotation[key] for key in keys if annotation.get(key) is not None}
     record.update(category_id=id_map[annotation["category_id"]], bbox_mode=BoxMode.XYWH_ABS)
     mask = annotation.get("segmentation")
     if isinstance(mask, dict) and mask:

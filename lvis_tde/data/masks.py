@@ -19,6 +19,7 @@ __all__ = [
     "segmentation_fault",
     "type_fault",
     "usable_polygons",
+    "with_integers",
 ]
 
 # Of a coordinate, in pixels. pycocotools walks along outlines pixel by pixel, however far they go.
@@ -57,7 +58,7 @@ def type_fault(segmentation: Any) -> str:
     if not isinstance(size, (list, tuple)) or len(size) != 2 or not all(map(_is_length, size)):
         return f"an RLE with size={str(size)[:40]}, expected [height, width]"
     if isinstance(counts, list):
-        if not all(type(run) is int and 0 <= run <= LARGEST**2 for run in counts):
+        if not all(type(run) in (int, float) and _is_whole(run, LARGEST**2) for run in counts):
             return "an RLE whose counts are not all run lengths"
     elif not isinstance(counts, (str, bytes)):
         return f"an RLE with counts={str(counts)[:40]}, expected a string or run lengths"
@@ -65,7 +66,31 @@ def type_fault(segmentation: Any) -> str:
 
 
 def _is_length(value: Any) -> bool:
-    return isinstance(value, (int, np.integer)) and bool(0 < value <= LARGEST)
+    # Exports of tables hold whole numbers with a point.
+    is_number = isinstance(value, (int, float, np.integer))
+    return is_number and bool(value > 0) and _is_whole(value, LARGEST)
+
+
+def _is_whole(value: Any, most: float) -> bool:
+    return bool(0 <= value <= most) and value == int(value)
+
+
+def with_integers(segmentation: Any) -> Any:
+    """
+    Args:
+        segmentation: one without a :func:`type_fault`.
+
+    Returns:
+        An RLE with integers as pycocotools needs them, if it had floats; else the same object.
+    """
+    if not (segmentation and isinstance(segmentation, dict)):
+        return segmentation
+    size, counts = segmentation["size"], segmentation["counts"]
+    runs = counts if isinstance(counts, list) else ()
+    if not any(isinstance(number, float) for number in (*size, *runs)):
+        return segmentation
+    counts = [int(run) for run in runs] if runs else counts
+    return {**segmentation, "size": [int(length) for length in size], "counts": counts}
 
 
 def segmentation_fault(segmentation: Any, height: int, width: int) -> str:

@@ -36,12 +36,14 @@ class Records(Dataset):
 
     def __init__(self, path: str, ends: np.ndarray) -> None:
         self._ends = ends
-        self._bytes = np.memmap(path, dtype=np.uint8, mode="r")
+        # An empty file cannot be mapped.
+        self._bytes = np.memmap(path, dtype=np.uint8, mode="r") if len(ends) else np.empty(0)
 
     def __len__(self) -> int:
         return len(self._ends)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
+        index = range(len(self))[index]
         begin = int(self._ends[index - 1]) if index else 0
         return pickle.loads(self._bytes[begin : int(self._ends[index])].data)
 

@@ -15,7 +15,7 @@ import numpy as np
 import pycocotools.mask as mask_utils
 
 from ..data.annotation_file import EXHAUSTIVE, check_types
-from ..data.masks import segmentation_fault
+from ..data.masks import segmentation_fault, with_integers
 from .detections import id_column, index_of
 from .errors import complain
 from .result import FREQUENCIES
@@ -176,7 +176,7 @@ def read_annotations(annotations: str | os.PathLike[str] | dict[str, Any]) -> di
     where = repr(os.fspath(annotations))
     if os.path.isdir(annotations):
         raise ValueError(f"{where} is a folder: name the annotation file")
-    with open(annotations, encoding="utf-8") as file:
+    with open(annotations, encoding="utf-8-sig") as file:
         try:
             content = json.load(file)
         except (ValueError, RecursionError) as error:
@@ -272,6 +272,7 @@ def to_rle(segmentation: Any, height: int, width: int, owner: str) -> dict[str, 
     if fault:
         raise ValueError(f"{owner} has {fault}")
     try:
+        segmentation = with_integers(segmentation)
         if isinstance(segmentation, list):
             return mask_utils.merge(mask_utils.frPyObjects(segmentation, height, width))
         if isinstance(segmentation["counts"], list):

@@ -91,7 +91,7 @@ class LVISEvaluator(_UpstreamEvaluator):
         self._cpu_device = torch.device("cpu")
         self._metadata = MetadataCatalog.get(dataset_name)
         self._json_file = PathManager.get_local_path(self._metadata.json_file)
-        with open(self._json_file, encoding="utf-8") as f:
+        with open(self._json_file, encoding="utf-8-sig") as f:
             annotations = json.load(f)
         # The files of test sets hold no annotations: those are evaluated on a server.
         self._do_evaluation = len(annotations.get("annotations", ())) > 0

@@ -82,7 +82,7 @@ def objects(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
         ValueError: it holds something else.
     """
     decode, skip = json.JSONDecoder().raw_decode, " \t\r\n,"
-    with open(path, encoding="utf-8") as file:
+    with open(path, encoding="utf-8-sig") as file:
         text, at = file.read(BLOCK).lstrip(), 1
         if text[:1] != "[":
             raise ValueError(

@@ -89,6 +89,13 @@ class RunningFeatureMean(nn.Module):
         self.mean.copy_(torch.where(usable, moved, self.mean))
         return count.float()
 
+    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
+        # Loaded with assign=True, it would have the data type of the checkpoint.
+        known = state_dict.get(f"{prefix}mean")
+        if isinstance(known, Tensor):
+            state_dict[f"{prefix}mean"] = known.to(self.mean.dtype)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
     def _apply(self, fn, *args, **kwargs):
         # model.half() must not round the mean: its steps are far below its size.
         before = self.mean

@@ -17,7 +17,7 @@ from .winograd import pays, transform_weight, winograd_conv2d
 
 __all__ = ["Convolution", "as_without", "full"]
 
-_BATCH_NORMS = (FrozenBatchNorm2d, nn.BatchNorm2d, nn.SyncBatchNorm)
+_BATCH_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
 
 
 def full(result):
@@ -54,8 +54,8 @@ class Convolution:
     def __call__(self, x: Tensor) -> Tensor:
         layer = self._layer
         norm = getattr(layer, "norm", None)
-        folds = isinstance(norm, _BATCH_NORMS) and not (
-            norm.training and not isinstance(norm, FrozenBatchNorm2d)
+        folds = isinstance(norm, FrozenBatchNorm2d) or (
+            isinstance(norm, _BATCH_NORMS) and not norm.training and norm.running_var is not None
         )
         if as_without() or x.numel() == 0:
             return type(layer).forward(layer, x)
@@ -111,6 +111,7 @@ def _convolve(x, weight, bias, layer):
     if one_thread and weight.shape[2:] == (1, 1) and x.dtype == torch.float32:
         # conv2d would take a slower one for 1x1 on one thread.
         stride, padding, dilation, groups = how
+        padding = (0, 0) if isinstance(padding, str) else padding  # "same" and "valid" alike
         return torch.mkldnn_convolution(x, weight, bias, padding, stride, dilation, groups)
     return F.conv2d(x, weight, bias, *how)
 

@@ -52,8 +52,13 @@ def _from_torchvision(name: str, pretrained: bool) -> tuple[nn.Module, int]:
             f"torchvision has no classification model {name!r} (MODEL.IMAGE_CLASSIFIER.NETWORK); "
             f"it has {near} and others. Models of timm are named timm/NAME."
         )
-    options = {"aux_logits": False, "init_weights": True} if name in _AUXILIARY else {}
-    network = models.get_model(name, weights="DEFAULT" if pretrained else None, **options)
+    # The published weights have the auxiliary classifiers, and take no network without them.
+    bare = name in _AUXILIARY and not pretrained
+    options = {"aux_logits": False, "init_weights": True} if bare else {}
+    network: Any = models.get_model(name, weights="DEFAULT" if pretrained else None, **options)
+    if name in _AUXILIARY:
+        network.aux_logits = False
+        network.aux1 = network.aux2 = network.AuxLogits = None
     return network, _strip_classifier(network)
 
 

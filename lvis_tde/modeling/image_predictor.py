@@ -22,7 +22,7 @@ from ..layers.feature_mean import RunningFeatureMean
 from ..layers.functional import NO_NORM, at_least_fp32
 from ..posthoc.margins import check_counts
 from .image_losses import ImageLoss
-from .statistics import ClassStatistics
+from .statistics import ClassStatistics, ExactBuffers
 from .strengths import DEFAULT_ALPHA
 from .with_mean import WithFeatureMean
 
@@ -59,7 +59,7 @@ class ScaledClassifier(CosineMultiHeadClassifier):
         return cosine, pull * self.scales[:, None]
 
 
-class TDEImagePredictor(WithFeatureMean, nn.Module):
+class TDEImagePredictor(WithFeatureMean, ExactBuffers):
     """Predicts the classes of images with the total direct effect.
 
     Attributes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -51,12 +52,15 @@ class Remembered:
 
     def _save_to_state_dict(self, destination, prefix, keep_vars):
         super()._save_to_state_dict(destination, prefix, keep_vars)  # type: ignore[misc]
-        content = {
+        content: dict[str, Any] = {
             "settings": dataclasses.asdict(self._posthoc),
             "sigmoid": self.use_sigmoid_ce,
             "scores": self.scores,
             "chosen": self.chosen[:_MOST_WORDS],
         }
+        # JSON takes up to twelve bytes for a letter.
+        while content["chosen"] and not pack(content, _STATE_SIZE).any():
+            content["chosen"] = content["chosen"][:-1]
         destination[f"{prefix}{STRENGTHS}"] = pack(content, _STATE_SIZE)
 
     def _recall(self, state: Tensor | None) -> None:

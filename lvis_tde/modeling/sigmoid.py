@@ -110,7 +110,8 @@ class FixedWeights:
         self.weights = torch.tensor([float(weight) for weight in weights])
 
     def __call__(self) -> Tensor:
-        return self.weights
+        # Each predictor has its own: it is a buffer that checkpoints are loaded into.
+        return self.weights.clone()
 
 
 class ImageCountWeights:
@@ -178,7 +179,7 @@ class SigmoidFastRCNNOutputLayers(FastRCNNOutputLayers):
                 f"get_fed_loss_cls_weights gives {len(weights)} weights for {self.num_classes} "
                 "classes."
             )
-        self.register_buffer("fed_loss_cls_weights", weights)
+        self.register_buffer("fed_loss_cls_weights", weights.clone())
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape) -> dict[str, Any]:

@@ -21,12 +21,12 @@ def class_hash(name: str) -> int:
 
 
 class ExactBuffers(nn.Module):
-    """A module whose buffers ``model.half()`` leaves as they are: it must not round them."""
+    """A module whose own buffers ``model.half()`` leaves as they are: it must not round them."""
 
     def _apply(self, fn, *args, **kwargs):
-        before = dict(self.named_buffers())
+        before = dict(self.named_buffers(recurse=False))
         super()._apply(fn, *args, **kwargs)
-        for name, buffer in self.named_buffers():
+        for name, buffer in self.named_buffers(recurse=False):
             if buffer.dtype in (torch.float16, torch.bfloat16):
                 self._buffers[name] = before[name].to(buffer.device)
         return self

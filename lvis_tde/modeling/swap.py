@@ -143,7 +143,7 @@ def _tde_predictor_for(old: FastRCNNOutputLayers, tde_options: dict) -> TDEFastR
     kept = {name: getattr(old, name) for name in (*_KEPT, *_SIGMOID) if hasattr(old, name)}
     if kept.get("use_fed_loss"):
         weights = next(getattr(old, name) for name in _CHANCES if hasattr(old, name))
-        kept["get_fed_loss_cls_weights"] = lambda: weights
+        kept["get_fed_loss_cls_weights"] = weights.clone
     fixed = {*_KEPT, *_SIGMOID, "input_shape", "cls_agnostic_bbox_reg", "get_fed_loss_cls_weights"}
     taken = sorted(set(tde_options) & fixed)
     if taken:
@@ -159,6 +159,7 @@ def _tde_predictor_for(old: FastRCNNOutputLayers, tde_options: dict) -> TDEFastR
     new.cls_score.weight = old.cls_score.weight
     if new.cls_score.bias is not None:
         new.cls_score.bias = old.cls_score.bias
-    for known in (new.feature_mean, new.statistics):
-        known.to(old.cls_score.weight.device)
+    for known in (new.feature_mean, new.statistics, new.box_loss):
+        if known is not None:
+            known.to(old.cls_score.weight.device)
     return new.train(old.training)

@@ -20,8 +20,9 @@ from lvis_tde.data.classification import (
 )
 from lvis_tde.data.classification import loader as loader_module
 from lvis_tde.data.classification import register_by_name, register_image_folder
-from lvis_tde.data.classification.batches import TrainBatches, crop_and_flip
+from lvis_tde.data.classification.batches import EvaluationBatches, TrainBatches, crop_and_flip
 from lvis_tde.data.classification.stream import Stream
+from lvis_tde.data.pictures import read_picture
 from lvis_tde.engine import load_config
 
 LABELS = np.repeat(np.arange(4), [12, 6, 3, 2])
@@ -192,6 +193,21 @@ def test_files_are_read_as_torchvision_reads_them(folder, options):
         torch.manual_seed(seed)
         assert torch.equal(image, usual(Image.open(folder.files[index])))
     assert equal(train_batches(folder, flip=0.5, crop_padding=2, **options, size=16)[3], batch)
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_files_are_turned_as_the_demo_turns_them(tmp_path, orientation):
+    image, path = Image.fromarray(files.pictures([0], 8)[0]), str(tmp_path / "turned.png")
+    exif = image.getexif()
+    exif[0x112] = orientation
+    image.save(path, exif=exif)
+    images = ClassificationSet([0], ["a"], files=[path])
+    expected = torch.tensor(read_picture(path)).permute(2, 0, 1)
+    for batches in (
+        TrainBatches(images, batch_size=1, seed=0, size=8),
+        EvaluationBatches(images, batch_size=1, size=8),
+    ):
+        assert torch.equal(batches[0]["image"][0], expected)
 
 
 def test_a_loader_goes_on_where_a_run_stopped(cfg):

@@ -19,7 +19,7 @@ from lvis import LVIS
 
 from lvis_tde.data.frequency import frequency_group
 from lvis_tde.data.long_tailed import register_long_tailed
-from lvis_tde.evaluation import LVISEvaluator, evaluate_lvis
+from lvis_tde.evaluation import GroundTruth, LVISEvaluator, evaluate_lvis
 from lvis_tde.evaluation.ground_truth import with_negatives
 
 SIZE = 32
@@ -306,6 +306,25 @@ def test_missing_area_is_the_mask_area(register):
     assert api.anns[1]["area"] == api.ann_to_mask(api.anns[1]).sum()
 
 
+@pytest.mark.parametrize("area", [-5, 2e10])
+def test_an_object_whose_area_is_in_no_range_is_measured(register, area):
+    data = _lvis()
+    truth = GroundTruth.load(MetadataCatalog.get(register(data, "whole")).json_file)
+    data["annotations"][0]["area"] = area
+    file = MetadataCatalog.get(register(data)).json_file
+    api = LVIS(file)
+    number = data["annotations"][0]["id"]
+    assert api.anns[number]["area"] == api.ann_to_mask(api.anns[number]).sum()
+    assert GroundTruth.load(file).annotation_ids == truth.annotation_ids
+
+
+def test_a_box_that_is_larger_than_all_images_is_an_object(register):
+    data = _coco({1: 1})
+    data["annotations"][0].update(bbox=[0, 0, 5e5, 5e5], segmentation=None, area=None)
+    file = MetadataCatalog.get(register(data)).json_file
+    assert json.loads(Path(file).read_text())["annotations"][0]["area"] == 1e10
+
+
 def test_copy_is_shared_and_follows_the_original(register, tmp_path):
     first = MetadataCatalog.get(register(_coco({1: 1}), "a")).json_file
     for name in ("again", "changed"):
@@ -361,6 +380,7 @@ def _broken(change):
         (lambda d: d["annotations"][0].pop("bbox"), "annotation 1 has bbox=None"),
         (lambda d: d["annotations"][0].pop("id"), "has no id"),
         (lambda d: d["images"][0].update(neg_category_ids=[]), "image 2 has no neg_category_ids"),
+        (lambda d: d["images"][0].update(file_name=""), r"image 1 lacks \['file_name'\]"),
         (lambda d: d["images"][0].pop("height"), r"image 1 lacks \['height'\]"),
     ],
 )

@@ -12,6 +12,7 @@ from detectron2.data.datasets import load_coco_json
 from detectron2.data.datasets.lvis import load_lvis_json
 from tiny_sets import BOXES, SIZE, coco, lvis, polygon, results
 
+from lvis_tde.data.classification.lists import read_inat
 from lvis_tde.data.long_tailed import register_long_tailed
 from lvis_tde.evaluation import GroundTruth, evaluate_lvis
 
@@ -191,3 +192,70 @@ def test_metadata_for_checks(register):
     data["annotations"][0]["iscrowd"] = 1
     metadata = MetadataCatalog.get(register(data))
     assert (metadata.annotated, metadata.without_mask, metadata.with_rle) == (3, 13, 14)
+
+
+def test_masks_that_cover_nothing_stay_as_in_detectron2s_loader(register, tmp_path):
+    data = coco()
+    masks = [{"size": list(SIZE), "counts": [SIZE[0] * SIZE[1]]}, [[0, 0, 5, 5, 10, 10]]]
+    masks.append([[100, 100, 110, 100, 110, 110]])
+    for annotation, mask in zip(data["annotations"], masks):
+        annotation["segmentation"] = mask
+    data["annotations"][3]["bbox"] = [100.0, 100.0, 5.0, 5.0]
+    name = register(data)
+    expected = load_coco_json(str(tmp_path / "set.json"), str(tmp_path / "images"), "own_upstream")
+    MetadataCatalog.remove("own_upstream")
+    assert DatasetCatalog.get(name) == expected
+    assert MetadataCatalog.get(name).annotated == 4
+
+
+@pytest.mark.parametrize("make", [coco, lvis])
+@pytest.mark.parametrize("masks", ["rle", "runs"])
+def test_whole_numbers_of_rles_may_have_a_point(make, masks, register, tmp_path):
+    data = make(masks)
+    plain = register(data, "plain")
+    for annotation in data["annotations"]:
+        rle = annotation["segmentation"]
+        rle["size"] = list(map(float, rle["size"]))
+        if masks == "runs":
+            rle["counts"] = list(map(float, rle["counts"]))
+    for image in data["images"]:
+        image.update(height=float(SIZE[0]), width=float(SIZE[1]))
+    name = register(data)
+    expected, records = DatasetCatalog.get(plain), DatasetCatalog.get(name)
+    assert [r["annotations"] for r in records] == [r["annotations"] for r in expected]
+    assert mask_utils.decode(records[0]["annotations"][0]["segmentation"]).any()
+    # As it is registered, and as it is.
+    for file in (MetadataCatalog.get(name).json_file, *([data] if make is lvis else [])):
+        assert evaluate_lvis(file, results()[:4], "segm").metrics["AP"] == pytest.approx(100)
+
+
+def test_a_crowd_of_null_is_none(register):
+    data = coco()
+    expected = DatasetCatalog.get(register(data, "plain"))
+    data["annotations"][0]["iscrowd"] = None
+    name = register(data)
+    kept = [
+        one.get("iscrowd", 0)
+        for record in DatasetCatalog.get(name)
+        for one in record["annotations"]
+    ]
+    assert kept == [0] * 4 and MetadataCatalog.get(name).annotated == 4
+    assert len(GroundTruth.load(MetadataCatalog.get(name).json_file)) == 4
+    assert len(expected) == 2
+
+
+def test_files_may_begin_with_a_byte_order_mark(register, tmp_path):
+    def marked(name, content):
+        (tmp_path / name).write_text(json.dumps(content), encoding="utf-8-sig")
+        return tmp_path / name
+
+    truth = marked("truth.json", lvis())
+    register_long_tailed("own_marked", truth, tmp_path)
+    assert len(DatasetCatalog.get("own_marked")) == 2
+    DatasetCatalog.remove("own_marked")
+    MetadataCatalog.remove("own_marked")
+    found = marked("found.json", results()[:4])
+    assert evaluate_lvis(truth, found, "segm").metrics["AP"] == pytest.approx(100)
+    assert read_inat(
+        marked("inat.json", coco() | {"annotations": coco()["annotations"][::3]}), ""
+    ).classes == ["wren", "heron"]

@@ -1,15 +1,17 @@
 """Two processes of a machine read a training set once, and both have all of it."""
 
 import datetime
+import pickle
 import tempfile
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from detectron2.data import MetadataCatalog
 from torch import distributed
 
-from lvis_tde.data.shared import brief, load_once
+from lvis_tde.data.shared import Records, brief, load_once
 
 RECORDS = [
     {
@@ -77,3 +79,15 @@ def test_brief_records_are_what_samplers_ask_for():
     assert short[1].keys() == {"file_name", "width", "height", "annotations"}
     assert short[4] == {"file_name": "none.jpg", "annotations": []}
     assert np.ptp([one["width"] for one in short[:4]]) == 3
+
+
+@pytest.mark.parametrize("number", [0, 1, 4])
+def test_records_have_the_indices_of_a_list(tmp_path, number):
+    packed = [pickle.dumps(record) for record in RECORDS[:number]]
+    (tmp_path / "file").write_bytes(b"".join(packed))
+    records = Records(str(tmp_path / "file"), np.cumsum(list(map(len, packed)), dtype=np.int64))
+    assert list(records) == RECORDS[:number] and len(records) == number
+    assert [records[i] for i in range(-number, number)] == RECORDS[:number] * 2
+    for index in (number, -number - 1):
+        with pytest.raises(IndexError):
+            records[index]

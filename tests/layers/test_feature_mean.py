@@ -83,6 +83,14 @@ def test_the_mean_stays_fp32_in_a_half_precision_model(cast):
     assert torch.equal(module[0].mean, torch.tensor([2e-8, 1.0001]))
 
 
+def test_a_mean_loaded_in_half_precision_goes_on_moving():
+    running = RunningFeatureMean(2)
+    running.load_state_dict({"mean": torch.ones(2).half()}, assign=True)
+    before = running.mean.clone()
+    running.update(torch.full((1, 2), 1.5), None)
+    assert running.mean.dtype == torch.float32 and (running.mean > before).all()
+
+
 def test_no_gradient_flows():
     running = RunningFeatureMean(3)
     features = torch.rand(2, 3, requires_grad=True)

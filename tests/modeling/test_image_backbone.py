@@ -8,6 +8,7 @@ from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 from torch import nn
 from torchvision import models
+from torchvision.models import WeightsEnum
 
 from lvis_tde import add_tde_config
 from lvis_tde.modeling.image_backbone import ImageBackbone
@@ -69,6 +70,21 @@ def test_pretrained_asks_for_the_published_weights(monkeypatch):
     monkeypatch.setattr(models, "get_model", get_model)
     assert pooled(ImageBackbone("resnet50", pretrained=True)).shape == (2, 4)
     assert asked == {"name": "resnet50", "weights": "DEFAULT"}
+
+
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_published_weights_of_classifiers_in_the_middle(name, monkeypatch):
+    whole = models.get_model(name, init_weights=False, aux_logits=True).state_dict()
+    monkeypatch.setattr(WeightsEnum, "get_state_dict", lambda self, **options: whole)
+    backbone = ImageBackbone(name, pretrained=True).train()
+    assert backbone(torch.rand(2, 3, 96, 96))["pooled"].shape[1] in (1024, 2048)
+    state = backbone.network.state_dict()
+    assert not [key for key in state if key.startswith(("aux", "Aux", "fc"))]
+    assert all(
+        torch.equal(state[key], whole[key])
+        for key in state
+        if "num_batches" not in key and "running" not in key
+    )
 
 
 def test_unknown_names_are_quoted_with_their_neighbors():

@@ -187,6 +187,15 @@ def test_counts_are_those_given_or_of_the_statistics():
         make(loss=loss, class_counts=[1, 2])
 
 
+@pytest.mark.parametrize("cast", ["half", "bfloat16"])
+def test_counts_of_a_half_precision_model_are_exact(cast):
+    counts = [100_000, 20_001, 3, 2, 1]
+    predictor = make(loss=ImageLoss("balanced_softmax"), class_counts=counts)
+    predictor = getattr(torch.nn.Sequential(predictor), cast)()[0]
+    assert predictor.class_counts.tolist() == counts
+    assert predictor.cls_score.weight.dtype == getattr(torch, {"half": "float16"}.get(cast, cast))
+
+
 def test_weights_of_the_classes_are_deferred():
     predictor, x = make(loss=ImageLoss(defer_iter=3), class_counts=COUNTS), torch.rand(3, D)
     labels = torch.tensor([0, 4, 2])

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from lvis_tde import optimize_for_inference
+from lvis_tde.modeling.fast_convolution import Convolution
 from lvis_tde.modeling.inference_mode import check_dtype, named_dtype, restore
 from lvis_tde.modeling.winograd import pays, transform_weight, winograd_conv2d
 
@@ -133,6 +134,28 @@ def test_batch_norm_in_training_and_other_norms_are_not_folded():
             optimize_for_inference(model.eval())
             fast = layer(x)
             torch.testing.assert_close(fast, restore(model).backbone.extra(x))
+
+
+@torch.no_grad()
+def test_batch_norm_without_statistics_is_not_folded():
+    layer = Conv2d(3, 4, 3, norm=nn.BatchNorm2d(4, track_running_stats=False)).eval()
+    x = torch.randn(2, 3, 5, 5)
+    torch.testing.assert_close(Convolution(layer, None, full=True)(x), layer(x))
+
+
+@pytest.mark.parametrize("padding", ["same", "valid", 1])
+def test_padding_of_1x1_in_words_on_one_thread(padding):
+    layer, x, threads = (
+        nn.Conv2d(8, 4, 1, padding=padding),
+        torch.randn(2, 8, 5, 5),
+        torch.get_num_threads(),
+    )
+    try:
+        torch.set_num_threads(1)
+        with torch.no_grad():
+            torch.testing.assert_close(Convolution(layer, None, full=True)(x), layer(x))
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_what_cannot_be_optimized_is_told():

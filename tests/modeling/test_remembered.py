@@ -42,6 +42,15 @@ def test_all_strengths_go_through_a_checkpoint(sigmoid, tmp_path, caplog):
     assert state["chosen"] == first.chosen
 
 
+@pytest.mark.parametrize("letter", ["a", "é", "中", "\N{GRINNING FACE}", "\x01"])
+def test_strengths_stay_however_long_the_words_beside_them_are(letter):
+    predictor = chosen_predictor()
+    predictor.chosen = letter * 400
+    state = unpack(predictor.state_dict()["strengths"])
+    assert Settings(**state["settings"]) == predictor.posthoc
+    assert len(state["chosen"]) > 100 and set(state["chosen"]) == {letter}
+
+
 def test_other_settings_than_the_chosen_ones_are_told(caplog):
     state = chosen_predictor().state_dict()
     second = make_predictor(alpha=2.0)

@@ -3,6 +3,8 @@
 import pytest
 import torch
 from detectron2.data import MetadataCatalog
+from detectron2.layers import ShapeSpec
+from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
 from detectron2.utils.events import EventStorage
 from predictor_util import C, D, make_predictor, make_proposals, with_mean
@@ -121,6 +123,27 @@ def test_the_predictor_for_release_06_has_mains_weights_and_probabilities():
     torch.testing.assert_close(probs_of(predictor, x), predictor(x)[0].sigmoid())
     softmax = make_predictor(SigmoidFastRCNNOutputLayers)
     torch.testing.assert_close(probs_of(softmax, x), softmax(x)[0].softmax(1))
+
+
+def test_predictors_share_no_weights():
+    first, second = (make_sigmoid(norm="none", **FEDERATED) for _ in range(2))
+    state = {**first.state_dict(), "fed_loss_cls_weights": torch.full((C,), 9.0)}
+    first.load_state_dict(state)
+    assert torch.equal(second.fed_loss_cls_weights, WEIGHTS()) and WEIGHTS()[0] == 5
+
+
+def test_predictors_of_one_function_share_no_weights():
+    weights = torch.arange(1.0, C + 1)
+    options = {**FEDERATED, "get_fed_loss_cls_weights": lambda: weights}
+    predictor = SigmoidFastRCNNOutputLayers(
+        ShapeSpec(channels=D),
+        box2box_transform=Box2BoxTransform((1.0, 1.0, 1.0, 1.0)),
+        num_classes=C,
+        use_sigmoid_ce=True,
+        **options,
+    )
+    predictor.fed_loss_cls_weights.zero_()
+    assert weights.all()
 
 
 def test_bad_federated_options():

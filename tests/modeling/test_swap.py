@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lvis_tde import TDEFastRCNNOutputLayers
 from lvis_tde.modeling.postprocess import LargeVocabularyFastRCNNOutputLayers
+from lvis_tde.modeling.sigmoid import BoxPredictor, FixedWeights
 from lvis_tde.modeling.swap import swap_box_predictor
 
 # One config for each kind of ROI heads; the FPN one has keypoints beside boxes.
@@ -90,6 +91,22 @@ def test_keeps_everything_but_the_classification():
     x = torch.rand(5, 8, dtype=torch.double)
     assert torch.equal(new(x)[1], old(x)[1])
     assert not new.feature_mean.mean.any() and new.feature_mean.mean.dtype == torch.float32
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "balanced_softmax", "seesaw", "eqlv2"])
+def test_all_of_it_is_on_the_device_of_the_old_one(loss):
+    heads = ProjectHeads(upstream_predictor(BoxPredictor, use_sigmoid_ce=loss == "eqlv2"))
+    swap_box_predictor(heads.to("meta"), loss=loss)
+    assert {t.device.type for t in (*heads.parameters(), *heads.buffers())} == {"meta"}
+
+
+def test_weights_of_the_federated_loss_are_not_shared_with_the_old_one():
+    weights, options = FixedWeights([1.0, 2.0, 3.0]), dict(use_sigmoid_ce=True, use_fed_loss=True)
+    options |= dict(get_fed_loss_cls_weights=weights, fed_loss_num_classes=2)
+    old = upstream_predictor(BoxPredictor, **options)
+    new = swap_box_predictor(ProjectHeads(old)).box_predictor
+    old.fed_loss_cls_weights.zero_()
+    assert new.fed_loss_cls_weights.tolist() == weights().tolist() == [1.0, 2.0, 3.0]
 
 
 def test_an_optimizer_built_before_trains_the_classifier():

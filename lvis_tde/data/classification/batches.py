@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from detectron2.data.detection_utils import read_image
 from PIL import Image
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
@@ -64,10 +65,10 @@ def _in_memory(images: np.ndarray, size: int) -> np.ndarray:
 
 
 def _image(item: dict[str, Any]) -> Image.Image:
+    """RGB; a file is turned as its EXIF orientation says, as Detectron2 and the demo read it."""
     if "image" in item:
         return Image.fromarray(item["image"])
-    with Image.open(item["file_name"]) as image:
-        return image.convert("RGB")
+    return Image.fromarray(read_image(item["file_name"], "RGB"))
 
 
 class TrainBatches(Dataset):

@@ -30,7 +30,7 @@ def read_list(
         ValueError: if the list is empty, or naming the line that is no path and label.
     """
     files, labels, names = [], [], {}
-    with open(path, encoding="utf-8") as lines:
+    with open(path, encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
@@ -62,7 +62,7 @@ def read_inat(path: str | os.PathLike, image_root: str | os.PathLike) -> Classif
         ValueError: if the file is damaged or an image has not one class.
     """
     try:
-        data = json.loads(Path(path).read_text("utf-8"))
+        data = json.loads(Path(path).read_text("utf-8-sig"))
         order = {
             c["id"]: i for i, c in enumerate(sorted(data["categories"], key=lambda c: c["id"]))
         }

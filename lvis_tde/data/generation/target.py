@@ -24,7 +24,7 @@ def materialize(
     """Generate a set, or find it already generated.
 
     A run works in a hidden folder beside the set. Killed, it leaves that to the next run, which
-    removes it.
+    removes it. The set that is replaced is gone only when the new one is there.
 
     Args:
         target: the set's folder.
@@ -43,7 +43,10 @@ def materialize(
     lock = open(work / "lock", "w")
     fcntl.flock(lock, fcntl.LOCK_EX)
     try:
-        _remove_abandoned(work, f".{target.name}.*")
+        _remove_abandoned(work, target)
+        # What a run before was about to replace may be back.
+        if _is_reusable(target, parameters, overwrite):
+            return target
         logger.info("Generating the synthetic set %s", target)
         fresh = work / "new"
         # mkdtemp made `work` private; the set inside has the usual permissions.
@@ -58,13 +61,24 @@ def materialize(
                 raise
     finally:
         lock.close()
-        shutil.rmtree(work, ignore_errors=True)
+        _remove(work, target)
     return target
 
 
-def _remove_abandoned(work: Path, pattern: str) -> None:
+def _remove(work: Path, target: Path) -> None:
+    """Remove the folder of a run; a set that it has moved away and not replaced goes back."""
+    try:
+        if (work / "old").exists() and not target.exists():
+            (work / "old").rename(target)
+    except OSError as error:
+        logger.warning("%s was not put back to %s: %s", work / "old", target, error)
+        return
+    shutil.rmtree(work, ignore_errors=True)
+
+
+def _remove_abandoned(work: Path, target: Path) -> None:
     """Remove what runs before have left that were killed: folders whose lock nobody holds."""
-    for left in work.parent.glob(pattern):
+    for left in work.parent.glob(f".{target.name}.*"):
         if left == work or not (left / "lock").is_file():
             continue
         with open(left / "lock") as lock:
@@ -72,7 +86,7 @@ def _remove_abandoned(work: Path, pattern: str) -> None:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 continue
-            shutil.rmtree(left, ignore_errors=True)
+            _remove(left, target)
 
 
 def register_splits(folder: Path, prefix: str, cure: str) -> dict[str, str]:
