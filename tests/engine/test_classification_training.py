@@ -92,6 +92,10 @@ def test_what_epochs_replace_is_told(tmp_path):
     assert "SOLVER.STEPS (5,) is not used" in found["schedule"].message
     assert ignored_for_epochs(util.recipe("tde", tmp_path).cfg) == ""
     assert ignored_for_epochs(util.recipe("tde", tmp_path, *args[-4:], *EPOCHS_OFF).cfg) == ""
+    args = argument_parser().parse_args(["--num-gpus", "3", *args])
+    found = {one.what: one for one in engine_check(args)}  # those that will be started count
+    assert "16 images per batch" in found["schedule"].message
+    assert "each of 3 processes" in found["schedule"].message
 
 
 @pytest.mark.parametrize("key", ["TOTAL", "EVAL"])
