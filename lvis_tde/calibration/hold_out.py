@@ -46,8 +46,8 @@ def calibration_images(
     An image's rank is a hash of its id and the seed, so the choice is the same before and after
     training. Beginning with the rarest class, each gets its best ranked images until it has its
     number. A share is of its own images, at least one; a class with a single image is left to
-    training, and of any other one image at least is: those that would be its last are passed over.
-    So the rare classes, of which a plain draw of 5 % would hold hardly any, can be
+    training, and of any other one image at least is: those that would be its last are passed over,
+    even where that leaves a class that they show without a chosen one. So the rare classes, of which a plain draw of 5 % would hold hardly any, can be
     measured. A whole number is of images of every class, or all that it has: for models that were
     trained on all of them, whose rare objects hardly count among so many of the frequent classes.
 
@@ -147,7 +147,7 @@ def hold_out(
     known = {k: v for k, v in source.as_dict().items() if k not in ("name", "json_file")}
     MetadataCatalog.get(name).set(json_file=path, **known)
     logger.info(
-        "Calibration on %d of the %d images of %s: %s, at least one of every class.",
+        "Calibration on %d of the %d images of %s: %s.",
         len(chosen),
         total,
         dataset,
