@@ -33,7 +33,7 @@ _SMALL = {
     "MODEL.ROI_HEADS.NUM_CLASSES": "1203",
     "DATASETS.TRAIN": "('lvis_v1_train',)",
     "DATASETS.TEST": "('lvis_v1_val',)",
-    # Every level of the pyramid, or processes wait for gradients of the last one.
+    # The last level, too: measured so before outputs that nobody reads were frozen.
     "MODEL.RPN.IN_FEATURES": "['p4','p5']",
     "INPUT.MIN_SIZE_TRAIN": "(64,)",
     "INPUT.MAX_SIZE_TRAIN": "96",

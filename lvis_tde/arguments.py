@@ -141,11 +141,11 @@ def add_fast_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fast", action="store_true", help="optimize the model for inference")
 
 
-def argument_parser(*, trains: bool = True, **options: Any) -> Parser:
+def argument_parser(*, trains: bool = True, fast: bool = True, **options: Any) -> Parser:
     """The arguments of Detectron2's own ``train_net.py``, and what this package adds.
 
     :func:`lvis_tde.engine.setup` takes its result. What only a training or several machines need is
-    taken without ``trains``, too, but is not in the help then.
+    taken without ``trains``, too, but is not in the help then. Without ``fast`` no ``--fast`` is.
     """
     if not trains:  # one screen, which tests/test_cli.py measures
         wide = functools.partial(argparse.RawDescriptionHelpFormatter, max_help_position=30)
@@ -172,7 +172,9 @@ def argument_parser(*, trains: bool = True, **options: Any) -> Parser:
         + (", and print a table" if trains else ""),
     )
     add_weight_arguments(parser, brief=not trains)
-    add_fast_argument(parser)
+    parser.set_defaults(fast=False)
+    if fast:
+        add_fast_argument(parser)
     parser.add_argument(
         "--num-gpus", type=int, default=1, metavar="N", help="number of gpus *per machine*"
     )

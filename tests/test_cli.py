@@ -34,6 +34,7 @@ def test_help_for_trained_models_is_one_screen(capsys, monkeypatch):
         assert status_of(cli.main, [name, "--help"]) == 0
         lines = capsys.readouterr().out.splitlines()
         assert len(lines) <= 40 and max(map(len, lines)) <= 100
+        assert ("--fast" in "\n".join(lines)) == name.startswith("sweep")
     # What only a training or several machines need is taken, and not among them.
     parse_args = sys.modules["lvis_tde.tools.sweep_posthoc"].parse_args
     args = parse_args(["--calibrate", "0.1", "--machine-rank", "1", "SEED", "3"])

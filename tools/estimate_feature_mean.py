@@ -1,9 +1,9 @@
 #!/usr/bin/env python
 """Put TDE on a trained model: estimate the feature mean that it needs from training batches.
 
-Takes the config and the weights of a softmax detector (or of a TDE model) and writes a checkpoint
-with the mean and a config for it; choose alpha next with tools/sweep_alpha.py. The weights and the
-scores at alpha 0 stay those of the model.
+Takes the config and the weights of a detector or classifier, with TDE or without, and writes a
+checkpoint with the mean and the statistics of the classes, and a config for it; choose strengths
+next with tools/sweep_posthoc.py. The weights, and the scores at strength 0, stay the model's.
 
     tools/estimate_feature_mean.py --config-file C --output DIR MODEL.WEIGHTS W
 """
@@ -16,7 +16,10 @@ from lvis_tde.arguments import argument_parser
 
 def parse_args(argv):
     parser = argument_parser(
-        trains=False, epilog=__doc__, usage="%(prog)s --config-file FILE [options] [KEY VALUE ...]"
+        trains=False,
+        fast=False,  # what is measured stays in the checkpoint
+        epilog=__doc__,
+        usage="%(prog)s --config-file FILE [options] [KEY VALUE ...]",
     )
     parser.add_argument("--output", default="output/tde", help="folder for what it writes")
     parser.add_argument("--max-batches", type=int, default=500, help="most batches per process")
