@@ -47,9 +47,10 @@ def calibration_images(
     training. Beginning with the rarest class, each gets its best ranked images until it has its
     number. A share is of its own images, at least one; a class with a single image is left to
     training, and of any other one image at least is: those that would be its last are passed over,
-    even where that leaves a class that they show without a chosen one. So the rare classes, of which a plain draw of 5 % would hold hardly any, can be
-    measured. A whole number is of images of every class, or all that it has: for models that were
-    trained on all of them, whose rare objects hardly count among so many of the frequent classes.
+    even where that leaves a class that they show without a chosen one. So the rare classes, of
+    which a plain draw of 5 % would hold hardly any, can be measured. A whole number is of images of
+    every class, or all that it has: for models that were trained on all of them, whose rare objects
+    hardly count among so many of the frequent classes.
 
     Args:
         classes_of: image id to the classes that it shows.
