@@ -21,7 +21,7 @@ from .calibration.alpha import predict_for_alphas
 from .calibration.explain import explain_detections
 from .calibration.settings import describe, tde_predictors
 from .data.classes import ClassInfo, class_info
-from .data.files import write_with
+from .data.files import atomic_path, write_with
 from .data.pictures import UnreadableError, find_inputs, frames, is_video, read_picture
 from .posthoc import Settings
 from .visualization.charts import plot_explanation
@@ -88,10 +88,13 @@ class TDEDemo:
             top: most detections on each side.
 
         Raises:
-            ValueError: if ``top`` is not positive or the threshold not in [0, 1].
+            ValueError: if ``top`` or ``panel_size`` is not positive, or the threshold not in
+                [0, 1].
         """
         if top < 1:
             raise ValueError(f"top={top} (--top) shows nothing: it must be at least 1.")
+        if panel_size < 1:
+            raise ValueError(f"panel_size={panel_size} (--panel-size) must be at least 1 pixel.")
         if not 0 <= score_threshold <= 1:
             raise ValueError(
                 f"score_threshold={score_threshold} (--score-threshold) must lie in [0, 1]."
@@ -220,6 +223,12 @@ class TDEDemo:
         return written
 
     def _video(self, path: str, target: Path) -> Path:
+        with atomic_path(target) as partial:
+            count = self._write_video(path, partial)
+        logger.info("%s: %d frames, see %s", path, count, target)
+        return target
+
+    def _write_video(self, path: str, target: Path) -> int:
         writer: Any = None
         count = 0
         for frame, rate in frames(path):
@@ -236,8 +245,7 @@ class TDEDemo:
             if count % 50 == 0:
                 logger.info("%s: %d frames", path, count)
         writer.release()
-        logger.info("%s: %d frames, see %s", path, count, target)
-        return target
+        return count
 
 
 def _least(found: Instances) -> str:

@@ -113,12 +113,13 @@ def test_training_evaluation_and_resumption(command, tmp_path):
     assert str(folder / "model_final.pth") in out.split("Wrote ")[-1]
     assert not (folder / FILE).exists()
     assert [name for name in os.listdir(folder) if name.startswith(".")] == []
-    code, out, err = command(
-        "train", "--eval-only", *MODEL, *TEST, *OUT, "MODEL.WEIGHTS", folder / "model_final.pth"
-    )
+    code, out, err = command("train", "--eval-only", "--resume", *MODEL, *TEST, *OUT, *WEIGHTS)
     assert (code, err) == (0, "")
     pages = sorted(map(str, folder.glob("report/**/report.html")))
     assert len(pages) == 2 and all(page in out.split("Wrote ")[-1] for page in pages)
+    # They name what was evaluated, which is not what MODEL.WEIGHTS names.
+    for page in map(Path, pages):
+        assert "out/model_final.pth" in page.read_text() and "deconfound" not in page.read_text()
     code, out, err = command("train", "--resume", *MODEL, *TRAIN, *OUT, "SOLVER.MAX_ITER", "3")
     assert (code, err) == (0, "") and "Training from iteration 2 to 3" in out, (out, err)
 
@@ -141,6 +142,14 @@ def test_the_sweep_prints_one_table_and_what_it_wrote(command, tmp_path):
     assert len(out.splitlines()) < 25
     for name in ("alpha.json", "alpha.png", "config_alpha.yaml", "model_alpha.pth"):
         assert str(tmp_path / "out" / name) in out
+
+
+def test_a_choice_without_report_needs_no_test_set(command):
+    code, out, _ = command(
+        "sweep", "--check", "--no-report", "--calib-data", "val.json", "images", *MODEL, *OUT,
+        *WEIGHTS, "DATASETS.TEST", "('nowhere',)",
+    )  # fmt: skip
+    assert code == 0 and "reported on nothing" in out, out
 
 
 def test_traceback_for_those_who_ask(command):
@@ -192,6 +201,7 @@ def test_other_keys_stay_as_yacs_has_them(tmp_path):
     assert (cfg.SOLVER.MAX_ITER, cfg.SOLVER.STEPS, cfg.DATASETS.TRAIN) == (7, (1, 2), ())
     with pytest.raises(ValueError, match="SOLVER.MAX_ITER 7.5"):
         load_config("", ["SOLVER.MAX_ITER", "7.5"])
+    assert load_config("", ["MODEL.WEIGHTS", "None"]).MODEL.WEIGHTS == ""
     # Configs of an earlier release still load, with their warning.
     load_config("", ["MODEL.TDE.MEAN_MOMENTUM_LR_SCALED", True])
 

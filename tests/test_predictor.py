@@ -111,6 +111,17 @@ def test_video(demo, tmp_path):
     assert "broken.mp4" in demo.skipped[0][0] and "cannot read the video" in demo.skipped[0][1]
 
 
+def test_a_video_that_is_not_finished_is_not_there(demo, tmp_path, monkeypatch):
+    def frames(_):
+        yield np.full((48, 64, 3), 90, np.uint8), 5
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lvis_tde.predictor.frames", frames)
+    with pytest.raises(KeyboardInterrupt):
+        demo.run([str(tmp_path / "clip.mp4")], tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
 def test_what_cannot_be_read_is_skipped_and_the_rest_is_drawn(demo, files, tmp_path, caplog):
     data = Path(files[0]).read_bytes()
     bad = {"cut.png": data[: len(data) // 2], "text.png": b"no picture", "empty.png": b""}

@@ -71,6 +71,8 @@ def main(argv=None):
     classifiers = args.annotations.endswith(".npz")
     if args.bootstrap is None:
         args.bootstrap = 1000 if classifiers else 0
+    if args.bootstrap < 0:
+        parser.error(f"--bootstrap {args.bootstrap} must be at least 0")
     if classifiers:
         return classification(args)
     if not args.results:

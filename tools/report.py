@@ -63,6 +63,8 @@ def main(argv=None):
     args = parser.parse_args(argv)
     if args.annotations and args.annotations.endswith(".npz"):
         args.annotations, args.results = None, args.annotations
+    if args.bootstrap < 0:
+        parser.error(f"--bootstrap {args.bootstrap} must be at least 0")
     if bool(args.results) == bool(args.compare):
         parser.error("give either one result file or --compare A B")
     paths = [Path(path) for path in args.compare or [args.results]]

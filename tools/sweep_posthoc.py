@@ -71,8 +71,10 @@ def parse_args(argv):
     return args
 
 
-def use_sets(recipe, *, choose_on, report_on):
+def use_sets(recipe, *, choose_on, report_on, no_report=False):
     """Points a recipe at the sets of the command line."""
+    if no_report:
+        recipe.test_sets = ()
     if choose_on:
         recipe.calibration_sets = (choose_on,)
     if report_on:
@@ -94,7 +96,7 @@ def work(args):
     options = {
         "testing": args.calibrate is None or not args.no_report,
         "trained": True,
-        "prepare": functools.partial(use_sets, **sets),
+        "prepare": functools.partial(use_sets, **sets, no_report=args.no_report),
         "also": functools.partial(posthoc_checks, **choice),
     }
     if args.check:

@@ -30,7 +30,8 @@ def work(args):
     recipe = setup(args)
     folder = Path(recipe.output_dir)
     if args.eval_only:
-        model = recipe.load_model(resume=args.resume)
+        recipe.weights = recipe.weights_to_load(resume=args.resume)
+        model = recipe.load_model()
         if beside is None:
             result = recipe.evaluate(model, bootstrap=args.bootstrap)
         else:

@@ -126,6 +126,8 @@ def run_estimate(
     recipe.fast = False  # what is measured here stays in the checkpoint
     recipe.put_tde_on_softmax(num_heads)
     model = load_trained(recipe, ())  # statistics of other classes are replaced
+    for predictor in tde_predictors(model):
+        predictor.calibrated_alpha, predictor.chosen = None, ""  # for another mean
     before = [predictor.feature_mean.mean.clone() for predictor in tde_predictors(model)]
     heads = tde_predictors(model)[0].cls_score.num_heads
     found = estimate_feature_mean(

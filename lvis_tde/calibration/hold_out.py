@@ -46,9 +46,11 @@ def calibration_images(
     An image's rank is a hash of its id and the seed, so the choice is the same before and after
     training. Beginning with the rarest class, each gets its best ranked images until it has its
     number. A share is of its own images, at least one; a class with a single image is left to
-    training. So the rare classes, of which a plain draw of 5 % would hold hardly any, can be
-    measured. A whole number is of images of every class, or all that it has: for models that were
-    trained on all of them, whose rare objects hardly count among so many of the frequent classes.
+    training, and of any other one image at least is: those that would be its last are passed over,
+    even where that leaves a class that they show without a chosen one. So the rare classes, of
+    which a plain draw of 5 % would hold hardly any, can be measured. A whole number is of images of
+    every class, or all that it has: for models that were trained on all of them, whose rare objects
+    hardly count among so many of the frequent classes.
 
     Args:
         classes_of: image id to the classes that it shows.
@@ -70,11 +72,19 @@ def calibration_images(
             images_of[one].add(image)
     rank = {image: hashlib.sha256(f"{seed}/{image}".encode()).digest() for image in classes_of}
     chosen: set[int] = set()
-    for _, images in sorted(images_of.items(), key=lambda item: (len(item[1]), item[0])):
+    unchosen = {one: len(images) for one, images in images_of.items()}
+    for one, images in sorted(images_of.items(), key=lambda item: (len(item[1]), item[0])):
         wanted = amount if amount >= 1 else max(1, round(amount * len(images)))
         wanted = int(min(wanted, len(images) - left_over))
-        left = sorted(images - chosen, key=rank.__getitem__)
-        chosen.update(left[: max(0, wanted - len(images & chosen))])
+        for image in sorted(images - chosen, key=rank.__getitem__):
+            if len(images) - unchosen[one] >= wanted:
+                break
+            shown = set(classes_of[image])
+            if left_over and any(unchosen[c] == 1 < len(images_of[c]) for c in shown):
+                continue
+            chosen.add(image)
+            for c in shown:
+                unchosen[c] -= 1
     if not chosen:
         raise ValueError("No class has two images, so none can be held out for calibration.")
     return chosen
@@ -118,6 +128,8 @@ def hold_out(
             others = set(classes_of) - chosen
             _write_part(os.path.join(folder, "training.json"), annotations, others)
     comm.synchronize()
+    total = len(classes_of)
+    del annotations, classes_of  # before the whole set is read
     name = f"{dataset}_calibration_{hashlib.sha256(path.encode('utf-8')).hexdigest()[:8]}"
     for catalog in (DatasetCatalog, MetadataCatalog):
         if name in catalog.list():
@@ -131,12 +143,14 @@ def hold_out(
         return copy.deepcopy(part)
 
     DatasetCatalog.register(name, load)
+    if not rest:
+        load()  # which completes the metadata of some sets, such as the ids of COCO's
     known = {k: v for k, v in source.as_dict().items() if k not in ("name", "json_file")}
     MetadataCatalog.get(name).set(json_file=path, **known)
     logger.info(
-        "Calibration on %d of the %d images of %s: %s, at least one of every class.",
+        "Calibration on %d of the %d images of %s: %s.",
         len(chosen),
-        len(classes_of),
+        total,
         dataset,
         in_words(amount),
     )

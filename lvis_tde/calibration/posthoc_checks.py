@@ -129,6 +129,12 @@ def _known(model: nn.Module, names, grid) -> dict[str, Method]:
     for name in (*(names or ()), *(grid or {})):
         if name not in known:
             raise ValueError(f"{name!r} is no method for this model: {', '.join(known)}.")
+    for name in grid or ():
+        if names and name not in names:
+            raise ValueError(
+                f"--grid has strengths of {name}, which --methods {','.join(names)} leaves out: "
+                "name it there, too."
+            )
     return known
 
 

@@ -162,7 +162,9 @@ def remember_classes(model: nn.Module, dataset: str) -> None:
             known.set_classes(names, class_info(dataset, len(names)).frequency)
 
 
-def prepare_statistics(model: nn.Module, datasets: Sequence[str], *, measured: bool) -> None:
+def prepare_statistics(
+    model: nn.Module, datasets: Sequence[str], *, measured: bool, resumed: bool = False
+) -> None:
     """Sees to it before a training that the model can predict at its end.
 
     What a checkpoint knows of other classes is forgotten, the names of the classes are remembered
@@ -172,6 +174,7 @@ def prepare_statistics(model: nn.Module, datasets: Sequence[str], *, measured: b
         model: to be trained; one without TDE predictors is left alone.
         datasets: registered names of the training sets.
         measured: the statistics of the logits are measured at the end of training.
+        resumed: the checkpoint is of this very training, so what it knows is of the same images.
 
     Raises:
         ValueError: if a setting needs the statistics of the logits, and they will not be measured.
@@ -201,5 +204,5 @@ def prepare_statistics(model: nn.Module, datasets: Sequence[str], *, measured: b
         gather_class_statistics(model, datasets)
         return
     needed = any(one.logit_adjustment > 0 or one.norcal > 0 or one.fracal > 0 for one in used)
-    if needed and not all(one.statistics.num_images > 0 for one in predictors):
+    if needed and not (resumed and all(one.statistics.num_images > 0 for one in predictors)):
         gather_class_statistics(model, datasets)

@@ -25,6 +25,7 @@ __all__ = [
     "check_strengths",
     "default_metric",
     "least_images",
+    "metrics_of",
     "sweep_checks",
 ]
 
@@ -104,6 +105,11 @@ def default_metric(model: nn.Module) -> str:
     return f"{TASK}/balanced" if isinstance(model, ImageClassifier) else "segm/AP"
 
 
+def metrics_of(dataset: str) -> Sequence[str]:
+    """Names of what an evaluation on a data set reports; none where they are not known."""
+    return _METRICS.get(MetadataCatalog.get(dataset).get("evaluator_type"), ())
+
+
 def least_images(calibrate: float | None) -> int:
     """Images that a class needs to be measured: of a share one is left to training."""
     return 2 if calibrate is not None and calibrate < 1 else 1
@@ -167,7 +173,7 @@ def check_metric(metric: str, model: nn.Module, dataset: str) -> None:
         tasks.append("segm")
     if getattr(heads, "keypoint_on", False) and kind != "lvis":
         tasks.append("keypoints")
-    names = list(_METRICS.get(kind, ()))
+    names = metrics_of(dataset)
     task, _, name = metric.partition("/")
     # COCO's evaluator also reports each class.
     classes = MetadataCatalog.get(dataset).get("thing_classes") or ()

@@ -10,16 +10,19 @@ import logging
 import math
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from detectron2.data import MetadataCatalog
+import numpy as np
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 from torch import nn
 
+from ..data.classification.sets import ClassificationSet
 from ..data.files import write_text
 from ..posthoc import Settings
+from .image_sweep import TASK
 
 __all__ = ["Tried", "as_json", "key_of", "shared"]
 
@@ -44,12 +47,15 @@ def key_of(recipe, model: nn.Module, dataset: str, **options: Any) -> str:
     """A digest of all that a metric depends on beside the settings.
 
     Args:
-        recipe: of the model; its config decides what a test does to an image.
+        recipe: of the model; its config decides what a test does to an image, and whether the
+            model is optimized for inference matters, too.
         model: its weights, means and statistics count, its strengths do not.
-        dataset: registered name; its annotations count, its name does not.
+        dataset: registered name; its annotations and images count, its name does not, unless there
+            is nothing else to know it by.
         options: whatever else matters, as JSON has it.
     """
-    digest = hashlib.sha256(json.dumps(options, sort_keys=True).encode())
+    fast = str(recipe.inference_dtype) if recipe.fast else None
+    digest = hashlib.sha256(json.dumps([options, fast], sort_keys=True).encode())
     for name, value in model.state_dict().items():
         # Strengths in checkpoints, which a setting replaces.
         if name.rpartition(".")[2] not in ("_extra_state", "strengths"):
@@ -63,9 +69,30 @@ def key_of(recipe, model: nn.Module, dataset: str, **options: Any) -> str:
         path = Path(folder, "config.yaml")
         neutral.save(path)
         digest.update(path.read_bytes())
-    path = MetadataCatalog.get(dataset).get("json_file")
-    digest.update(Path(path).read_bytes() if path and os.path.isfile(path) else dataset.encode())
+    for part in _content(dataset):
+        digest.update(part)
     return digest.hexdigest()
+
+
+def _content(dataset: str) -> Iterator[bytes]:
+    """What tells a data set from others, those of its name among them."""
+    known = MetadataCatalog.get(dataset)
+    path = known.get("json_file")
+    if path and os.path.isfile(path):
+        yield Path(path).read_bytes()
+        yield os.path.realpath(known.get("image_root") or "").encode()
+        return
+    images = DatasetCatalog.get(dataset) if known.get("evaluator_type") == TASK else None
+    if not isinstance(images, ClassificationSet):
+        yield dataset.encode()
+        return
+    yield repr((images.classes, known.get("class_image_count"), known.get("bounds"))).encode()
+    yield images.labels.tobytes() + images.image_ids.tobytes()
+    if images.images is not None:
+        yield np.ascontiguousarray(images.images).tobytes()
+    for file in images.files or ():
+        found = os.stat(file)
+        yield f"{file} {found.st_size} {found.st_mtime_ns}\n".encode()
 
 
 class Tried:

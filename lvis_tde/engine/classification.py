@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import nn
@@ -18,7 +18,15 @@ from ..data.classification.names import register_by_name
 from ..modeling.image_classifier import ImageClassifier
 from ..modeling.image_predictor import TDEImagePredictor
 
-__all__ = ["calibrated_on", "is_classification", "new_classifier", "resolved", "scheduled"]
+__all__ = [
+    "best_by",
+    "calibrated_on",
+    "ignored_for_epochs",
+    "is_classification",
+    "new_classifier",
+    "resolved",
+    "scheduled",
+]
 
 
 def is_classification(cfg: CfgNode) -> bool:
@@ -39,12 +47,14 @@ def scheduled(cfg: CfgNode, num_images: int) -> None:
         num_images: of the training set.
 
     Raises:
-        ValueError: if a step or the warm-up lies outside of the training.
+        ValueError: if a step, the warm-up or the start of DRW lies outside of the training.
     """
     epochs = cfg.SOLVER.EPOCHS
     if not epochs.TOTAL:
         return
-    for name, values in {"STEPS": epochs.STEPS, "WARMUP": (epochs.WARMUP,)}.items():
+    deferred = (epochs.DEFER,) if epochs.DEFER >= 0 else ()
+    ends = {"STEPS": epochs.STEPS, "WARMUP": (epochs.WARMUP,), "DEFER": deferred}
+    for name, values in ends.items():
         if any(not 0 <= value <= epochs.TOTAL for value in values):
             raise ValueError(
                 f"SOLVER.EPOCHS.{name} {values} must lie between 0 and SOLVER.EPOCHS.TOTAL, which "
@@ -66,9 +76,16 @@ def resolved(cfg: CfgNode) -> CfgNode:
 
     Raises:
         ValueError: if there are several training sets, one has another number of classes than the
-            model, or the schedule is wrong.
+            model, or the schedule is wrong; or another model's has epochs.
     """
     if not is_classification(cfg):
+        epochs = cfg.SOLVER.get("EPOCHS", {})
+        if epochs.get("TOTAL") or epochs.get("EVAL"):
+            raise ValueError(
+                f"SOLVER.EPOCHS.TOTAL is {epochs.TOTAL} and SOLVER.EPOCHS.EVAL {epochs.EVAL}: "
+                "epochs are for classifiers. A detector has SOLVER.MAX_ITER, SOLVER.STEPS and "
+                "TEST.EVAL_PERIOD, in iterations."
+            )
         return cfg
     frozen, cfg = cfg.is_frozen(), cfg.clone()
     cfg.defrost()
@@ -85,6 +102,24 @@ def resolved(cfg: CfgNode) -> CfgNode:
     if frozen:
         cfg.freeze()
     return cfg
+
+
+def ignored_for_epochs(cfg: CfgNode) -> str:
+    """What ``SOLVER.EPOCHS`` replaces although somebody set it, in words; "" for nothing."""
+    if not (is_classification(cfg) and cfg.SOLVER.EPOCHS.TOTAL):
+        return ""
+    default = get_cfg().SOLVER
+    names = [n for n in ("MAX_ITER", "STEPS") if repr(cfg.SOLVER[n]) != repr(default[n])]
+    return " ".join(
+        f"SOLVER.{name} {cfg.SOLVER[name]} is not used, since SOLVER.EPOCHS.TOTAL is "
+        f"{cfg.SOLVER.EPOCHS.TOTAL}: set that to 0 to train by iterations."
+        for name in names
+    )
+
+
+def best_by(cfg: CfgNode) -> str:
+    """The metric of ``TEST.CALIB_METRIC``, or where that is empty what suits the model."""
+    return cfg.TEST.CALIB_METRIC or ("balanced" if is_classification(cfg) else "AP")
 
 
 def calibrated_on(cfg: CfgNode) -> CfgNode:

@@ -24,7 +24,7 @@ from .classification import is_classification
 from .console import setup_console
 from .image_recipe import ClassifierRecipe, use_folders
 from .lazy import LazyRecipe
-from .merging import config_errors, merge_file, merge_overrides
+from .merging import config_errors, merge_file, merge_overrides, warn_of_new_key
 from .own_data import use_data
 from .preflight import Check, Finding, Warned, find, preflight
 from .recipes import Recipe, YacsRecipe
@@ -57,6 +57,8 @@ def load_config(config_file: str = "", opts=()) -> CfgNode:
         _check_config_file(config_file)
         merge_file(cfg, config_file)
     merge_overrides(cfg, opts)
+    if cfg.MODEL.WEIGHTS is None:
+        cfg.MODEL.WEIGHTS = ""
     return cfg
 
 
@@ -92,6 +94,7 @@ def load_recipe(config_file: str = "", opts: Sequence[str] = ()) -> Recipe:
         cfg = LazyConfig.load(config_file)
     for override in opts:
         with config_errors(override):
+            warn_of_new_key(cfg, override)
             cfg = LazyConfig.apply_overrides(cfg, [override])
     return LazyRecipe(cfg)
 
@@ -115,8 +118,6 @@ def launch(main: Callable, args: argparse.Namespace):
         what ``main`` returns if it runs in this process, else None.
     """
     num_gpus, num_machines = args.num_gpus, args.num_machines
-    if args.check:
-        return main(args)
     if num_gpus * num_machines < 1 or not 0 <= args.machine_rank < num_machines:
         raise ValueError(
             f"--num-gpus {num_gpus}, --num-machines {num_machines} and --machine-rank "
@@ -127,8 +128,8 @@ def launch(main: Callable, args: argparse.Namespace):
     on_cpu = hasattr(comm, "create_local_process_group")  # the launcher of main
     if num_gpus * num_machines > 1 and not on_cpu and not torch.cuda.is_available():
         logger.warning("No GPU found, and this Detectron2 starts one process on CPUs: running 1.")
-        num_gpus = num_machines = 1
-    if num_gpus * num_machines <= 1:
+        num_gpus = num_machines = args.num_gpus = args.num_machines = 1
+    if args.check or num_gpus * num_machines <= 1:
         return main(args)
     return engine.launch(
         main,
@@ -234,6 +235,8 @@ def _checked_recipe(
     if output_dir is not None:
         recipe.output_dir = output_dir
     training = not args.eval_only
+    if trained and args.resume:
+        raise ValueError(f"--resume is for train. Name the checkpoint in {recipe.keys['weights']}.")
     trained = args.eval_only if trained is None else trained
     calib = getattr(args, "calib_data", None)
     use_data(recipe, args.train_data, args.test_data, args.bounds, calib)
@@ -252,5 +255,6 @@ def _checked_recipe(
         resume=args.resume,
         also=also,
         thorough=thorough,
+        processes=args.num_gpus * args.num_machines,
     )
     return recipe, checks

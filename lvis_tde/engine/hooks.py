@@ -6,6 +6,7 @@ import contextlib
 import logging
 import math
 import os
+import uuid
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -19,6 +20,8 @@ from torch import Tensor, nn
 
 from ..calibration.checkpoint import save_checkpoint
 from ..calibration.estimate import estimate_feature_mean
+from ..calibration.settings import tde_predictors
+from ..checkpointer import SafeCheckpointer
 from ..data.classes import class_info
 from ..modeling.strengths import Strengths
 from ..progress import Progress
@@ -85,13 +88,14 @@ class PreciseMean(HookBase):
             num_batches: batches each process uses, >= 2.
 
         Raises:
-            ValueError: if ``num_batches`` is too small.
+            ValueError: if ``num_batches`` is too small, or the model has no TDE predictor.
         """
         if num_batches < 2:
             raise ValueError(
                 f"num_batches={num_batches} (MODEL.TDE.PRECISE_MEAN) must be at least 2, or 0 to "
                 "keep the running mean."
             )
+        tde_predictors(model)  # or an error now, not when all is trained
         self._model = model
         self._make_loader = make_loader
         self._num_batches = num_batches
@@ -101,7 +105,10 @@ class PreciseMean(HookBase):
             return
         logger.info("Estimating the feature mean from %d batches.", self._num_batches)
         loader = self._make_loader()
-        estimate_feature_mean(self._model, loader, max_batches=self._num_batches, tolerance=0)
+        try:
+            estimate_feature_mean(self._model, loader, max_batches=self._num_batches, tolerance=0)
+        except ValueError as error:
+            logger.warning("%s The running mean is kept.", error)
 
 
 class SeedEveryIteration(HookBase):
@@ -136,7 +143,11 @@ class KeepBest(HookBase):
     own iteration, as are the statistics of batch norm.
 
     Register it before the hook that saves, so that a run that is killed in between evaluates
-    again instead of never. The best so far is read from the file when a run is resumed.
+    again instead of never. The best so far is read from the file when a run is resumed, if it is of
+    this run.
+
+    Attributes:
+        kept (bool): whether there is a best one of this run, in all processes.
     """
 
     FILE = "model_best"
@@ -166,17 +177,34 @@ class KeepBest(HookBase):
         self._metric = metric
         self._checkpointer = checkpointer
         self._best = -math.inf
+        self._run = uuid.uuid4().hex  # that of the process that writes counts
+        self.kept = False
+
+    def state_dict(self):
+        return {"run": self._run}
+
+    def load_state_dict(self, state):
+        self._run = state["run"]
 
     @property
     def path(self) -> str:
         return os.path.join(self._checkpointer.save_dir, f"{self.FILE}.pth")
 
+    def load(self) -> None:
+        """Puts the best weights into the model, if there are any of this run."""
+        if self.kept:
+            SafeCheckpointer(self._checkpointer.model).load(self.path)
+        else:
+            logger.warning("No evaluation gave %s: the last weights are used.", self._metric)
+
     def before_train(self):
         if self.trainer.start_iter and os.path.isfile(self.path):
             saved = torch.load(self.path, map_location="cpu")
-            # That of an earlier run in the folder may be of iterations that are still to come.
-            if saved.get("iteration", math.inf) < self.trainer.start_iter:
-                self._best = saved["best"]
+            # Another run's may lie in the folder. Of a file that does not say whose it is: one of
+            # iterations that are still to come.
+            past = saved.get("iteration", math.inf) < self.trainer.start_iter
+            if saved.get("run", self._run if past else None) == self._run:
+                self._best, self.kept = saved["best"], True
 
     def after_step(self):
         done = self.trainer.iter + 1
@@ -185,7 +213,7 @@ class KeepBest(HookBase):
         found = self._evaluate()
         if found:
             self._record(found)
-        comm.synchronize()
+        self.kept = comm.all_gather(self._best > -math.inf)[0]
 
     def _record(self, found: dict[str, float]) -> None:
         if self._metric not in found:
@@ -193,9 +221,17 @@ class KeepBest(HookBase):
         values: dict[str, Any] = {f"calib/{name}": float(v) for name, v in found.items()}
         self.trainer.storage.put_scalars(**values, smoothing_hint=False)
         value = float(found[self._metric])
-        if value > self._best:
+        # What is undefined is NaN, or in LVIS's metrics negative.
+        defined = [name for name, one in found.items() if one >= 0]
+        if self._best == -math.inf and defined and self._metric not in defined:
+            raise ValueError(
+                f"calib/{self._metric} is undefined ({value:g}), so no checkpoint is the best: the "
+                "images of DATASETS.CALIB show none of its classes. Set TEST.CALIB_METRIC to "
+                f"another metric, such as {defined[0]}, or choose on other images."
+            )
+        if value > self._best and value >= 0:
             self._best = value
-            how = {"iteration": self.trainer.iter, "best": value}
+            how = {"iteration": self.trainer.iter, "best": value, "run": self._run}
             save_checkpoint(self._checkpointer.model, self.path, **how)
             logger.info("calib/%s %.2f is the best so far: %s", self._metric, value, self.path)
 

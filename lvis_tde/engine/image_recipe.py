@@ -41,6 +41,10 @@ class ClassifierRecipe(YacsRecipe):
                 )
         if len(self.calibration_sets) > 1:
             raise ValueError(f"DATASETS.CALIB is {self.calibration_sets}: one set chooses.")
+        if self.cfg.TEST.AUG.ENABLED:
+            raise ValueError(
+                "TEST.AUG.ENABLED is True: that augmentation is of detectors. Set it to False."
+            )
         only = self.cfg.MODEL.IMAGE_CLASSIFIER.TRAIN_ONLY
         if training and only and not self.weights:
             raise ValueError(
@@ -51,9 +55,6 @@ class ClassifierRecipe(YacsRecipe):
     @property
     def num_checkpoints(self):
         return YacsRecipe(resolved(self.cfg)).num_checkpoints
-
-    def build_solver(self, model):
-        YacsRecipe(resolved(self.cfg)).build_solver(model)
 
     def put_tde_on_softmax(self, num_heads=1):
         pass
@@ -89,6 +90,11 @@ def use_folders(
         ValueError: if the recipe is none of a classifier, ``train`` is missing, or ``test`` has
             other classes.
     """
+    if hold_out and train is None:
+        raise ValueError(
+            "--hold-out needs --train-folder, of which it takes a tenth. Name other sets to choose "
+            "on in DATASETS.CALIB."
+        )
     if train is None and test is None:
         return
     if not isinstance(recipe, ClassifierRecipe):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import difflib
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -16,9 +17,15 @@ from typing import Any
 import yaml
 from detectron2.config import CfgNode
 from detectron2.config.compat import guess_version
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-__all__ = ["config_errors", "merge_file", "merge_overrides"]
+__all__ = ["config_errors", "merge_file", "merge_overrides", "warn_of_new_key"]
+
+logger = logging.getLogger(__name__)
+
+# Of a LazyConfig, what is read where it is there.
+_OPTIONAL = ("precise_mean", "inference_dtype", "seed", "cudnn_benchmark", "float32_precision")
 
 
 @contextlib.contextmanager
@@ -102,6 +109,31 @@ def merge_overrides(cfg: CfgNode, overrides: Sequence[Any]) -> None:
             if known and isinstance(node[last], float):
                 value = _number(key, value)
             cfg.merge_from_list([key, value])
+
+
+def warn_of_new_key(cfg: DictConfig, override: str) -> None:
+    """Tells of an override of a LazyConfig whose key nothing may ever read.
+
+    What is called with its keys refuses one that it does not know, so only other groups are looked
+    at.
+
+    Args:
+        cfg: before the override.
+        override: "key=value".
+    """
+    key = override.partition("=")[0].lstrip("+")
+    node: Any = cfg
+    *path, last = key.split(".")
+    for part in path:
+        node = OmegaConf.select(node, part) if isinstance(node, DictConfig) else None
+        if isinstance(node, DictConfig) and "_target_" in node:
+            return
+    names = list(map(str, node)) if isinstance(node, DictConfig) else []
+    names += _OPTIONAL if path == ["train"] else ()
+    if last not in names:
+        near = difflib.get_close_matches(last, names, n=1)
+        meant = f": did you mean {'.'.join([*path, near[0]])}?" if near else "."
+        logger.warning("%s is no key of the config, so nothing may read it%s", key, meant)
 
 
 def _convert(loaded: CfgNode, known: CfgNode, where: str, prefix: str = "") -> None:

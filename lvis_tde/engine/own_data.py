@@ -45,6 +45,11 @@ def use_data(recipe: Recipe, train=None, test=None, bounds=None, calib=None) -> 
                 f"{flag} takes the annotation file, then the folder of the images, got {pair[0]} "
                 f"and {pair[1]}: are they swapped?"
             )
+    if bounds is not None and not any((train, test, calib)):
+        raise ValueError(
+            f"--bounds {bounds[0]} {bounds[1]} is of your own annotation files: give --train-data "
+            "JSON IMAGES, too."
+        )
     given = []
     for part, pair in (("train", train), ("calib", calib), ("test", test)):
         if pair is None:

@@ -20,11 +20,14 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 
 from ..calibration.checkpoint import check_named, load_all
+from ..calibration.posthoc_checks import task_of
+from ..calibration.sweep_checks import check_defined, metrics_of
 from ..data.files import existing_parent, free_space
 from .checks import check_dataset, check_images, check_weights
+from .classification import best_by, ignored_for_epochs
 from .data_checks import check_annotations, check_sets
 from .lock import check_unlocked
-from .recipes import Recipe
+from .recipes import Recipe, YacsRecipe
 from .trial import TrialModel, building, is_ours, quiet
 
 __all__ = ["Check", "Finding", "Warned", "find", "preflight"]
@@ -61,6 +64,7 @@ def preflight(
     resume: bool = False,
     also: Callable[..., Iterable[tuple[str, Callable[[], str]]]] | None = None,
     thorough: bool = False,
+    processes: int = 1,
 ) -> Iterator[Check]:
     """The checks of a run, in the order in which a user would mend them.
 
@@ -71,6 +75,7 @@ def preflight(
         resume: whether to continue from the last checkpoint in ``output_dir``.
         also: further checks, what and function; takes the recipe and what gives the model.
         thorough: read annotation files of any size.
+        processes: that will train, if they are more than run now.
     """
     model = TrialModel(recipe)
     yield Check("device", functools.partial(_device, recipe))
@@ -84,7 +89,10 @@ def preflight(
     yield Check("weights", functools.partial(_weights, recipe, model, trained, resume))
     writes = training and not trained
     if writes:
-        yield Check("schedule", functools.partial(_schedule, recipe, model))
+        processes = max(processes, comm.get_world_size())
+        yield Check("schedule", functools.partial(_schedule, recipe, model, processes))
+        if isinstance(recipe, YacsRecipe) and recipe.calibration_sets:
+            yield Check("best", functools.partial(_best, recipe, model))
     if also is not None:
         yield from (Check(*one) for one in also(recipe, lambda: model.built))
     yield Check("output", functools.partial(_output, recipe, model, writes))
@@ -124,8 +132,8 @@ def _input(recipe: Recipe, training: bool) -> str:
     return f"a picture of 64 x 48 pixels becomes one of {image.shape[2]} x {image.shape[1]}"
 
 
-def _schedule(recipe: Recipe, model: TrialModel) -> str:
-    size, processes = recipe.batch_size, comm.get_world_size()
+def _schedule(recipe: Recipe, model: TrialModel, processes: int) -> str:
+    size = recipe.batch_size
     if size < 1 or size % processes:
         raise ValueError(
             f"{size} images per batch (SOLVER.IMS_PER_BATCH, or dataloader.train.total_batch_size) "
@@ -133,7 +141,27 @@ def _schedule(recipe: Recipe, model: TrialModel) -> str:
         )
     with quiet(), building("optimizer and schedule"):
         recipe.build_solver(copy.deepcopy(model.built))
-    return f"{size} images per batch, {recipe.num_checkpoints} checkpoints"
+    text = f"{size} images per batch, {recipe.num_checkpoints} checkpoints"
+    ignored = ignored_for_epochs(recipe.cfg) if isinstance(recipe, YacsRecipe) else ""
+    return Warned(f"{text}. {ignored}") if ignored else text
+
+
+def _best(recipe: YacsRecipe, model: TrialModel) -> str:
+    """Of the checkpoint that is kept: on what, by what."""
+    cfg = recipe.cfg
+    if cfg.TEST.EVAL_PERIOD <= 0 and not cfg.SOLVER.EPOCHS.EVAL:
+        return "no evaluation period, so the last checkpoint is tested"
+    if len(recipe.calibration_sets) > 1:
+        raise ValueError(f"DATASETS.CALIB is {recipe.calibration_sets}: one set chooses.")
+    (name,), metric = recipe.calibration_sets, best_by(cfg)
+    known = metrics_of(name)
+    if known and metric not in known and not metric.startswith("AP-"):
+        raise ValueError(
+            f"TEST.CALIB_METRIC is {metric!r}, but an evaluation on {name} gives "
+            f'{", ".join(known)}: choose one of them, or "" for what suits the model.'
+        )
+    check_defined(f"{task_of(model.built)}/{metric}", name)
+    return f"the checkpoint with the best {metric} on {name}"
 
 
 def _data(recipe: Recipe, name: str, training: bool, thorough: bool) -> str:

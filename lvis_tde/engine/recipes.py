@@ -25,6 +25,7 @@ from ..data.files import write_text
 from ..layers.functional import check_alpha
 from ..modeling.strengths import posthoc_options
 from ..posthoc import Settings
+from .classification import resolved
 from .trainer import Trainer
 
 __all__ = ["Recipe", "YacsRecipe"]
@@ -69,8 +70,7 @@ class Recipe(abc.ABC):
         num_classes: C, without background.
         train_sets, test_sets: registered names.
         calibration_sets: likewise, of images to choose on.
-        partial_weights: whether a model may be evaluated with weights that are not all of it; not
-            in the config.
+        partial_weights: whether weights may lack a part of the model; not in the config.
         fast: whether :meth:`load_model` optimizes it for inference; not in the config.
         inference_dtype: the config's name of the data type that it then has.
     """
@@ -257,18 +257,18 @@ class YacsRecipe(Recipe):
         return self.cfg.SOLVER.IMS_PER_BATCH
 
     def build_solver(self, model):
-        Trainer.build_lr_scheduler(self.cfg, Trainer.build_optimizer(self.cfg, model))
+        cfg = resolved(self.cfg)
+        Trainer.build_lr_scheduler(cfg, Trainer.build_optimizer(cfg, model))
 
     def set_alpha(self, alpha):
         self.cfg.MODEL.TDE.ALPHA = check_alpha(alpha)
 
     def set_posthoc(self, settings):
-        node = self.cfg.MODEL
-        for key, value in posthoc_options(settings).items():
-            if key != "posthoc":
-                node.TDE[key.upper()] = value
-        for key, value in posthoc_options(settings)["posthoc"].items():
-            node.POSTHOC[key.upper()] = value
+        options = posthoc_options(settings)
+        for key, value in options.pop("posthoc").items():
+            self.cfg.MODEL.POSTHOC[key.upper()] = value
+        for key, value in options.items():
+            self.cfg.MODEL.TDE[key.upper()] = value
 
     def put_tde_on_softmax(self, num_heads=1):
         use_tde_on_softmax(self.cfg, num_heads)

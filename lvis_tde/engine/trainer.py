@@ -31,7 +31,7 @@ from ..evaluation.build import build_evaluator, prepare_reports
 from ..modeling.mask_postprocess import masks_as_rle
 from ..modeling.roi_align import pool_faster
 from ..modeling.sigmoid import check_sigmoids
-from .classification import calibrated_on, is_classification, new_classifier, resolved
+from .classification import best_by, calibrated_on, is_classification, new_classifier, resolved
 from .hooks import (
     KeepBest,
     LastCheckpoint,
@@ -117,10 +117,12 @@ class Trainer(DefaultTrainer):
             return super().train()
 
     def resume_or_load(self, resume=True):
-        with new_classifier(self.model, unless=resume and self.checkpointer.has_checkpoint()):
+        resumed = resume and self.checkpointer.has_checkpoint()
+        with new_classifier(self.model, unless=resumed):
             super().resume_or_load(resume)
         measured = self.cfg.MODEL.get("TDE", {}).get("PRECISE_MEAN", 0) > 0
-        prepare_statistics(self.model, self.cfg.DATASETS.TRAIN, measured=measured)
+        sets = self.cfg.DATASETS.TRAIN
+        prepare_statistics(self.model, sets, measured=measured, resumed=resumed)
         sampler = getattr(self.data_loader, "resumable_sampler", None)
         if sampler is not None:
             sampler.resume(self.start_iter)
@@ -161,8 +163,9 @@ class Trainer(DefaultTrainer):
         if self.cfg.DATASETS.get("CALIB") and self.cfg.TEST.EVAL_PERIOD > 0:
             self._keep_best(hooks)
         if self.cfg.TEST.AUG.ENABLED:
-            # Not last: the writer closes its files at the end of training.
-            hooks.insert(0, EvalHook(0, lambda: self.test_with_TTA(self.cfg, self.model)))
+            # Behind the test, which may load the best weights, and before the writer's end.
+            (place,) = (i for i, hook in enumerate(hooks) if isinstance(hook, EvalHook))
+            hooks.insert(place + 1, EvalHook(0, lambda: self.test_with_TTA(self.cfg, self.model)))
         if self.cfg.SEED >= 0:
             hooks.insert(0, SeedEveryIteration(self.cfg.SEED))
         return hooks
@@ -176,11 +179,11 @@ class Trainer(DefaultTrainer):
             return next(iter(results.values()), {})
 
         def test_best():
-            SafeCheckpointer(self.model).load(best.path)
+            best.load()
             self._last_eval_results = self.test(self.cfg, self.model)
             return self._last_eval_results
 
-        period, metric = self.cfg.TEST.EVAL_PERIOD, self.cfg.TEST.CALIB_METRIC
+        period, metric = self.cfg.TEST.EVAL_PERIOD, best_by(self.cfg)
         best = KeepBest(period, evaluate, metric, self.checkpointer)
         (place,) = (i for i, hook in enumerate(hooks) if isinstance(hook, EvalHook))
         hooks[place] = EvalHook(0, test_best)

@@ -182,13 +182,14 @@ class TDEFastRCNNOutputLayers(WithFeatureMean, LargeVocabularyInference, BoxPred
     def losses(self, predictions: Predictions, proposals: list[Instances]) -> dict[str, Tensor]:
         """Upstream's losses on the factual logits; also moves the running mean.
 
-        What was known of the logits' statistics is forgotten, since the weights are about to move.
-        Under ``torch.no_grad`` both stay: a validation loss or the statistics of batch norm are no
-        training step.
+        What was known of the logits' statistics, and what was chosen for these weights, is
+        forgotten, since they are about to move. Under ``torch.no_grad`` all stays: a validation
+        loss or the statistics of batch norm are no training step.
         """
         if torch.is_grad_enabled():
             self._update_mean(predictions[2], proposals)
             self.statistics.forget_logits()
+            self.calibrated_alpha, self.chosen = None, ""
         losses = super().losses(predictions[:2], proposals)
         if self.box_loss is not None:
             labels = torch.cat([p.gt_classes for p in proposals]) if proposals else None

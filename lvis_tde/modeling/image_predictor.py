@@ -184,8 +184,9 @@ class TDEImagePredictor(WithFeatureMean, ExactBuffers):
     ) -> dict[str, Tensor]:
         """The loss on the factual logits; also moves the running mean.
 
-        What was known of the logits' statistics is forgotten, since the weights are about to move.
-        Under ``torch.no_grad`` both stay. It takes its iteration from Detectron2's event storage.
+        What was known of the logits' statistics, and what was chosen for these weights, is
+        forgotten, since they are about to move. Under ``torch.no_grad`` all stays. It takes its
+        iteration from Detectron2's event storage.
 
         Args:
             predictions: what :meth:`forward` returned.
@@ -203,6 +204,7 @@ class TDEImagePredictor(WithFeatureMean, ExactBuffers):
         if torch.is_grad_enabled():
             self._observe(logits, features, labels, storage)
             self.statistics.forget_logits()
+            self.calibrated_alpha, self.chosen = None, ""
         counts = self._counts() if self.loss.needs_counts(storage.iter) else None
         loss = self.loss(logits, labels, counts, storage.iter, labels_b, weight)
         return {"loss_cls": loss}

@@ -74,7 +74,8 @@ class Settings:
     def __post_init__(self) -> None:
         for field in fields(self):
             if isinstance(field.default, float):
-                check_strength(field.name, getattr(self, field.name))
+                value = check_strength(field.name, getattr(self, field.name))
+                object.__setattr__(self, field.name, value)  # a float, whatever number it was
         for name, choices in (("background", BACKGROUND), ("keep_sum", KEEP_SUM)):
             if getattr(self, name) not in choices:
                 raise ValueError(

@@ -70,6 +70,16 @@ def test_three_commands(trained, make_batch, tmp_path, capsys, caplog):
     assert {"AP", "APr"} <= set(results["segm"])
     # The checkpoint remembers its alpha: nobody asks whether it was chosen.
     assert "which nobody chose" not in caplog.text
+    chosen = load_trained(YacsRecipe(load_config(str(output / "config_alpha.yaml"))))
+    assert chosen.roi_heads.box_predictor.calibrated_alpha is not None
+    again = tmp_path / "again"  # another mean, for which nobody has chosen
+    command(
+        "estimate_feature_mean", "--config-file", output / "config_alpha.yaml", "--output", again,
+        "--max-batches", 2,
+    )  # fmt: skip
+    chosen = load_trained(YacsRecipe(load_config(str(again / "config_tde.yaml"))))
+    predictor = chosen.roi_heads.box_predictor
+    assert predictor.calibrated_alpha is None and predictor.chosen == ""
     # The user's own files are as they were.
     assert (weights.read_bytes(), config.read_bytes()) == kept
 

@@ -155,21 +155,26 @@ def test_before_a_training(tiny_model, make_batch, registered, caplog):
     prepare_statistics(model, [registered], measured=False)
     assert predictor.statistics.images.tolist() == [3, 0, 0, 1, 0, 0, 0]
     predictor.statistics.images[0] = 9
-    prepare_statistics(model, [registered], measured=False)  # known already
+    prepare_statistics(model, [registered], measured=False, resumed=True)  # known already
     assert predictor.statistics.images[0] == 9
+    # What a checkpoint of another training knows may be of other images.
+    prepare_statistics(model, [registered], measured=False)
+    assert predictor.statistics.images[0] == 3
     predictor.posthoc = Settings(logn=1.0)
     with pytest.raises(ValueError, match="MODEL.POSTHOC.LOGN.*set MODEL.TDE.PRECISE_MEAN"):
         prepare_statistics(model, [registered], measured=False)
     prepare_statistics(model, [registered], measured=True)
     # A step makes what is known of the logits unknown, a validation loss does not.
     estimate_feature_mean(model, [make_batch()] * 2)
+    predictor.calibrated_alpha, predictor.chosen = 1.5, "alpha 1.5 by bbox/AP on birds"
     model.train()
     with EventStorage():
         with torch.no_grad():
             model(make_batch())
-        assert predictor.statistics.known().std is not None
+        assert predictor.statistics.known().std is not None and predictor.chosen
         model(make_batch())
     assert predictor.statistics.known().std is None and predictor.statistics.images.any()
+    assert predictor.calibrated_alpha is None and predictor.chosen == ""
     # The classes of another set.
     MetadataCatalog.get("class_statistics_new").thing_classes = NAMES[::-1]
     predictor.posthoc = Settings()

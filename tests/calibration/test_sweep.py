@@ -2,9 +2,11 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
 
 from lvis_tde.calibration.hold_out import calibration_images, hold_out
 from lvis_tde.calibration.sweep import best_alpha, check_metric, format_sweep, run_sweep
@@ -35,6 +37,20 @@ def test_the_choice_depends_on_ids_and_seed_alone():
     chosen = calibration_images(images, 0.2)
     assert chosen == calibration_images(dict(reversed(images.items())), 0.2)
     assert chosen != calibration_images(images, 0.2, seed=1)
+
+
+def test_a_share_never_takes_the_last_image_of_a_class():
+    lost = 0
+    for seed in range(60):
+        random = np.random.default_rng(seed)
+        images = {image: set() for image in range(300)}
+        for one in range(60):  # long-tailed, several classes an image
+            for image in random.choice(300, max(2, int(100 * 0.93**one)), replace=False):
+                images[int(image)].add(one)
+        chosen = calibration_images(images, 0.05, seed)
+        assert {one for image in images.keys() - chosen for one in images[image]} == {*range(60)}
+        lost += 60 - len({one for image in chosen for one in images[image]})
+    assert lost == 0
 
 
 def test_images_with_several_classes_count_for_each():
@@ -97,6 +113,28 @@ def test_held_out_set(tiny_set, tmp_path, monkeypatch):
     assert {i["id"] for i in rest["images"]} == {i["id"] for i in everything["images"]} - ids
     total = len(rest["annotations"]) + len(written["annotations"])
     assert total == len(everything["annotations"])
+
+
+def test_held_out_images_of_a_coco_set_whose_ids_are_none_of_0_to_c(tiny_set, tmp_path):
+    known = MetadataCatalog.get(tiny_set["train"])
+    content = json.loads(open(known.json_file).read())
+    for category in content["categories"]:
+        category["id"] *= 10
+    for one in content["annotations"]:
+        one.update(category_id=10 * one["category_id"], iscrowd=0)
+    for image in content["images"]:
+        image["file_name"] = "/".join(image["coco_url"].split("/")[-2:])
+    (tmp_path / "coco.json").write_text(json.dumps(content))
+    register_coco_instances("coco_by_ten", {}, str(tmp_path / "coco.json"), known.image_root)
+    name = hold_out("coco_by_ten", 0.3, tmp_path)
+    part = MetadataCatalog.get(name)  # before any of its images is asked for
+    ids = sorted(category["id"] for category in content["categories"])
+    assert part.thing_dataset_id_to_contiguous_id == {one: i for i, one in enumerate(ids)}
+    assert part.thing_classes == MetadataCatalog.get("coco_by_ten").thing_classes
+    assert part.json_file == str(tmp_path / "calibration.json")
+    for one in (name, "coco_by_ten"):
+        DatasetCatalog.remove(one)
+        MetadataCatalog.remove(one)
 
 
 @pytest.fixture

@@ -11,9 +11,13 @@ import torch
 from classification_files_util import write_image_folder
 from detectron2.utils.env import seed_all_rng
 
-from lvis_tde.engine import Trainer, argument_parser, setup
-from lvis_tde.engine.classification import resolved, scheduled
+from lvis_tde.engine import Trainer, YacsRecipe, argument_parser
+from lvis_tde.engine import check as engine_check
+from lvis_tde.engine import setup
+from lvis_tde.engine.classification import ignored_for_epochs, resolved, scheduled
 from lvis_tde.engine.hooks import KeepBest
+
+EPOCHS_OFF = ["SOLVER.EPOCHS.TOTAL", 0]
 
 
 @pytest.fixture(autouse=True)
@@ -68,6 +72,9 @@ def test_epochs_become_iterations_without_leaving_an_image_out():
     cfg.SOLVER.EPOCHS.STEPS = (300,)
     with pytest.raises(ValueError, match="STEPS.*300.*200"):
         scheduled(cfg, 10847)
+    cfg.SOLVER.EPOCHS.update(STEPS=(), DEFER=201)
+    with pytest.raises(ValueError, match="DEFER.*201.*200"):
+        scheduled(cfg, 10847)
 
 
 def test_iterations_count_where_no_epochs_are_given_and_counts_are_those_of_the_set():
@@ -75,6 +82,29 @@ def test_iterations_count_where_no_epochs_are_given_and_counts_are_those_of_the_
     found = resolved(cfg)
     assert found.SOLVER.MAX_ITER == 7 and cfg.MODEL.IMAGE_CLASSIFIER.CLASS_COUNTS == ()
     assert list(found.MODEL.IMAGE_CLASSIFIER.CLASS_COUNTS) == [20, 15, 11, 9, 7, 5, 4, 3, 2, 2]
+
+
+def test_what_epochs_replace_is_told(tmp_path):
+    args = util.arguments("tde", tmp_path, "SOLVER.MAX_ITER", 7, "SOLVER.STEPS", "(5,)")
+    found = {one.what: one for one in engine_check(argument_parser().parse_args(args))}
+    assert found["schedule"].status == "warning"
+    assert "SOLVER.MAX_ITER 7 is not used" in found["schedule"].message
+    assert "SOLVER.STEPS (5,) is not used" in found["schedule"].message
+    assert ignored_for_epochs(util.recipe("tde", tmp_path).cfg) == ""
+    assert ignored_for_epochs(util.recipe("tde", tmp_path, *args[-4:], *EPOCHS_OFF).cfg) == ""
+    args = argument_parser().parse_args(["--num-gpus", "3", *args])
+    found = {one.what: one for one in engine_check(args)}  # those that will be started count
+    assert "16 images per batch" in found["schedule"].message
+    assert "each of 3 processes" in found["schedule"].message
+
+
+@pytest.mark.parametrize("key", ["TOTAL", "EVAL"])
+def test_epochs_of_a_detector_are_refused(key, tiny_cfg):
+    cfg = tiny_cfg("deconfound", f"SOLVER.EPOCHS.{key}", 12)
+    with pytest.raises(ValueError, match="12.*epochs are for classifiers.*SOLVER.MAX_ITER"):
+        resolved(cfg)
+    with pytest.raises(ValueError, match="epochs are for classifiers"):
+        YacsRecipe(cfg).build_solver(None)
 
 
 @pytest.mark.parametrize("method", ["tde", "ldam_drw"])
@@ -153,6 +183,15 @@ def test_an_unknown_metric_is_named(train):
         train("tde", "out", "TEST.EVAL_PERIOD", 2, "TEST.CALIB_METRIC", "APr")
 
 
+def test_an_undefined_metric_ends_the_training_at_its_first_evaluation(train, monkeypatch):
+    calls = []
+    found = {"classification": {"top1": 10.0, "balanced": math.nan}}
+    monkeypatch.setattr(Trainer, "test", classmethod(lambda *_: calls.append(1) or found))
+    with pytest.raises(ValueError, match="calib/balanced is undefined.*such as top1"):
+        train("tde", "out", "TEST.EVAL_PERIOD", 2)
+    assert calls == [1]
+
+
 @pytest.mark.parametrize("method", ["crt", "lws"])
 def test_the_second_stage_trains_the_classifier_alone(method, train, tmp_path):
     first, _ = train("softmax", "first")
@@ -198,6 +237,10 @@ def test_mistakes_are_named_before_anything_is_built(tmp_path, monkeypatch):
         check("crt", tmp_path, "MODEL.WEIGHTS", "")
     with pytest.raises(FileNotFoundError, match="no_such.pth"):
         check("crt", tmp_path, "MODEL.WEIGHTS", "no_such.pth")
+    with pytest.raises(ValueError, match="TEST.AUG.ENABLED is True"):
+        check("tde", tmp_path, "TEST.AUG.ENABLED", True)
+    with pytest.raises(ValueError, match="TEST.CALIB_METRIC is 'APr'.*top1, "):
+        check("tde", tmp_path, "TEST.CALIB_METRIC", "APr", "TEST.EVAL_PERIOD", 2)
     with pytest.raises(ValueError, match="one set"):
         check("tde", tmp_path, "DATASETS.CALIB", f"('{util.STEM}_calib', '{util.STEM}_fit')")
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "empty"))

@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from detectron2.modeling import build_model
 
 from lvis_tde.engine import Trainer
+from lvis_tde.engine.hooks import PreciseMean
 
 
 @pytest.fixture
@@ -39,3 +41,18 @@ def test_the_last_checkpoint_has_the_precise_mean(train):
 def test_too_few_batches(train):
     with pytest.raises(ValueError, match="num_batches=1"):
         train(1)
+
+
+def test_a_model_without_tde_is_refused_before_its_training(tiny_cfg):
+    cfg = tiny_cfg("softmax", "MODEL.TDE.PRECISE_MEAN", 4, "DATASETS.TEST", ())
+    cfg.MODEL.ROI_HEADS.NAME = "StandardROIHeads"
+    with pytest.raises(ValueError, match="no TDE predictor"):
+        PreciseMean(build_model(cfg), lambda: [], 4)
+
+
+def test_batches_without_foreground_keep_the_running_mean(train, make_batch, monkeypatch, caplog):
+    loaders = iter([[make_batch(n) for n in (1, 2)], [make_batch(n, 0) for n in (1, 2)]])
+    monkeypatch.setattr(Trainer, "build_train_loader", classmethod(lambda *_: next(loaders)))
+    model, saved = train(2)
+    mean = model.roi_heads.box_predictor.feature_mean.mean
+    assert mean.any() and torch.equal(mean, saved) and "The running mean is kept" in caplog.text

@@ -16,7 +16,7 @@ from lvis_tde import (
     TDERes5ROIHeads,
     TDEROIHeads,
 )
-from lvis_tde.engine import argument_parser, lazy, setup
+from lvis_tde.engine import argument_parser, lazy, load_recipe, setup
 
 HEADS = tuple(util.TDE_NAMES.values())
 NAMES = tuple(util.LAZY_NAMES.values())
@@ -49,6 +49,20 @@ def test_options_are_those_of_lvis(name):
     steps = (0, 1000, 119999, 120001, 159999, 160001)
     rates = [rate(step / cfg.train.max_iter) for step in steps]
     assert rates == pytest.approx([0.001, 1, 1, 0.1, 0.1, 0.01])
+
+
+def test_an_override_that_makes_a_key_is_told(caplog):
+    file = str(util.LAZY / NAMES[0])
+    predictor = "model.roi_heads.box_predictor"
+    known = ["train.max_iter=3", "train.precise_mean=5", "train.inference_dtype=bfloat16"]
+    known += ["model.roi_heads.num_classes=9", "dataloader.train.num_workers=0"]
+    known += [f"{predictor}.alpha=0.5", f"{predictor}.posthoc.logit_adjustment=1"]
+    load_recipe(file, known if "cascade" not in file else known[:-2])
+    assert "is no key" not in caplog.text
+    recipe = load_recipe(file, ["train.max_itr=10", "data.max=1"])
+    assert recipe.cfg.train.max_itr == 10
+    assert "train.max_itr is no key of the config" in caplog.text
+    assert "did you mean train.max_iter?" in caplog.text and "data.max is no key" in caplog.text
 
 
 @pytest.mark.parametrize("heads", HEADS)

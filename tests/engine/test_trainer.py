@@ -1,6 +1,7 @@
 """Training, resumption and evaluation through the package's trainer, on the tiny set."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from detectron2.modeling import GeneralizedRCNN
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 
-from lvis_tde.engine import Trainer, argument_parser, launch, setup
+from lvis_tde.engine import Trainer, YacsRecipe, argument_parser, launch, setup
+from lvis_tde.engine.preflight import find, preflight
 
 
 @pytest.fixture
@@ -125,6 +127,62 @@ def test_training_ends_with_the_augmented_test(train, tiny_set, tmp_path):
     assert {"segm/APr", "segm_TTA/APr"} <= metrics
 
 
+def test_a_detector_keeps_its_best_boxes_and_both_tests_are_of_them(
+    train, tiny_set, tmp_path, monkeypatch
+):
+    values, calibrated, tested = iter([30.0, 20.0]), [], []
+
+    def scripted(cls, cfg, model, evaluators=None):
+        plain = getattr(model, "model", model)  # within the one that augments
+        weight = plain.roi_heads.box_predictor.cls_score.weight.detach().clone()
+        if cfg.DATASETS.TEST == (tiny_set["calib"],):
+            calibrated.append(weight)
+            return {"bbox": {"AP": next(values), "APr": 1.0}, "segm": {"AP": 0.0}}
+        tested.append((cfg.OUTPUT_DIR.endswith("TTA"), weight))
+        return {"bbox": {"AP": 1.0}}
+
+    monkeypatch.setattr(Trainer, "test", classmethod(scripted))
+    train(
+        "best", 2, "DATASETS.CALIB", (tiny_set["calib"],), "DATASETS.TEST", (tiny_set["val"],),
+        "TEST.EVAL_PERIOD", 1, "TEST.AUG.ENABLED", True, "TEST.AUG.MIN_SIZES", (64,),
+    )  # fmt: skip
+    best, last = calibrated
+    assert not torch.equal(best, last)
+    assert [augmented for augmented, _ in tested] == [False, True]
+    assert all(torch.equal(weight, best) for _, weight in tested)
+    lines = (tmp_path / "best" / "metrics.json").read_text()
+    assert '"bbox_TTA/AP"' in lines and '"calib/AP": 20.0' in lines
+
+
+@pytest.mark.parametrize(
+    "metric, status, message",
+    [
+        ("", "ok", "the best AP on"),
+        ("APr", "ok", "the best APr on"),
+        ("balanced", "error", "TEST.CALIB_METRIC is 'balanced'.*APr"),
+        ("APf", "error", "bbox/APf would be undefined"),
+    ],
+)
+def test_the_metric_of_the_best_is_checked_before(metric, status, message, tiny_cfg, tiny_set):
+    cfg = tiny_cfg(
+        "deconfound", "DATASETS.TRAIN", (tiny_set["train"],), "DATASETS.TEST", (),
+        "DATASETS.CALIB", (tiny_set["calib"],), "TEST.EVAL_PERIOD", 1, "TEST.CALIB_METRIC", metric,
+        "MODEL.WEIGHTS", "",
+    )  # fmt: skip
+    (one,) = (one for one in preflight(YacsRecipe(cfg)) if one.what == "best")
+    found = find(one)
+    assert found.status == status and re.search(message, found.message), found
+
+
+def test_a_check_counts_the_processes_that_will_train(tiny_cfg):
+    cfg = tiny_cfg("deconfound", "SOLVER.IMS_PER_BATCH", 2, "MODEL.WEIGHTS", "")
+    for processes, status in ((2, "ok"), (4, "error")):
+        checks = preflight(YacsRecipe(cfg), processes=processes)
+        (found,) = (find(one) for one in checks if one.what == "schedule")
+        assert found.status == status
+    assert "each of 4 processes" in found.message
+
+
 def test_trains_on_images_whose_size_the_records_do_not_give(train, tiny_set):
     _, expected = train("sizes", 2)
     records = DatasetCatalog.get(tiny_set["train"])
@@ -176,8 +234,9 @@ def test_several_processes_without_a_gpu(monkeypatch, caplog):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     asked = []
     monkeypatch.setattr(engine, "launch", lambda main, num_gpus, **_: asked.append(num_gpus))
-    launch(lambda _: asked.append("here"), argument_parser().parse_args(["--num-gpus", "8"]))
+    args = argument_parser().parse_args(["--num-gpus", "8"])
+    launch(lambda _: asked.append("here"), args)
     if hasattr(comm, "create_local_process_group"):
         assert asked == [8]
     else:
-        assert asked == ["here"] and "running 1" in caplog.text
+        assert asked == ["here"] and "running 1" in caplog.text and args.num_gpus == 1

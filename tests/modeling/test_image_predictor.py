@@ -42,6 +42,18 @@ def probs(predictor, x):
         return predictor.predict_probs(predictor(x))
 
 
+def test_a_training_step_forgets_what_was_chosen():
+    predictor = make()
+    predictor.calibrated_alpha, predictor.chosen = 1.5, "alpha 1.5 by top1 on birds"
+    with EventStorage():
+        output, labels = predictor(torch.rand(4, D)), torch.arange(4)
+        with torch.no_grad():
+            predictor.losses(output, labels)
+        assert (predictor.calibrated_alpha, bool(predictor.chosen)) == (1.5, True)
+        predictor.losses(output, labels)
+    assert (predictor.calibrated_alpha, predictor.chosen) == (None, "")
+
+
 def test_forward_is_factual_in_both_modes():
     predictor, x = with_mean(make()), torch.rand(4, D)
     logits, features = predictor.train()(x)

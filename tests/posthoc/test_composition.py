@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from lvis_tde import posthoc
+from lvis_tde.calibration.settings import describe
 from lvis_tde.posthoc import Settings, Statistics, compose
 
 ROWS, CLASSES, HEADS = 5, 12, 2
@@ -249,6 +250,12 @@ def test_traced_for_other_inputs(known):
 def test_strengths_are_checked_by_name(name, bad):
     with pytest.raises(ValueError, match=f"{name}={bad}"):
         Settings(**{name: bad})
+
+
+def test_whole_numbers_are_strengths_like_others():
+    settings = Settings(1, 1, logit_adjustment=1)
+    assert settings == Settings(1.0, 1.0, logit_adjustment=1.0)
+    assert describe(settings) == "alpha 1, logit_adjustment 1"
 
 
 def test_mistakes_are_quoted(known):
