@@ -12,8 +12,9 @@ from ...engine import load_config
 
 __all__ = ["said"]
 
-# What says where and how a unit runs, not what is trained.
-_ASIDE = ("OUTPUT_DIR", "DEVICE", "CHECKPOINT_PERIOD")
+# What says where and how a unit runs, not what is trained; by CALIB_METRIC a checkpoint is kept
+# beside the last one, which is the unit's.
+_ASIDE = ("OUTPUT_DIR", "DEVICE", "CHECKPOINT_PERIOD", "CALIB_METRIC")
 
 
 @functools.cache
