@@ -158,6 +158,8 @@ def run_estimate(
         recipe.weights = checkpoint
         config = os.path.join(recipe.output_dir, "config_tde.yaml")
         recipe.save(config)
-        logger.info("Wrote %s and %s. Choose strengths next: tools/sweep_posthoc.py.", checkpoint, config)
+        logger.info(
+            "Wrote %s and %s. Choose strengths next: tools/sweep_posthoc.py.", checkpoint, config
+        )
     comm.synchronize()
     return found
