@@ -117,7 +117,7 @@ def test_the_swap_takes_sigmoids_over_on_both_releases():
         heads.box_predictor = old
         new = swap_box_predictor(heads, norm=norm).box_predictor
         assert new.use_sigmoid_ce and new.use_fed_loss and new.fed_loss_num_classes == 2
-        assert new.fed_loss_cls_weights is old.fed_loss_cls_weights
+        assert torch.equal(new.fed_loss_cls_weights, old.fed_loss_cls_weights)
         assert new.cls_score.weight is old.cls_score.weight
         assert new.cls_score.bias is old.cls_score.bias
     heads.box_predictor = old
