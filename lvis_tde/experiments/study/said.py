@@ -23,12 +23,17 @@ def said(text: str) -> dict[str, Any]:
 
     So a key that a later release adds changes nothing.
     """
-    defaults = _flat(yaml.safe_load(load_config().dump()))
+    defaults = _defaults()
     return {
         key: value
         for key, value in _flat(yaml.safe_load(text)).items()
         if key.rpartition(".")[2] not in _ASIDE and (key not in defaults or defaults[key] != value)
     }
+
+
+@functools.cache
+def _defaults() -> dict[str, Any]:
+    return _flat(yaml.safe_load(load_config().dump()))
 
 
 def _flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import logging
@@ -108,7 +109,7 @@ class Unit:
                 are removed and that has another learning curve.
         """
         text = self.config().dump()
-        found, curve = self._found(), self.asked()["curve_of"]
+        found, curve = self._found(), self._curve
         if found and curve and found.get("curve_of") != curve:
             raise ValueError(
                 f"{self.folder} is finished with curve={found.get('curve_of')}, and curve={curve} "
@@ -137,8 +138,13 @@ class Unit:
             "methods": None if study.methods is None else sorted(study.methods),
             "masks": sorted(study.masks),
             "mean_batches": study.mean_batches,
-            "curve_of": None if study.curve is None else list(study.curve),
+            "curve_of": self._curve,
         }
+
+    @property
+    def _curve(self) -> list[Any] | None:
+        """That of the study, as JSON has it."""
+        return None if self.study.curve is None else list(self.study.curve)
 
     def result(self) -> dict[str, Any] | None:
         """``unit.json``; None if there is none, or one of other post-hoc methods."""
@@ -161,9 +167,14 @@ class Unit:
         done, total = self.iterations()
         return "evaluating" if done == total else f"training {done}/{total}"
 
+    @functools.cached_property
+    def _max_iter(self) -> int:
+        """Read once: progress asks for it over and over."""
+        return int(self.config().SOLVER.MAX_ITER)
+
     def iterations(self) -> tuple[int, int]:
         """Those that are trained, as far as is known, and all."""
-        total = self.config().SOLVER.MAX_ITER
+        total = self._max_iter
         if (self.folder / WEIGHTS).is_file():
             return total, total
         return min(iterations_of(self.folder), max(total - 1, 0)), total
