@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import multiprocessing
+import os
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from glyph_font_util import write_color_font
 from lvis_tde.data.synthetic import make_synthetic_lvis, register_synthetic_lvis
 from lvis_tde.engine import load_config
 from lvis_tde.evaluation import lvis_evaluator
+from lvis_tde.experiments.study import workers
 
 ROOT = Path(__file__).parent.parent
 # What tests start with "forkserver" is a fork of one process that has imported these: to import
@@ -41,6 +43,14 @@ TINY = [
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread():
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_wait_for_the_disk():
+    # Only a power cut would tell.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda file: None)
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -171,6 +181,12 @@ def tell_boxes(patch):
         return dataclasses.replace(result, metrics={**result.metrics, **told})
 
     patch.setattr(lvis_evaluator, "evaluate_lvis", figures)
+
+
+@pytest.fixture
+def forked_workers(monkeypatch):
+    """Workers of a study are forks of a process that has imported what they need."""
+    monkeypatch.setattr(workers, "_CONTEXT", multiprocessing.get_context("forkserver"))
 
 
 @pytest.fixture

@@ -137,15 +137,16 @@ def same(one, other):
     return np.array_equal(one, other)
 
 
+@pytest.mark.parametrize("kills", [2, pytest.param(8, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", COMMANDS)
-def test_killed_at_random_moments(name, start, tmp_path):
+def test_killed_at_random_moments(name, kills, start, tmp_path):
     begin, end = start
     first, *again = COMMANDS[name]
     began = time.monotonic()
     end(begin(first, tmp_path / "reference"))
     seconds = time.monotonic() - began
-    moments = random.Random(name)
-    for _ in range(4):
+    moments = random.Random(f"{name} {kills}")
+    for _ in range(kills):
         process = begin((*again, first)[0], tmp_path / "killed")
         time.sleep(moments.uniform(0.1, 1.0) * seconds)
         process.kill()

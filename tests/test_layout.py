@@ -1,6 +1,7 @@
 """The package is laid out as docs/design.md says: the table there is what is enforced here."""
 
 import ast
+import functools
 import re
 import sys
 from pathlib import Path
@@ -40,6 +41,7 @@ def _type_checking(tree):
             yield from (inner for part in node.body for inner in ast.walk(part))
 
 
+@functools.cache
 def imports(module):
     """``(imported module, whether inside a function)`` of every import, absolute names."""
     path = FILES[module]
@@ -47,6 +49,7 @@ def imports(module):
     unseen = set(_type_checking(tree))
     functions = (n for n in ast.walk(tree) if isinstance(n, (ast.FunctionDef, ast.Lambda)))
     late = {inner for function in functions for inner in ast.walk(function)}
+    found = []
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     for node in ast.walk(tree):
         if node in unseen:
@@ -62,8 +65,8 @@ def imports(module):
             names = [name if name in FILES else base for name in inner]
         else:
             continue
-        for name in names:
-            yield name, node in late
+        found += [(name, node in late) for name in names]
+    return found
 
 
 def arrows(module):

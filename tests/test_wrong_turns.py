@@ -122,6 +122,11 @@ OVERRIDES = [
     (["SOLVER.LR_SCHEDULER_NAME", "Nope"], "no optimizer and schedule.*Nope"),
     (["SOLVER.BASE_LR", "-1"], "no optimizer and schedule"),
     (["SOLVER.STEPS", "(2, 1)"], "no optimizer and schedule"),
+    (["MODEL.TDE.PRECISE_MEAN", "1"], r"num_batches=1 \(MODEL.TDE.PRECISE_MEAN\)"),
+    (
+        ["MODEL.TDE.PRECISE_MEAN", "4", "MODEL.ROI_HEADS.NAME", "StandardROIHeads"],
+        "no TDE predictor",
+    ),
     (["INPUT.MIN_SIZE_TEST", "-5"], "gives no image"),
     (["MODEL.FPN.OUT_CHANNELS", "-1"], "gives no model"),
 ]

@@ -21,13 +21,13 @@ from lvis_tde.engine import YacsRecipe, load_config, load_recipe
 from lvis_tde.engine.preflight import find, preflight
 
 FAST = settings(
-    max_examples=250,
     deadline=None,
     derandomize=True,
     database=None,
     suppress_health_check=list(HealthCheck),
 )
 FEWER = settings(FAST, max_examples=60)
+FEW_AND_MANY = pytest.mark.parametrize("examples", [50, pytest.param(500, marks=pytest.mark.slow)])
 VALUES = st.one_of(
     st.none(),
     st.booleans(),
@@ -81,11 +81,12 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("fuzz")
 
 
+@FEW_AND_MANY
 @pytest.mark.parametrize("name, whole", [("model.pth", WHOLE), ("model.pkl", PICKLED)])
-def test_flipped_bytes(name, whole, tmp_path):
+def test_flipped_bytes(name, whole, examples, tmp_path):
     path = tmp_path / name
 
-    @FAST
+    @settings(FAST, max_examples=examples)
     @given(st.lists(st.tuples(st.integers(0, len(whole) - 1), st.integers(1, 255)), max_size=4))
     def check(flips):
         content = bytearray(whole)
@@ -123,11 +124,12 @@ def test_any_bytes(tmp_path):
     check()
 
 
-def test_entries_dropped_and_of_other_types(tmp_path):
+@FEW_AND_MANY
+def test_entries_dropped_and_of_other_types(examples, tmp_path):
     path = tmp_path / "model.pth"
     names = list(MODEL.state_dict())
 
-    @FAST
+    @settings(FAST, max_examples=examples)
     @given(
         st.sets(st.sampled_from(names)),
         st.dictionaries(st.sampled_from([*names, "other"]), VALUES, max_size=2),
@@ -214,11 +216,12 @@ def config_or_words(path):
     return None
 
 
-def test_configs_of_other_values_and_keys(config, tmp_path):
+@FEW_AND_MANY
+def test_configs_of_other_values_and_keys(config, examples, tmp_path):
     path = tmp_path / "c.yaml"
     keys = list(places(config))
 
-    @settings(FAST, max_examples=150)
+    @settings(FAST, max_examples=examples)
     @given(st.sampled_from(keys), VALUES, st.booleans())
     def check(place, value, dropped):
         changed = copy.deepcopy(config)

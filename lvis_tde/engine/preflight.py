@@ -26,6 +26,7 @@ from ..data.files import existing_parent, free_space
 from .checks import check_dataset, check_images, check_weights
 from .classification import best_by, ignored_for_epochs
 from .data_checks import check_annotations, check_sets
+from .hooks import PreciseMean
 from .lock import check_unlocked
 from .recipes import Recipe, YacsRecipe
 from .trial import TrialModel, building, is_ours, quiet
@@ -141,6 +142,12 @@ def _schedule(recipe: Recipe, model: TrialModel, processes: int) -> str:
         )
     with quiet(), building("optimizer and schedule"):
         recipe.build_solver(copy.deepcopy(model.built))
+    if isinstance(recipe, YacsRecipe):
+        precise = recipe.cfg.MODEL.get("TDE", {}).get("PRECISE_MEAN", 0)
+    else:
+        precise = recipe.cfg.train.get("precise_mean", 0)
+    if precise:
+        PreciseMean(model.built, list, precise)  # or its error, which a start would have
     text = f"{size} images per batch, {recipe.num_checkpoints} checkpoints"
     ignored = ignored_for_epochs(recipe.cfg) if isinstance(recipe, YacsRecipe) else ""
     return Warned(f"{text}. {ignored}") if ignored else text

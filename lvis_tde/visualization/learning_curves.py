@@ -156,9 +156,9 @@ def plot_gain_by_momentum(
         The figure: means with their intervals, and small dots for the seeds.
 
     Raises:
-        ValueError: if there is no family.
+        ValueError: if there is no family, or none has a gain.
     """
-    if not families:
+    if not any(families.values()):
         raise ValueError("families is empty: pass the gains of at least one")
     metrics = metrics or {"AP": "AP, all classes", "APr": "APr, rare classes"}
     figure = new_figure(9.2, 4.0)

@@ -253,7 +253,7 @@ def test_bad_argument_is_named_and_nothing_is_written(tmp_path, color_font, name
     check()
 
 
-@FEW
+@settings(FEW, max_examples=5)
 @given(data=st.data())
 def test_any_valid_arguments_give_the_set_that_was_asked_for(data, color_font):
     num_classes = data.draw(st.integers(2, 30), "num_classes")

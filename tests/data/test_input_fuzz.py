@@ -26,7 +26,7 @@ VALUES = st.sampled_from(
     + [{"size": [9, 9], "counts": [81]}, {"size": "ab", "counts": 3}, {"counts": "04"}, [[[1] * 6]]]
 )
 CASES = settings(
-    max_examples=250,
+    max_examples=100,
     deadline=5000,
     derandomize=True,
     database=None,

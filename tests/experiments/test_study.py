@@ -244,7 +244,7 @@ def test_a_cascade(tmp_path, telling):
     assert {"fg_cosine_to_mean", "weight_norm_c"} <= curve[-1].keys()
 
 
-def test_a_unit_that_fails_does_not_keep_the_others(tmp_path, capsys):
+def test_a_unit_that_fails_does_not_keep_the_others(tmp_path, capsys, forked_workers):
     broken = {"config": "demo_softmax.yaml", "opts": ["MODEL.WEIGHTS", "none.pth"]}
     study_of(
         tmp_path, recipes={"broken": broken, "softmax": RECIPES["softmax"]}, pairs=[], orders=[]

@@ -30,7 +30,7 @@ class Broken(Killed):
         raise ValueError("no such thing")
 
 
-def test_a_killed_process_is_a_failed_unit():
+def test_a_killed_process_is_a_failed_unit(forked_workers):
     failed = run_units([Killed(), Broken()], 2, 0)
     assert failed == {
         "seed0/killed": "its process ended with code -9",

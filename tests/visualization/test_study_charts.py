@@ -125,8 +125,9 @@ def test_gains_lie_where_the_momentum_is_with_their_intervals():
     assert any(tuple(map(float, one)) == pytest.approx((0.8, 2.2)) for one in ends)
     assert {"softmax", "de-confound"} <= set(words(axes))
     inside(figure)
-    with pytest.raises(ValueError, match="families is empty"):
-        plot_gain_by_momentum({})
+    for nothing in ({}, {"softmax": {}}):
+        with pytest.raises(ValueError, match="families is empty"):
+            plot_gain_by_momentum(nothing)
 
 
 def test_recipes_are_told_apart_by_color_and_marker():
