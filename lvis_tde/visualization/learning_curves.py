@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from .figure import bare, headline, new_figure, spread
-from .palette import GRID, GROUP_COLORS, GROUPS, INK, METHOD_COLORS, MUTED, series_styles
+from .palette import GRID, GROUP_COLORS, GROUPS, INK, METHOD_COLORS, MUTED, ramp, series_styles
 
-__all__ = ["plot_gain_by_momentum", "plot_learning_curves"]
+__all__ = ["plot_gain_by_momentum", "plot_gain_over_ap", "plot_learning_curves"]
 
 Curve = Sequence[Mapping[str, float]]
 
@@ -199,6 +199,64 @@ def plot_gain_by_momentum(
         _name_ends(axes, ends, 0.075 * (high - low), 9)
     headline(figure, title, [])
     return figure
+
+
+def plot_gain_over_ap(
+    families: Mapping[str, Mapping[str, Mapping[str, Curve]]],
+    *,
+    title: str = "What TDE adds over AP as trained, checkpoints on held-out images (points)",
+) -> Figure:
+    """A column for each family of recipes, gains in AP above those in APr, a line for each seed.
+
+    It tells apart whether an optimizer changes what TDE adds or only how far training gets.
+
+    Args:
+        families: title to the names of optimizers to their seeds, each with rows of "AP", "AP_tde",
+            "APr" and "APr_tde"; rows that lack one of a pair are left out.
+        title: of the chart.
+
+    Returns:
+        The figure. SGD's momenta are shades of one color, light for the least; lines go from one
+        checkpoint to the next.
+
+    Raises:
+        ValueError: if there is no family.
+    """
+    if not any(families.values()):
+        raise ValueError("families is empty: pass the curves of at least one")
+    names = list(dict.fromkeys(name for one in families.values() for name in one))
+    sgd = sorted((name for name in names if _momentum(name) < 1), key=_momentum)
+    others = [name for name in names if _momentum(name) >= 1]
+    colors = dict(zip(sgd, ramp(len(sgd))))
+    colors |= {name: color for name, (color, _) in series_styles(others).items()}
+    figure = new_figure(max(5.2, 4.6 * len(families)), 5.9)
+    for column, (family, optimizers) in enumerate(families.items()):
+        for row, (metric, label) in enumerate((("AP", "gain in AP"), ("APr", "gain in APr"))):
+            wide = 1 / len(families)
+            place = (0.05 + wide * column, 0.50 - 0.41 * row, wide - 0.09, 0.31)
+            axes = figure.add_axes(place)
+            bare(axes, "both")
+            axes.set_title(f"{family}: {label}" if not row else label, size=10, loc="left")
+            axes.axhline(0, color=MUTED, lw=0.9)
+            for name, seeds in optimizers.items():
+                for curve in seeds.values():
+                    points = _gains(curve, metric)
+                    (
+                        axes.plot(*zip(*points), ".-", color=colors[name], ms=5, lw=1.2)
+                        if points
+                        else None
+                    )
+            axes.set_xlim(left=0)
+            if row:
+                axes.set_xlabel("AP as trained", size=9.5, color=MUTED)
+    legend = [(f"momentum {name}" if name in sgd else name, colors[name]) for name in colors]
+    headline(figure, title, legend)
+    return figure
+
+
+def _gains(curve: Curve, metric: str) -> list[tuple[float, float]]:
+    rows = [[row.get(key) for key in ("AP", metric, f"{metric}_tde")] for row in curve]
+    return [(x, b - a) for x, a, b in rows if None not in (x, a, b) and math.isfinite(x + b - a)]
 
 
 def _momentum(name: str) -> float:

@@ -109,6 +109,21 @@ def run_colors(runs: Iterable[str]) -> dict[str, str]:
     return {run: RUN_COLORS.get(run) or given[run] for run in runs}
 
 
+def ramp(count: int) -> list[str]:
+    """Shades of one color for what has an order.
+
+    Args:
+        count: how many, >= 0.
+
+    Returns:
+        From light to dark.
+    """
+    light, dark = (0xA6, 0xCB, 0xE8), (0x08, 0x30, 0x5B)
+    steps = [i / max(count - 1, 1) for i in range(count)]
+    mixed = [[round(a + (b - a) * t) for a, b in zip(light, dark)] for t in steps]
+    return ["#" + "".join(f"{one:02X}" for one in color) for color in mixed]
+
+
 def series_styles(titles: Iterable[str]) -> dict[str, tuple[str, str]]:
     """Color and marker of each recipe of a study.
 

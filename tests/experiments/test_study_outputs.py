@@ -14,7 +14,7 @@ from study_util import METHODS, RECIPES, order, pair, study
 from lvis_tde.evaluation.seeds import student
 from lvis_tde.experiments.study.numbers import disagreements, ranks_of, values_of
 from lvis_tde.experiments.study.outputs import write_outputs
-from lvis_tde.experiments.study.pictures import momentum_gains, study_pictures
+from lvis_tde.experiments.study.pictures import momentum_curves, momentum_gains, study_pictures
 from lvis_tde.experiments.study.tables import latex, markdown, study_tables
 from lvis_tde.experiments.study.tidy import COLUMNS, tidy_csv
 
@@ -318,5 +318,13 @@ def test_gains_by_momentum_are_those_of_the_pairs():
     values, half = gains["softmax"]["0.98"]["APr"]
     assert values == expected and half == pytest.approx(expected_mean(expected)[1])
     assert {"momentum", "learning_curves"} <= study_pictures(found).keys()
+    courses = momentum_curves(found)
+    assert {name: list(one) for name, one in courses.items()} == {
+        family: ["0", "0.5", "0.98", "AdamW"] for family in RECIPES
+    }
+    assert courses["softmax"]["0.5"] == found["curves"]["softmax_0.5"]
+    assert "gain_over_ap" in study_pictures(found)
+    of_training = {recipe: {"0": [{"iteration": 19}]} for recipe in found["curves"]}
+    assert momentum_curves({**found, "curves": of_training}) == {}
     assert "momentum" not in study_pictures(study())
     assert pair(found["runs"], one["run"], one["over"], None)["seeds"] == one["seeds"]

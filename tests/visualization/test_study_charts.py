@@ -3,9 +3,14 @@
 import math
 
 import pytest
+from matplotlib.colors import to_rgb
 
 from lvis_tde.visualization.figure import figure_to_array
-from lvis_tde.visualization.learning_curves import plot_gain_by_momentum, plot_learning_curves
+from lvis_tde.visualization.learning_curves import (
+    plot_gain_by_momentum,
+    plot_gain_over_ap,
+    plot_learning_curves,
+)
 from lvis_tde.visualization.palette import METHOD_LETTERS, METHOD_NAMES, series_styles
 from lvis_tde.visualization.study_charts import plot_glance, plot_ranks, plot_runs
 
@@ -128,6 +133,28 @@ def test_gains_lie_where_the_momentum_is_with_their_intervals():
     for nothing in ({}, {"softmax": {}}):
         with pytest.raises(ValueError, match="families is empty"):
             plot_gain_by_momentum(nothing)
+
+
+def test_gains_lie_over_the_ap_of_the_same_checkpoint():
+    rows = [
+        {"iteration": 9, "AP": 2.0, "AP_tde": 3.0, "APr": 0.0, "APr_tde": 0.5},
+        {"iteration": 14},  # of training alone
+        {"iteration": 19, "AP": 6.0, "AP_tde": 5.5, "APr": 1.0, "APr_tde": math.nan},
+    ]
+    names = ("0", "0.9", "0.98", "AdamW")
+    families = {"softmax": {name: {"0": rows, "1": rows[:1]} for name in names}, "other": {}}
+    figure = plot_gain_over_ap(families)
+    above, below, *empty = figure.axes
+    curves = [line for line in above.get_lines() if line.get_marker() == "."]
+    assert [list(zip(*one.get_data())) for one in curves[:2]] == [[(2, 1), (6, -0.5)], [(2, 1)]]
+    assert marks(below) and {y for _, y in marks(below)} == {0.5} and len(empty) == 2
+    colors = [one.get_color() for one in curves[::2]]
+    light = [sum(to_rgb(color)) for color in colors[:3]]
+    assert len(set(colors)) == 4 and light == sorted(light, reverse=True)
+    assert {f"momentum {n}" for n in names[:3]} | {"AdamW"} <= {t.get_text() for t in figure.texts}
+    inside(figure)
+    with pytest.raises(ValueError, match="families is empty"):
+        plot_gain_over_ap({"softmax": {}})
 
 
 def test_recipes_are_told_apart_by_color_and_marker():

@@ -9,7 +9,11 @@ from typing import Any, NamedTuple
 from matplotlib.figure import Figure
 
 from ...calibration.methods import FACTUAL
-from ...visualization.learning_curves import plot_gain_by_momentum, plot_learning_curves
+from ...visualization.learning_curves import (
+    plot_gain_by_momentum,
+    plot_gain_over_ap,
+    plot_learning_curves,
+)
 from ...visualization.palette import KINDS
 from ...visualization.study_charts import plot_glance, plot_ranks, plot_runs
 from .numbers import (
@@ -24,7 +28,7 @@ from .numbers import (
     values_of,
 )
 
-__all__ = ["Picture", "momentum_gains", "study_pictures"]
+__all__ = ["Picture", "momentum_curves", "momentum_gains", "study_pictures"]
 
 Study = Mapping[str, Any]
 _MOST_CURVES = 4
@@ -76,6 +80,13 @@ def study_pictures(study: Study) -> dict[str, Picture]:
     if gains:
         words = "What TDE adds to AP and APr by the momentum of training."
         found["momentum"] = Picture(plot_gain_by_momentum(gains), "Momentum", words)
+    courses = momentum_curves(study)
+    if courses:
+        words = (
+            "What TDE of one strength adds over AP as trained, checkpoint by checkpoint: at equal "
+            "AP trainings are equally far."
+        )
+        found["gain_over_ap"] = Picture(plot_gain_over_ap(courses), "Momentum and progress", words)
     return found
 
 
@@ -132,6 +143,25 @@ def optimizer_of(study: Study, recipe: str) -> str:
     return "" if momentum is None else f"{float(momentum):g}"
 
 
+def _family_of(study: Study, recipe: str) -> str:
+    return recipe_title(study, recipe).split(",")[0]
+
+
+def momentum_curves(study: Study) -> dict[str, dict[str, Mapping[str, Sequence[Any]]]]:
+    """The curves with APs of recipes that name their optimizer, with and without TDE.
+
+    Returns:
+        Family, as of :func:`momentum_gains`, to optimizer to seeds; empty unless two optimizers of
+        a family are there.
+    """
+    families: dict[str, dict[str, Mapping[str, Sequence[Any]]]] = {}
+    for recipe, seeds in study.get("curves", {}).items():
+        optimizer = optimizer_of(study, recipe)
+        if optimizer and any("AP_tde" in row for curve in seeds.values() for row in curve):
+            families.setdefault(_family_of(study, recipe), {})[optimizer] = seeds
+    return {name: found for name, found in families.items() if len(found) > 1}
+
+
 def momentum_gains(study: Study) -> dict[str, dict[str, dict[str, tuple[Sequence[float], float]]]]:
     """What TDE adds over the model as trained, by the optimizer of recipes that name theirs.
 
@@ -147,7 +177,7 @@ def momentum_gains(study: Study) -> dict[str, dict[str, dict[str, tuple[Sequence
         optimizer = optimizer_of(study, recipe)
         if method != "tde" or pair["over"] != f"{recipe}/factual" or not optimizer:
             continue
-        family = families.setdefault(recipe_title(study, recipe).split(",")[0], {})
+        family = families.setdefault(_family_of(study, recipe), {})
         for metric in ("AP", "APr"):
             gains = [one["difference"] for one in changes_of(pair, "bbox", metric).values()]
             mean = mean_of(gains)
