@@ -255,8 +255,8 @@ def plot_gain_over_ap(
 
 
 def _gains(curve: Curve, metric: str) -> list[tuple[float, float]]:
-    rows = [[row.get(key) for key in ("AP", metric, f"{metric}_tde")] for row in curve]
-    return [(x, b - a) for x, a, b in rows if None not in (x, a, b) and math.isfinite(x + b - a)]
+    ap, one, other = (_points(curve, key) for key in ("AP", metric, f"{metric}_tde"))
+    return [(ap[i], other[i] - one[i]) for i in sorted(ap.keys() & one.keys() & other.keys())]
 
 
 def _momentum(name: str) -> float:
