@@ -167,8 +167,9 @@ def add_classification_config(cfg: CfgNode) -> None:
     # Sets to choose on, never to report on: sweeps take them, and with an evaluation period the
     # best checkpoint on them is kept, and tested at the end of training.
     cfg.DATASETS.CALIB = ()
-    # What is best on them: "top1", "balanced" (mean over classes), "many", "medium" or "few"; of a
-    # detector's boxes "AP", "APr" and so on. "" is "balanced" or "AP".
+    # What that checkpoint is the best in (a sweep has --metric): "top1", "balanced" (mean over
+    # classes), "many", "medium" or "few"; of a detector's boxes "AP", "APr" and so on. "" is
+    # "balanced" or "AP".
     cfg.TEST.CALIB_METRIC = ""
 
 

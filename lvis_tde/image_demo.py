@@ -37,6 +37,7 @@ class ImageDemo:
         classes: ClassInfo,
         *,
         panel_size: int = 360,
+        top: int = 6,
     ):
         """
         Args:
@@ -44,10 +45,19 @@ class ImageDemo:
             prepare: makes the model's input of an RGB picture, such as ``Recipe.prepare``.
             classes: see :func:`~lvis_tde.predictor.classes_of`.
             panel_size: side of the picture in the drawing, in pixels.
+            top: classes that are shown: those with the highest probabilities.
+
+        Raises:
+            ValueError: if ``top`` or ``panel_size`` is not positive.
         """
+        for name, value in {"top": top, "panel_size": panel_size}.items():
+            if value < 1:
+                flag = name.replace("_", "-")
+                raise ValueError(f"{name}={value} (--{flag}) shows nothing: it must be at least 1.")
         self.model = model.eval()
         self.classes = classes
         self.panel_size = panel_size
+        self.top = top
         self._input = prepare
         # Inputs that could not be read, and why.
         self.skipped: list[tuple[str, str]] = []
@@ -86,6 +96,7 @@ class ImageDemo:
         options: dict[str, Any] = {
             "class_names": self.classes.names,
             "class_frequency": self.classes.frequency,
+            "top": self.top,
         }
         figures = {f"{stem}.png": draw_classified(image, parts, side=self.panel_size, **options)}
         if explain:

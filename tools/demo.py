@@ -30,9 +30,13 @@ def parse_args(argv):
         help="least score shown without TDE (default: 0.3); with TDE as many objects are shown",
     )
     parser.add_argument(
-        "--top", type=int, default=20, help="most objects on each side (default: 20)"
+        "--top", type=int, help="most objects on each side (default: 20), or classes (6)"
     )
-    parser.add_argument("--panel-size", type=int, default=640, help="pixels of the longer side")
+    parser.add_argument(
+        "--panel-size",
+        type=int,
+        help="pixels of the longer side (640; of classifiers 360)",
+    )
     parser.add_argument(
         "--explain", action="store_true", help="charts of the detections that TDE changed most"
     )
@@ -48,6 +52,7 @@ def parse_args(argv):
 def main(argv=None):
     args = parse_args(argv)
     from lvis_tde.calibration.checkpoint import load_trained
+    from lvis_tde.calibration.settings import tde_predictors
     from lvis_tde.data.classification import register_by_name
     from lvis_tde.engine import check_run, load_recipe, setup_console, use_data, use_fast
     from lvis_tde.image_demo import ImageDemo
@@ -67,20 +72,22 @@ def main(argv=None):
         use_fast(recipe)
     check_run(recipe)
     dataset = next(iter((*recipe.test_sets, *recipe.train_sets)), "__unused")
-    register_by_name(dataset)
+    missing = None
+    try:
+        register_by_name(dataset)
+    except FileNotFoundError as error:
+        missing = error
     model = load_trained(recipe)
+    if missing and tde_predictors(model)[0].statistics.class_names is None:
+        raise missing  # nobody knows the names
     classes = classes_of(model, dataset)
+    given = {"panel_size": args.panel_size, "top": args.top}
+    options = {name: value for name, value in given.items() if value is not None}
     if isinstance(model, ImageClassifier):
-        demo = ImageDemo(model, recipe.prepare, classes)
+        demo = ImageDemo(model, recipe.prepare, classes, **options)
     else:
-        demo = TDEDemo(
-            model,
-            recipe.prepare,
-            classes,
-            score_threshold=args.score_threshold,
-            panel_size=args.panel_size,
-            top=args.top,
-        )
+        options["score_threshold"] = args.score_threshold
+        demo = TDEDemo(model, recipe.prepare, classes, **options)
     cli.wrote(demo.run(inputs, args.output, explain=args.explain))
     for path, reason in demo.skipped:
         print(f"skipped: {path}: {reason}", file=sys.stderr)

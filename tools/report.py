@@ -79,7 +79,7 @@ def main(argv=None):
         results = {
             n: Predictions.load(p).evaluate(bootstrap=args.bootstrap) for n, p in zip(names, paths)
         }
-        print(write_top1_report(args.output, results))
+        print(write_top1_report(args.output, results, bootstrap=args.bootstrap))
         return
     content, remark = load_truth(args.annotations, args.train_annotations, args.bounds)
     truth = GroundTruth.load(content)

@@ -11,7 +11,7 @@ from detectron2.evaluation import DatasetEvaluator, inference_on_dataset
 from detectron2.utils import comm
 from torch import nn
 
-from ..evaluation import LVISEvaluator
+from ..evaluation import ClassificationEvaluator, LVISEvaluator
 from ..posthoc import Settings
 from .alpha import predict_for_alphas
 from .settings import describe, settings, tde_predictors
@@ -115,6 +115,12 @@ def evaluate_beside(
         pass  # fails here if it needs statistics that the model does not have
     evaluators = {name: recipe.evaluator(name) for name in recipe.test_sets}
     for name, evaluator in evaluators.items():
+        if isinstance(evaluator, ClassificationEvaluator):
+            raise ValueError(
+                f"{name} has a class for each image, and --beside compares detections: evaluate "
+                "twice, and compare the two predictions.npz with tools/report.py --compare; or see "
+                "what all settings gain with tools/sweep_posthoc.py."
+            )
         if not isinstance(evaluator, LVISEvaluator):
             raise ValueError(
                 f"{name} is evaluated by {type(evaluator).__name__}, which has no report: give the "

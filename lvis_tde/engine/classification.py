@@ -8,13 +8,13 @@ import inspect
 import math
 from collections.abc import Iterator, Sequence
 
-import numpy as np
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import nn
 
 from ..data.classification.names import register_by_name
+from ..data.classification.sets import ClassificationSet
 from ..modeling.image_classifier import ImageClassifier
 from ..modeling.image_predictor import TDEImagePredictor
 
@@ -37,7 +37,7 @@ def is_classification(cfg: CfgNode) -> bool:
 
 
 def scheduled(cfg: CfgNode, num_images: int) -> None:
-    """Turns ``SOLVER.EPOCHS`` into iterations, if ``TOTAL`` is set.
+    """Turns ``SOLVER.EPOCHS`` into iterations: ``EVAL``, and the others if ``TOTAL`` is set.
 
     A pass over the training set has ``num_images / IMS_PER_BATCH`` iterations, a fraction too: no
     image is left out.
@@ -49,7 +49,9 @@ def scheduled(cfg: CfgNode, num_images: int) -> None:
     Raises:
         ValueError: if a step, the warm-up or the start of DRW lies outside of the training.
     """
-    epochs = cfg.SOLVER.EPOCHS
+    epochs, each = cfg.SOLVER.EPOCHS, num_images / cfg.SOLVER.IMS_PER_BATCH
+    if epochs.EVAL > 0:
+        cfg.TEST.EVAL_PERIOD = max(1, round(epochs.EVAL * each))
     if not epochs.TOTAL:
         return
     deferred = (epochs.DEFER,) if epochs.DEFER >= 0 else ()
@@ -60,13 +62,10 @@ def scheduled(cfg: CfgNode, num_images: int) -> None:
                 f"SOLVER.EPOCHS.{name} {values} must lie between 0 and SOLVER.EPOCHS.TOTAL, which "
                 f"is {epochs.TOTAL}."
             )
-    each = num_images / cfg.SOLVER.IMS_PER_BATCH
     cfg.SOLVER.MAX_ITER = math.ceil(epochs.TOTAL * each)
     cfg.SOLVER.STEPS = tuple(round(step * each) for step in epochs.STEPS)
     cfg.SOLVER.WARMUP_ITERS = round(epochs.WARMUP * each)
     cfg.MODEL.IMAGE_CLASSIFIER.DEFER_ITER = -1 if epochs.DEFER < 0 else round(epochs.DEFER * each)
-    if epochs.EVAL:
-        cfg.TEST.EVAL_PERIOD = max(1, round(epochs.EVAL * each))
 
 
 def resolved(cfg: CfgNode) -> CfgNode:
@@ -89,25 +88,41 @@ def resolved(cfg: CfgNode) -> CfgNode:
         return cfg
     frozen, cfg = cfg.is_frozen(), cfg.clone()
     cfg.defrost()
-    labels = _labels(cfg.DATASETS.TRAIN)
-    node = cfg.MODEL.IMAGE_CLASSIFIER
-    if labels.max() >= node.NUM_CLASSES:
+    images = _images(cfg.DATASETS.TRAIN)
+    node, number = cfg.MODEL.IMAGE_CLASSIFIER, len(images.classes)
+    if number != node.NUM_CLASSES:
+        # More would be trained, and no evaluation would take their probabilities.
         raise ValueError(
-            f"{cfg.DATASETS.TRAIN[0]!r} has an image of class {labels.max()}, but "
-            f"MODEL.IMAGE_CLASSIFIER.NUM_CLASSES is {node.NUM_CLASSES}."
+            f"{cfg.DATASETS.TRAIN[0]!r} has {number} classes, but "
+            f"MODEL.IMAGE_CLASSIFIER.NUM_CLASSES is {node.NUM_CLASSES}: set it to {number}."
         )
     if not node.CLASS_COUNTS:
-        node.CLASS_COUNTS = np.bincount(labels, minlength=node.NUM_CLASSES).tolist()
-    scheduled(cfg, len(labels))
+        node.CLASS_COUNTS = images.class_counts().tolist()
+    scheduled(cfg, len(images))
     if frozen:
         cfg.freeze()
     return cfg
 
 
 def ignored_for_epochs(cfg: CfgNode) -> str:
-    """What ``SOLVER.EPOCHS`` replaces although somebody set it, in words; "" for nothing."""
-    if not (is_classification(cfg) and cfg.SOLVER.EPOCHS.TOTAL):
+    """What is set in iterations and replaced by ``SOLVER.EPOCHS``, or the other way round.
+
+    Returns:
+        In words; "" for nothing.
+    """
+    if not is_classification(cfg):
         return ""
+    epochs = cfg.SOLVER.EPOCHS
+    if not epochs.TOTAL:
+        places = {"STEPS": "SOLVER.STEPS", "WARMUP": "SOLVER.WARMUP_ITERS"}
+        places["DEFER"] = "MODEL.IMAGE_CLASSIFIER.DEFER_ITER"
+        unset = {"STEPS": (), "WARMUP": 0, "DEFER": -1}
+        return " ".join(
+            f"SOLVER.EPOCHS.{name} {epochs[name]} is not used, since SOLVER.EPOCHS.TOTAL is 0: in "
+            f"iterations it is {place}."
+            for name, place in places.items()
+            if epochs[name] != unset[name]
+        )
     default = get_cfg().SOLVER
     names = [n for n in ("MAX_ITER", "STEPS") if repr(cfg.SOLVER[n]) != repr(default[n])]
     return " ".join(
@@ -150,8 +165,8 @@ def new_classifier(model: nn.Module, *, unless: bool) -> Iterator[None]:
         classifier.load_state_dict(state)
 
 
-def _labels(names: Sequence[str]) -> np.ndarray:
+def _images(names: Sequence[str]) -> ClassificationSet:
     if len(names) != 1:
         raise ValueError(f"DATASETS.TRAIN is {names}: a classifier has one training set.")
     register_by_name(names[0])
-    return DatasetCatalog.get(names[0]).labels
+    return DatasetCatalog.get(names[0])

@@ -11,6 +11,7 @@ from detectron2.data import MetadataCatalog
 from PIL import Image
 from torchvision.transforms import v2
 
+from ..data.classification.batches import check_sides
 from ..data.classification.image_folder import register_image_folder
 from .classification import resolved
 from .recipes import Recipe, YacsRecipe
@@ -61,6 +62,7 @@ class ClassifierRecipe(YacsRecipe):
 
     def prepare(self, image):
         options = self.cfg.INPUT.CLASSIFICATION
+        check_sides(options.SIZE, options.RESIZE_TEST)
         steps = v2.Compose(
             [
                 v2.Resize(options.RESIZE_TEST or options.SIZE),

@@ -7,6 +7,7 @@ part; the test part is run through the network once, at the end.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
 import multiprocessing
@@ -26,7 +27,7 @@ from ..calibration.image_sweep import TASK, ImagePass, choose_for_images
 from ..calibration.methods import FACTUAL
 from ..calibration.settings import describe, tde_predictors
 from ..data.emoji_lt import make_emoji_lt
-from ..data.files import write_text
+from ..data.files import write_text, write_with
 from ..data.processes import end_with_parent
 from ..engine import Trainer, load_recipe
 from ..engine.console import setup_part
@@ -249,7 +250,7 @@ def _draw(results: Mapping[str, Mapping[str, list]], output: Path) -> None:
     names = {run: _name(run) for runs in sets.values() for run in runs}
     intervals = {name: seed_intervals(runs) for name, runs in sets.items()}
     figure = plot_top1_runs(sets, intervals=intervals, names=names)
-    figure.savefig(output / "top1.png", dpi=150)
+    write_with(output / "top1.png", functools.partial(figure.savefig, dpi=150))
     name, runs = list(sets.items())[-1]
     shown = {run: seeds for run, seeds in runs.items() if run.split("/")[1] in _SHIFTED}
     priors = {
@@ -257,7 +258,8 @@ def _draw(results: Mapping[str, Mapping[str, list]], output: Path) -> None:
         for run, seeds in shown.items()
     }
     title = f"{name}: top-1 accuracy under other priors of the test set (%)"
-    plot_shifts(priors, names=names, title=title).savefig(output / "shifts.png", dpi=150)
+    figure = plot_shifts(priors, names=names, title=title)
+    write_with(output / "shifts.png", functools.partial(figure.savefig, dpi=150))
 
 
 def _strength(row: Mapping[str, Any]) -> str:

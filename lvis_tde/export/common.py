@@ -15,7 +15,7 @@ import torch
 from detectron2.evaluation import inference_context
 from torch import Tensor, nn
 
-from ..calibration.settings import settings
+from ..calibration.settings import settings, tde_predictors
 from ..modeling.fast_rcnn import TDEFastRCNNOutputLayers
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "difference",
     "exported_at",
     "exporter_options",
+    "plain_attention",
 ]
 
 logger = logging.getLogger(__name__)
@@ -44,7 +45,15 @@ def exported_at(model: nn.Module, alpha: float | None):
     Raises:
         ValueError: if alpha is positive and the mean zero.
     """
-    with inference_context(model), settings(model, alpha=alpha) as predictors:
+    own = [(one, one.alpha, one.chosen) for one in tde_predictors(model)]
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(inference_context(model))
+        predictors = stack.enter_context(settings(model, alpha=alpha))
+        for predictor, before, words in own:
+            if predictor.alpha != before:
+                # Who chose the model's alpha did not choose this one.
+                predictor.chosen = ""
+                stack.callback(setattr, predictor, "chosen", words)
         for predictor in predictors:
             # Folded here: what it depends on is no part of the graph.
             predictor.composition()
@@ -68,17 +77,33 @@ def about(predictor: TDEFastRCNNOutputLayers) -> dict[str, Any]:
 
     Returns:
         ``classes`` (names, or None), ``frequency`` ("r", "c", "f" of each, or None), ``alpha``,
-        ``settings`` (all strengths), ``chosen`` (words, or "") and ``sigmoid``.
+        ``settings`` (all strengths), ``chosen`` (words, or "" where nobody chose this alpha) and
+        ``sigmoid``.
     """
     statistics = predictor.statistics
+    as_chosen = predictor.calibrated_alpha in (None, predictor.alpha)
     return {
         "classes": statistics.class_names,
         "frequency": statistics.class_groups,
         "alpha": predictor.alpha,
         "settings": dataclasses.asdict(predictor.posthoc),
-        "chosen": predictor.chosen,
+        "chosen": predictor.chosen if as_chosen else "",
         "sigmoid": predictor.use_sigmoid_ce,
     }
+
+
+@contextlib.contextmanager
+def plain_attention():
+    """torch's attention as its parts: the operator that it has for inference has no ONNX."""
+    fused = getattr(torch.backends, "mha", None)  # older releases have no switch
+    before = fused is not None and fused.get_fastpath_enabled()
+    if fused is not None:
+        fused.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        if fused is not None:
+            fused.set_fastpath_enabled(before)
 
 
 def exporter_options() -> dict:

@@ -65,7 +65,8 @@ def run_export(
         notes = {NOTES: json.dumps(about(tde_predictors(model)[0]), indent=1)}
     write_bytes(files[0], traced.module.save_to_buffer(_extra_files=notes))
     reloaded = TracedModel(torch.jit.load(str(files[0])), traced.outputs, traced.schema)
-    differences = {files[0]: largest_difference(model, reloaded, images, alpha)}
+    # At once, so that nobody finds it unchecked where something else fails.
+    check_differences({files[0]: largest_difference(model, reloaded, images, alpha)})
     for number, predictor in enumerate(tde_predictors(model) if onnx else ()):
         with exported_at(predictor, alpha):
             reason = why_no_onnx(predictor)
@@ -75,7 +76,6 @@ def run_export(
         files.append(folder / f"box_predictor{f'_{number}' if number else ''}.onnx")
         export_onnx(predictor, files[-1], alpha)
         features = torch.rand(100, predictor.cls_score.in_features)
-        differences[files[-1]] = onnx_difference(predictor, files[-1], features, alpha)
-    check_differences(differences)
+        check_differences({files[-1]: onnx_difference(predictor, files[-1], features, alpha)})
     logger.info("%s gives %s.", files[0], ", ".join(traced.outputs))
     return files

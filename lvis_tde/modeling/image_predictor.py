@@ -124,7 +124,12 @@ class TDEImagePredictor(WithFeatureMean, ExactBuffers):
                 f"{', '.join(map(repr, TRAIN_ONLY))}."
             )
         self.loss = ImageLoss() if loss is None else loss
-        if self.loss.name == "ldam" and norm != NO_NORM and tau != self.loss.ldam_scale:
+        if self.loss.name == "ldam" and norm == NO_NORM:
+            raise ValueError(
+                "LDAM's margin is one of cosines, which norm='none' (MODEL.TDE.NORM) does not "
+                "give: choose 'cosine' with it, or another loss (MODEL.IMAGE_CLASSIFIER.LOSS)."
+            )
+        if self.loss.name == "ldam" and tau != self.loss.ldam_scale:
             raise ValueError(
                 f"LDAM's scale is {self.loss.ldam_scale:g} (MODEL.IMAGE_CLASSIFIER.LDAM_SCALE), "
                 f"and the classifier's factor on the cosines is tau={tau:g} (MODEL.TDE.TAU): they "

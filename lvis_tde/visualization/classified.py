@@ -60,7 +60,8 @@ def draw_classified(
     axes.set_xlabel("probability", size=10, color=MUTED)
     axes.set_yticks(range(len(order)), [class_names[i].replace("_", " ") for i in order], size=9.5)
     axes.tick_params(axis="y", length=0)
-    legend = [("light: without TDE", PALE), ("full: with it", INK)]
+    full = "adjusted" if explanation.other.any() else "with TDE"
+    legend = [("light: as trained", PALE), (f"full: {full}", INK)]
     if class_frequency:
         legend += [(name, GROUP_COLORS[group]) for group, name in TOP1_GROUPS.items()]
     best = class_names[int(np.argmax(after))]

@@ -9,6 +9,7 @@ import torch
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import inference_on_dataset
 
+from lvis_tde.calibration.beside import evaluate_beside
 from lvis_tde.calibration.checkpoint import load_trained, run_estimate, save_checkpoint
 from lvis_tde.calibration.estimate import estimate_feature_mean
 from lvis_tde.calibration.explain import explain_images
@@ -194,3 +195,9 @@ def test_estimate_writes_a_checkpoint_that_predicts(trained, tmp_path):
     assert torch.equal(model.predictor.feature_mean.mean, found.means[0])
     assert model.predictor.statistics.images.tolist() == COUNTS
     assert model.predictor.statistics.logit_std.all()
+
+
+def test_two_settings_side_by_side_are_of_detectors(recipe, model):
+    message = f"{TEST} has a class for each image.*report.py --compare.*sweep_posthoc.py"
+    with pytest.raises(ValueError, match=message):
+        evaluate_beside(recipe, model, Settings(), "model")

@@ -320,3 +320,25 @@ def test_two_processes_of_a_run(cfg, tmp_path):
     shown = [i for rank in (0, 1) for batch in found[rank][0][2] for i in batch["image_id"]]
     assert len(set(shown)) == 240
     assert found[0][1] + found[1][1] == DatasetCatalog.get("digits_lt_calib").image_ids.tolist()
+
+
+def test_sizes_and_chances_out_of_range_are_told():
+    """They would frame images in black, or mean something else than what was given."""
+    for options, message in [
+        ({"resize": 6}, r"size=8 \(INPUT.CLASSIFICATION.SIZE\).*resize=6 \(RESIZE_TEST\)"),
+        ({"size": 0}, "size=0"),
+        ({"flip": 50}, r"flip=50 \(INPUT.CLASSIFICATION.FLIP\) .* 0 and 1"),
+        ({"flip": -0.5}, "flip=-0.5"),
+        ({"rand_augment": 31}, r"rand_augment=31 .*CLASSIFICATION.RAND_AUGMENT\) .* 0 and 30"),
+        ({"mixup": -1}, "mixup=-1"),
+        ({"crop_padding": -1}, "crop_padding=-1"),
+        ({"color_jitter": float("nan")}, "color_jitter=nan"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            train_batches(**options)
+    plain = ClassificationSet([0], ["a"], images=np.full((1, 40, 40, 3), 200, np.uint8))
+    with pytest.raises(ValueError, match="size=48.*resize=40"):
+        EvaluationBatches(plain, batch_size=1, size=48, resize=40)
+    for resize in (0, 48, 50):
+        images = EvaluationBatches(plain, batch_size=1, size=48, resize=resize)[0]["image"]
+        assert images.shape[2:] == (48, 48) and (images == 200).all()  # and no border

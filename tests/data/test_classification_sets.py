@@ -335,3 +335,16 @@ def test_a_set_is_a_sequence_of_dicts():
         ClassificationSet([0, 1], ["a", "b"], files=["x"])
     with pytest.raises(ValueError, match="not both"):
         ClassificationSet([0], ["a"])
+
+
+def test_a_folder_called_as_a_set_stays_the_folder(tmp_path):
+    folder = files.write_image_folder(tmp_path / "digits_lt")
+    try:
+        register_image_folder("digits_lt_train", folder)
+        register_by_name("digits_lt_train", tmp_path / "datasets")  # as every loader does
+        found = DatasetCatalog.get("digits_lt_train")
+        assert found.classes == ["ant", "bee", "cat"] and len(found) == 30
+        assert all(str(folder) in file for file in found.files)
+    finally:
+        DatasetCatalog.remove("digits_lt_train")
+        MetadataCatalog.remove("digits_lt_train")

@@ -84,6 +84,26 @@ def test_iterations_count_where_no_epochs_are_given_and_counts_are_those_of_the_
     assert list(found.MODEL.IMAGE_CLASSIFIER.CLASS_COUNTS) == [20, 15, 11, 9, 7, 5, 4, 3, 2, 2]
 
 
+def test_evaluation_counts_in_passes_where_training_counts_in_iterations(tmp_path):
+    args = util.arguments("tde", tmp_path, *EPOCHS_OFF, "SOLVER.EPOCHS.EVAL", 2)
+    cfg = resolved(util.recipe("tde", tmp_path, *EPOCHS_OFF, "SOLVER.EPOCHS.EVAL", 2).cfg)
+    assert cfg.TEST.EVAL_PERIOD == round(2 * sum(cfg.MODEL.IMAGE_CLASSIFIER.CLASS_COUNTS) / 16)
+    # The others are of TOTAL, and are not used without it.
+    args += ["SOLVER.EPOCHS.DEFER", "3", "SOLVER.EPOCHS.STEPS", "(2,)"]
+    found = {one.what: one for one in engine_check(argument_parser().parse_args(args))}
+    assert found["schedule"].status == "warning"
+    assert "SOLVER.EPOCHS.STEPS (2,) is not used" in found["schedule"].message
+    assert "DEFER 3 is not used" in found["schedule"].message
+    assert "MODEL.IMAGE_CLASSIFIER.DEFER_ITER" in found["schedule"].message
+
+
+@pytest.mark.parametrize("number", [9, 12])
+def test_a_model_has_as_many_classes_as_its_set(number):
+    cfg = util.recipe("tde", "output", "MODEL.IMAGE_CLASSIFIER.NUM_CLASSES", number).cfg
+    with pytest.raises(ValueError, match=f"10 classes.*NUM_CLASSES is {number}: set it to 10"):
+        resolved(cfg)
+
+
 def test_what_epochs_replace_is_told(tmp_path):
     args = util.arguments("tde", tmp_path, "SOLVER.MAX_ITER", 7, "SOLVER.STEPS", "(5,)")
     found = {one.what: one for one in engine_check(argument_parser().parse_args(args))}

@@ -101,13 +101,23 @@ def test_evaluate_tool(files, capsys):
 
 
 def test_report_tool(files, capsys):
-    folder, _ = files
+    folder, runs = files
     page = folder / "report" / "report.html"
     tool("report", folder / "a.npz", "--output", folder / "report")
     assert capsys.readouterr().out.strip() == str(page)
     compare = ["--compare", folder / "a.npz", folder / "b.npz"]
     tool("report", *compare, "--names", "x", "y", "--output", folder / "report")
     assert "Most improved and most damaged, x → y" in page.read_text()
+    assert page.read_text().count(" <small>[") > 3
+    assert "Classes without training or test images have none: 1." in page.read_text()
+    tool("report", *compare, "--bootstrap", 0, "--output", folder / "report")
+    without = page.read_text()
+    assert "became right" in without and " <small>[" not in without
+    assert "of the resamples" not in without and "Brackets" not in without
+    tool("report", *compare, "--bootstrap", 7, "--output", folder / "report")
+    found = compare_top1(*(run.evaluate() for run in runs.values()), bootstrap=7)
+    low, high = found.intervals["few"]
+    assert f"{found.difference['few']:+.1f} <small>[{low:+.1f}, {high:+.1f}]" in page.read_text()
     for wrong in (["gt.json", *compare], ["gt.json", folder / "a.npz"], ["a.json"]):
         with pytest.raises(SystemExit):
             tool("report", *wrong)

@@ -6,9 +6,11 @@ import pytest
 import torch
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog
-from detectron2.modeling import build_model
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import Backbone, build_model
 from heads_util import TDE_NAMES, build, predictors, zoo_config
 from PIL import Image
+from torch import nn
 
 from lvis_tde import add_tde_config
 from lvis_tde.engine import YacsRecipe
@@ -21,8 +23,9 @@ from lvis_tde.export import (
     run_image_export,
     trace_model,
 )
-from lvis_tde.export.common import difference
+from lvis_tde.export.common import about, difference, exported_at
 from lvis_tde.export.traced import TracedModel
+from lvis_tde.modeling import ImageClassifier, TDEImagePredictor
 
 SIZES = [(64, 96), (80, 64), (128, 112)]
 
@@ -126,8 +129,61 @@ def test_files(tiny_cfg, tiny_model, tiny_set, tmp_path):
         assert one["classes"] == [f"class {i}" for i in range(7)]
         assert one["frequency"] == list("rrccfff") and one["sigmoid"] is False
         assert one["alpha"] == one["settings"]["class_"] == 0.8
-        assert one["chosen"] == "alpha 1.5 by bbox/AP on birds"
+        assert one["chosen"] == ""  # for another alpha
     assert len(found) == 2 and predictor.alpha == 1.5
+
+
+def test_notes_claim_no_choice_that_nobody_made(tiny_model):
+    model, words = with_means(tiny_model()), "alpha 1.5 by bbox/AP on birds"
+    (predictor,) = predictors(model)
+    predictor.chosen, predictor.calibrated_alpha = words, 1.5
+    for alpha, expected in ((None, words), (1.5, words), (0.8, ""), (0.0, "")):
+        with exported_at(model, alpha):
+            assert about(predictor)["chosen"] == expected
+        assert predictor.chosen == words
+    predictor.alpha = 2.0  # by the config
+    with exported_at(model, None):
+        assert about(predictor)["alpha"] == 2.0 and about(predictor)["chosen"] == ""
+
+
+class _Tokens(Backbone):
+    """A network with torch's own attention, and perhaps with an operator that has no ONNX."""
+
+    def __init__(self, unknown):
+        super().__init__()
+        self.unknown = unknown
+        self.patches = nn.Conv2d(3, 8, 4, 4)
+        self.layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self._out_features = ["pooled"]
+        self._out_feature_channels, self._out_feature_strides = {"pooled": 8}, {"pooled": None}
+
+    def forward(self, x):
+        tokens = self.patches(x).flatten(2).transpose(1, 2)
+        tokens = torch.special.bessel_j0(tokens) if self.unknown else tokens
+        return {"pooled": self.layer(tokens).mean(1)}
+
+
+@pytest.mark.parametrize("unknown", [False, True])
+def test_attention_has_onnx_and_what_has_none_is_left_out(unknown, tmp_path, caplog):
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    torch.manual_seed(0)
+    predictor = TDEImagePredictor(ShapeSpec(channels=8), num_classes=4)
+    predictor.feature_mean.mean.uniform_()
+    model = ImageClassifier(
+        backbone=_Tokens(unknown), predictor=predictor, pixel_mean=[9.0] * 3, pixel_std=[50.0] * 3
+    ).eval()
+    picture = tmp_path / "picture.png"
+    Image.fromarray(torch.zeros(8, 8, 3, dtype=torch.uint8).numpy()).save(picture)
+
+    def prepare(pixels):
+        return {"image": torch.as_tensor(pixels.copy()).permute(2, 0, 1)}
+
+    found = run_image_export(model, prepare, str(picture), tmp_path / "out")
+    names = ["model.ts"] if unknown else ["model.ts", "model.onnx"]
+    assert [file.name for file in found] == names
+    assert {file.name for file in (tmp_path / "out").iterdir()} == set(names)
+    assert ("ONNX is left out" in caplog.text) == unknown
 
 
 def test_what_is_not_a_number_is_never_close():

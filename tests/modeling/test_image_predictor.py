@@ -224,6 +224,9 @@ def test_ldam_has_one_scale():
     with pytest.raises(ValueError, match="LDAM_SCALE.*tau=16"):
         make(loss=ImageLoss("ldam"))
     make(loss=ImageLoss("ldam"), tau=30.0)
+    # A linear classifier has no cosines: a margin of 15 on its logits is another loss.
+    with pytest.raises(ValueError, match="norm='none'.*MODEL.TDE.NORM.*'cosine'"):
+        make(loss=ImageLoss("ldam"), tau=30.0, norm="none")
 
 
 def test_a_scale_a_class_is_learned_on_a_frozen_classifier():

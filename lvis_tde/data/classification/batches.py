@@ -22,7 +22,7 @@ from torchvision.transforms import v2
 from .sets import ClassificationSet
 from .stream import Stream, random_of
 
-__all__ = ["EvaluationBatches", "TrainBatches", "crop_and_flip"]
+__all__ = ["EvaluationBatches", "TrainBatches", "check_sides", "crop_and_flip"]
 
 _POLICIES = {policy.value: policy for policy in v2.AutoAugmentPolicy}
 _LARGEST_SEED = 2**63
@@ -54,6 +54,19 @@ def crop_and_flip(
         window = images[index, :, y : y + size, x : x + size]
         target[...] = window[:, :, ::-1] if mirrored else window
     return out
+
+
+def check_sides(size: int, resize: int) -> None:
+    """
+    Raises:
+        ValueError: there is no image of that size, or the central crop would have a black border.
+    """
+    if size < 1 or resize and resize < size:
+        raise ValueError(
+            f"size={size} (INPUT.CLASSIFICATION.SIZE) must be at least 1 and resize={resize} "
+            "(RESIZE_TEST), the shorter side that it is cut out of, at least as large, or 0 for "
+            "the same."
+        )
 
 
 def _in_memory(images: np.ndarray, size: int) -> np.ndarray:
@@ -132,6 +145,20 @@ class TrainBatches(Dataset):
                 f"auto_augment={auto_augment!r} (INPUT.CLASSIFICATION.AUTO_AUGMENT) must be one of "
                 f"{', '.join(_POLICIES)}, or empty"
             )
+        check_sides(size, resize)
+        ranges: dict[str, tuple[float, float]] = {
+            "crop_padding": (crop_padding, np.inf),
+            "flip": (flip, 1),
+            "color_jitter": (color_jitter, np.inf),
+            "rand_augment": (rand_augment, 30),
+            "mixup": (mixup, np.inf),
+        }
+        for name, (value, most) in ranges.items():
+            if not 0 <= value <= most:
+                raise ValueError(
+                    f"{name}={value} (INPUT.CLASSIFICATION.{name.upper()}) must lie between 0 and "
+                    f"{most:g}"
+                )
         self.images, self.size, self.seed = images, size, seed
         self.stream = Stream(images.labels, batch_size, seed, balanced=balanced)
         self._mixup, self._flip, self._padding = mixup, flip, crop_padding
@@ -221,7 +248,11 @@ class EvaluationBatches(Dataset):
             size: S, of the central crop.
             resize: shorter side before the crop; 0 for ``size``.
             rank, world: this process, and how many there are.
+
+        Raises:
+            ValueError: see :func:`check_sides`.
         """
+        check_sides(size, resize)
         self.images, self.size, self.batch_size = images, size, batch_size
         self._share = np.array_split(np.arange(len(images)), world)[rank]
         self._single = v2.Compose([v2.Resize(resize or size), v2.CenterCrop(size), v2.ToImage()])

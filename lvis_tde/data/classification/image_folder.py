@@ -73,6 +73,7 @@ def register_image_folder(
         images = images.part(np.sort(np.concatenate(chosen)))
     else:
         images = images.part(split_subset(chosen)[part == "calib"])
+    # Without a "root", which is of sets by name: a folder may be called as one of those is.
     register_classification(
-        name, images, counts=counts, bounds=bounds, train_set=train_set, root=str(path)
+        name, images, counts=counts, bounds=bounds, train_set=train_set, folder=str(path)
     )

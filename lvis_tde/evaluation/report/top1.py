@@ -57,7 +57,7 @@ def write_top1_report(
         output_dir: folder, made if it is missing.
         results: name of a run to its result, all on the same images. The last of several is
             compared to the first.
-        bootstrap: resamples of that comparison.
+        bootstrap: resamples of that comparison; 0 for no intervals.
 
     Returns:
         Path of the page, which needs no other file.
@@ -111,16 +111,20 @@ def _metrics_table(results: Mapping[str, Top1Result], bootstrap: int) -> str:
     for name, result in results.items():
         cells = [_cell(result.metrics[key], result.intervals.get(key)) for key in keys]
         rows.append(f"<tr><th>{escape(name)}</th>{''.join(cells)}")
-    note = "Brackets: 95 % intervals over test images, drawn within each class."
+    known = any(result.intervals for result in results.values())
+    note = "Brackets: 95 % intervals over test images, drawn within each class." if known else ""
     if len(results) > 1:
-        found = compare_top1(first, last, bootstrap=bootstrap)
+        found = compare_top1(first, last, bootstrap=max(bootstrap, 1))
+        intervals = found.intervals if bootstrap else {}
         change = last.metrics["ece"] - first.metrics["ece"]
-        cells = [_cell(found.difference[k], found.intervals[k], True) for k in keys if k != "ece"]
+        cells = [_cell(found.difference[k], intervals.get(k), True) for k in keys if k != "ece"]
         rows.append(f"<tr class=change><th>change</th>{''.join(cells)}{_cell(change, None, True)}")
         note += (
             f" The change is that of the same images: {found.gained} became right, {found.lost} "
-            f"wrong; the last run is better in {100 * found.wins['top1']:.1f} % of the resamples."
+            "wrong"
         )
+        share = f"; the last run is better in {100 * found.wins['top1']:.1f} % of the resamples"
+        note += f"{share if bootstrap else ''}."
     head = "".join(f"<th>{key}</th>" for key in keys)
     return (
         f"<div class=wide><table><tr><th></th>{head}</tr>{''.join(rows)}</table></div>"
@@ -151,9 +155,11 @@ def _images(folder: Path, rows: Mapping[str, _Rows]) -> str:
     highest = highest_ap([row for run in runs.values() for row in run])
     charts = "".join(scatter(name, *panel, highest, tip=_tip) for name, panel in panels.items())
     marks = ", ".join(mark(group, TOP1_GROUPS) for group in TOP1_GROUPS)
+    missing = len(next(iter(rows.values())).per_category) - len(next(iter(runs.values())))
+    left_out = f" Classes without training or test images have none: {missing}." if missing else ""
     return (
         f"<p class=note>One dot per class, {marks}; point at it for its name. The line is the mean "
-        f"of each tenth of the classes.</p><div class=panels>{charts}</div>"
+        f"of each tenth of the classes.{left_out}</p><div class=panels>{charts}</div>"
     )
 
 
