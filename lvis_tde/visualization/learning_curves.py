@@ -240,12 +240,8 @@ def plot_gain_over_ap(
             axes.axhline(0, color=MUTED, lw=0.9)
             for name, seeds in optimizers.items():
                 for curve in seeds.values():
-                    points = _gains(curve, metric)
-                    (
+                    if points := _gains(curve, metric):
                         axes.plot(*zip(*points), ".-", color=colors[name], ms=5, lw=1.2)
-                        if points
-                        else None
-                    )
             axes.set_xlim(left=0)
             if row:
                 axes.set_xlabel("AP as trained", size=9.5, color=MUTED)
