@@ -11,6 +11,7 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Boxes, Instances
+from detectron2.utils.env import seed_all_rng
 from glyph_font_util import write_color_font
 
 from lvis_tde.data.synthetic import make_synthetic_lvis, register_synthetic_lvis
@@ -51,6 +52,12 @@ def _no_wait_for_the_disk():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda file: None)
         yield
+
+
+@pytest.fixture(autouse=True)
+def _same_random_numbers():
+    # Whatever ran before: what a training of a few steps gives is no matter of the tests' order.
+    seed_all_rng(0)
 
 
 @pytest.fixture(autouse=True)
