@@ -112,11 +112,17 @@ def test_export_is_the_model_at_that_alpha(alpha, best, picture, tmp_path):
     batch = torch.cat([one, 255 - one])
     with exported_at(model, alpha), torch.no_grad():
         expected = model({"image": batch})["probabilities"]
-    traced = torch.jit.load(str(tmp_path / "exported" / "model.ts"))
+    notes = {"lvis_tde.json": ""}
+    traced = torch.jit.load(str(tmp_path / "exported" / "model.ts"), _extra_files=notes)
     torch.testing.assert_close(traced(batch), expected, rtol=1e-4, atol=1e-6)
     session = onnxruntime.InferenceSession(str(tmp_path / "exported" / "model.onnx"))
     (found,) = session.run(["probabilities"], {"images": batch.numpy()})
     torch.testing.assert_close(torch.from_numpy(found), expected, rtol=1e-4, atol=1e-6)
+    # Which class is which, and how strong TDE is, stands in both files.
+    told = json.loads(notes["lvis_tde.json"])
+    assert told == json.loads(session.get_modelmeta().custom_metadata_map["lvis_tde.json"])
+    assert told["alpha"] == (model.predictor.alpha if alpha is None else alpha)
+    assert told["classes"] == model.predictor.statistics.class_names
 
 
 def test_export_refuses_tde_without_a_mean(best, picture, tmp_path):

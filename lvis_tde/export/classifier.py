@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import warnings
@@ -17,6 +18,9 @@ from torch.onnx.errors import UnsupportedOperatorError
 from ..data.files import atomic_path, write_bytes
 from ..modeling.image_classifier import ImageClassifier
 from .common import (
+    NOTES,
+    about,
+    add_notes,
     check_differences,
     difference,
     exported_at,
@@ -88,6 +92,7 @@ def export_images_onnx(
                 dynamic_axes={name: {0: "images"} for name in ("images", "probabilities")},
                 **exporter_options(),
             )
+            add_notes(partial, model.predictor)
 
 
 def _run_onnx(path: Path) -> Callable[[Tensor], Tensor]:
@@ -140,7 +145,10 @@ def run_image_export(
         check_differences({file: max(found)})
 
     files = [folder / "model.ts"]
-    write_bytes(files[0], trace_classifier(model, one, alpha).save_to_buffer())
+    with exported_at(model, alpha):
+        notes = {NOTES: json.dumps(about(model.predictor), indent=1)}
+    traced = trace_classifier(model, one, alpha)
+    write_bytes(files[0], traced.save_to_buffer(_extra_files=notes))
     check(files[0], torch.jit.load(str(files[0])))
     if onnx:
         file = folder / "model.onnx"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import inspect
+import json
 import logging
 import math
 from collections.abc import Mapping
@@ -17,11 +18,13 @@ from torch import Tensor, nn
 
 from ..calibration.settings import settings, tde_predictors
 from ..modeling.fast_rcnn import TDEFastRCNNOutputLayers
+from ..modeling.image_predictor import TDEImagePredictor
 
 __all__ = [
     "NOTES",
     "TOLERANCES",
     "about",
+    "add_notes",
     "check_differences",
     "difference",
     "exported_at",
@@ -65,7 +68,7 @@ def exported_at(model: nn.Module, alpha: float | None):
         yield
 
 
-def about(predictor: TDEFastRCNNOutputLayers) -> dict[str, Any]:
+def about(predictor: TDEFastRCNNOutputLayers | TDEImagePredictor) -> dict[str, Any]:
     """What an exported file says of itself: classes, strengths and how they were chosen.
 
     In ``model.ts`` it is the extra file ``lvis_tde.json``
@@ -90,6 +93,15 @@ def about(predictor: TDEFastRCNNOutputLayers) -> dict[str, Any]:
         "chosen": predictor.chosen if as_chosen else "",
         "sigmoid": predictor.use_sigmoid_ce,
     }
+
+
+def add_notes(path: Path, predictor: TDEFastRCNNOutputLayers | TDEImagePredictor) -> None:
+    """Puts :func:`about` into an ONNX file, as its property ``lvis_tde.json``."""
+    import onnx
+
+    model = onnx.load(str(path))
+    onnx.helper.set_model_props(model, {NOTES: json.dumps(about(predictor))})
+    onnx.save(model, str(path))
 
 
 @contextlib.contextmanager

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-import json
 import os
 import warnings
-from pathlib import Path
 
 import torch
 from detectron2.structures import Instances
@@ -25,7 +23,7 @@ from ..layers.functional import (
 from ..modeling.box_losses import joint_logits
 from ..modeling.fast_rcnn import TDEFastRCNNOutputLayers
 from ..posthoc.margins import split_pull, with_background
-from .common import NOTES, about, difference, exported_at, exporter_options
+from .common import add_notes, difference, exported_at, exporter_options
 
 __all__ = ["export_onnx", "onnx_difference", "why_no_onnx"]
 
@@ -140,15 +138,7 @@ def export_onnx(
                 dynamic_axes={name: {0: "regions"} for name in ("features", "probs", "deltas")},
                 **exporter_options(),
             )
-            _add_notes(partial, predictor)
-
-
-def _add_notes(path: Path, predictor: TDEFastRCNNOutputLayers) -> None:
-    import onnx
-
-    model = onnx.load(str(path))
-    onnx.helper.set_model_props(model, {NOTES: json.dumps(about(predictor))})
-    onnx.save(model, str(path))
+            add_notes(partial, predictor)
 
 
 @torch.no_grad()
