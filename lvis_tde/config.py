@@ -39,8 +39,8 @@ def add_tde_config(cfg: CfgNode) -> None:
     node.TAU = 16.0
     # gamma, added to the norm of the weights under "deconfound".
     node.GAMMA = 1 / 32
-    # Strength alpha of the removal at inference; 0 turns TDE off. Not used in training. Sigmoids
-    # need far less than a softmax.
+    # Strength alpha of the removal at inference; 0 turns TDE off (with ALPHA_REGION, if that is
+    # set). Not used in training. Sigmoids need far less than a softmax.
     node.ALPHA = 1.5
     # Sigmoids: strength of the part of the removed term that is equal for all classes of a region,
     # so that ALPHA is that of the rest; -1 for ALPHA.

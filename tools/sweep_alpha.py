@@ -37,7 +37,7 @@ def parse_args(argv):
     parser.add_argument(
         "--metric",
         metavar="M",
-        help="what the best is the best in (default: segm/AP, classification/balanced)",
+        help="what the best is the best in (default: segm/AP, bbox/AP, classification/balanced)",
     )
     parser.add_argument(
         "--calibrate",

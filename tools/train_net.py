@@ -55,7 +55,7 @@ def main(argv=None):
     parser.add_argument(
         "--bootstrap",
         type=int,
-        default=-1,
+        default=None,
         metavar="N",
         help="with --eval-only: resamples of the images for the report's intervals; 0: none "
         "(default: 1000, of sets above 2000 images 2,000,000 / images, at least 200)",
@@ -63,6 +63,9 @@ def main(argv=None):
     args = parser.parse_args(argv)
     if args.beside is not None and not args.eval_only:
         parser.error("--beside needs --eval-only")
+    if args.bootstrap is not None and not args.eval_only:
+        parser.error("--bootstrap needs --eval-only")
+    args.bootstrap = -1 if args.bootstrap is None else args.bootstrap
     if args.fast and not args.eval_only:
         parser.error("--fast needs --eval-only: a model in training is not changed")
     from lvis_tde.engine import launch

@@ -167,13 +167,13 @@ def prepare_statistics(
 ) -> None:
     """Sees to it before a training that the model can predict at its end.
 
-    What a checkpoint knows of other classes is forgotten, the names of the classes are remembered
-    and what the settings need of the annotations is gathered.
+    What a checkpoint knows of other classes, and of another training's images, is forgotten, the
+    names of the classes are remembered and what the settings need of the annotations is gathered.
 
     Args:
         model: to be trained; one without TDE predictors is left alone.
         datasets: registered names of the training sets.
-        measured: the statistics of the logits are measured at the end of training.
+        measured: the statistics of the logits are measured before the first evaluation.
         resumed: the checkpoint is of this very training, so what it knows is of the same images.
 
     Raises:
@@ -195,9 +195,10 @@ def prepare_statistics(
     if not measured and any(one.logn > 0 for one in used):
         raise ValueError(
             f"logn={max(one.logn for one in used):g} (MODEL.POSTHOC.LOGN) needs the statistics of "
-            "the trained model's logits: set MODEL.TDE.PRECISE_MEAN (train.precise_mean in a "
-            "LazyConfig), which measures them at the end of training, or train with LOGN 0 and put "
-            "it on the trained model."
+            "the trained model's logits. MODEL.TDE.PRECISE_MEAN measures them at the end of "
+            "training, so set it, and TEST.EVAL_PERIOD to 0 (train.precise_mean and "
+            "train.eval_period in a LazyConfig), or train with LOGN 0 and put it on the trained "
+            "model."
         )
     if not predictors[0].has_background:
         # Of images they are counted in no time, and whatever is chosen later finds them.
@@ -206,3 +207,7 @@ def prepare_statistics(
     needed = any(one.logit_adjustment > 0 or one.norcal > 0 or one.fracal > 0 for one in used)
     if needed and not (resumed and all(one.statistics.num_images > 0 for one in predictors)):
         gather_class_statistics(model, datasets)
+    elif not (needed or resumed):
+        # Of another training's images, be its classes the same.
+        for predictor in predictors:
+            predictor.statistics.forget_annotations()

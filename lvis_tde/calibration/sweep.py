@@ -61,7 +61,8 @@ def run_sweep(
         setting: what they are strengths of: "alpha", or a strength of
             :class:`~lvis_tde.posthoc.Settings`.
         metric: task and metric to maximize, such as "segm/APr"; of equals the smaller alpha.
-            Default: "segm/AP", of a classifier of images "classification/balanced".
+            Default: "segm/AP", without masks "bbox/AP", of a classifier of images
+            "classification/balanced".
         calibrate: share of the training images to measure on, or whole number of them of each
             class; None for the set that the recipe
             has to choose on, or else the test set, whose figures are then those of the best of

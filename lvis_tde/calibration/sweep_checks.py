@@ -102,7 +102,10 @@ def check_strengths(
 
 def default_metric(model: nn.Module) -> str:
     """What a strength is the best in where nothing is said."""
-    return f"{TASK}/balanced" if isinstance(model, ImageClassifier) else "segm/AP"
+    if isinstance(model, ImageClassifier):
+        return f"{TASK}/balanced"
+    masks = getattr(getattr(model, "roi_heads", None), "mask_on", True)
+    return "segm/AP" if masks else "bbox/AP"
 
 
 def metrics_of(dataset: str) -> Sequence[str]:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ..calibration.checkpoint import save_checkpoint
 from ..calibration.estimate import estimate_feature_mean
 from ..calibration.settings import tde_predictors
-from ..checkpointer import SafeCheckpointer
+from ..checkpointer import SafeCheckpointer, read_checkpoint
 from ..data.classes import class_info
 from ..modeling.strengths import Strengths
 from ..progress import Progress
@@ -199,7 +199,7 @@ class KeepBest(HookBase):
 
     def before_train(self):
         if self.trainer.start_iter and os.path.isfile(self.path):
-            saved = torch.load(self.path, map_location="cpu")
+            saved = read_checkpoint(self.path, lazily=True)
             # Another run's may lie in the folder. Of a file that does not say whose it is: one of
             # iterations that are still to come.
             past = saved.get("iteration", math.inf) < self.trainer.start_iter

@@ -261,7 +261,8 @@ def train(cfg: DictConfig, *, resume: bool = False) -> nn.Module:
     )
     checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=resume)
     resumed = resume and checkpointer.has_checkpoint()
-    prepare_statistics(model, sets, measured=bool(precise), resumed=resumed)
+    early = 0 < cfg.train.eval_period < cfg.train.max_iter
+    prepare_statistics(model, sets, measured=precise > 0 and not early, resumed=resumed)
     # The checkpoint holds the iteration that was finished last.
     with locked(cfg.train.output_dir) if main else contextlib.nullcontext():
         trainer.train(trainer.iter + 1 if resumed else 0, cfg.train.max_iter)

@@ -28,9 +28,9 @@ from ..data.resume import ResumableSampler, is_wide, training_sampler
 from ..data.shared import brief, load_once
 from ..evaluation import ClassificationEvaluator, LVISEvaluator
 from ..evaluation.build import build_evaluator, prepare_reports
+from ..modeling.check_heads import check_heads
 from ..modeling.mask_postprocess import masks_as_rle
 from ..modeling.roi_align import pool_faster
-from ..modeling.sigmoid import check_sigmoids
 from .classification import best_by, calibrated_on, is_classification, new_classifier, resolved
 from .hooks import (
     KeepBest,
@@ -120,7 +120,8 @@ class Trainer(DefaultTrainer):
         resumed = resume and self.checkpointer.has_checkpoint()
         with new_classifier(self.model, unless=resumed):
             super().resume_or_load(resume)
-        measured = self.cfg.MODEL.get("TDE", {}).get("PRECISE_MEAN", 0) > 0
+        early = 0 < self.cfg.TEST.EVAL_PERIOD < self.cfg.SOLVER.MAX_ITER
+        measured = self.cfg.MODEL.get("TDE", {}).get("PRECISE_MEAN", 0) > 0 and not early
         sets = self.cfg.DATASETS.TRAIN
         prepare_statistics(self.model, sets, measured=measured, resumed=resumed)
         sampler = getattr(self.data_loader, "resumable_sampler", None)
@@ -193,7 +194,7 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_model(cls, cfg):
         model = super().build_model(cfg)
-        check_sigmoids(model, cfg.MODEL.ROI_BOX_HEAD.get("USE_SIGMOID_CE", False))
+        check_heads(model, cfg)
         if cfg.MODEL.DEVICE == "cpu":
             # Faster, with other roundings: a tenth of convolutions, nearly all of pooling regions.
             model.to(memory_format=torch.channels_last)

@@ -190,7 +190,9 @@ class TDEFastRCNNOutputLayers(WithFeatureMean, LargeVocabularyInference, BoxPred
             self._update_mean(predictions[2], proposals)
             self.statistics.forget_logits()
             self.calibrated_alpha, self.chosen = None, ""
-        losses = super().losses(predictions[:2], proposals)
+        # Of another loss upstream's is not used, but its accuracies: those of the scores.
+        scores = predictions[0] if self.box_loss is None else self.score_logits(predictions[0])
+        losses = super().losses((scores, predictions[1]), proposals)
         if self.box_loss is not None:
             labels = torch.cat([p.gt_classes for p in proposals]) if proposals else None
             logits = predictions[0]

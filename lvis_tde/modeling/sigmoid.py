@@ -18,7 +18,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.data import MetadataCatalog
 from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
 from detectron2.structures import Instances
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 __all__ = [
@@ -26,7 +26,6 @@ __all__ = [
     "FixedWeights",
     "ImageCountWeights",
     "SigmoidFastRCNNOutputLayers",
-    "check_sigmoids",
     "class_weights",
     "federated_classes",
     "sigmoid_cross_entropy",
@@ -220,21 +219,3 @@ BoxPredictor: Any = (
     if hasattr(FastRCNNOutputLayers, "sigmoid_cross_entropy_loss")
     else SigmoidFastRCNNOutputLayers
 )
-
-
-def check_sigmoids(model: nn.Module, wanted: bool) -> None:
-    """Refuses softmax box predictors where the config has sigmoids.
-
-    Detectron2 0.6 would build and train one without a word.
-
-    Raises:
-        ValueError: if ``wanted`` and a box predictor of the model has a softmax.
-    """
-    for module in model.modules() if wanted else ():
-        if isinstance(module, FastRCNNOutputLayers):
-            if not getattr(module, "use_sigmoid_ce", False):
-                raise ValueError(
-                    "MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE is True, but this Detectron2 has no "
-                    f"sigmoids in {type(module).__name__}. Set MODEL.ROI_HEADS.NAME to TDEROIHeads "
-                    "or its like, with MODEL.TDE.NORM none and MODEL.TDE.ALPHA 0 for a plain model."
-                )

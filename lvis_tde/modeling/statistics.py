@@ -153,6 +153,11 @@ class ClassStatistics(ExactBuffers):
         """For weights that have moved since."""
         self.logit_std.zero_()
 
+    def forget_annotations(self) -> None:
+        """For other training images of the same classes."""
+        for buffer in (self.images, self.instances, self.num_images, self.dimension):
+            buffer.zero_()
+
     def forget(self) -> None:
         """Makes all of it unknown."""
         for buffer in self.buffers():

@@ -50,6 +50,7 @@ def swap_box_predictor(model: nn.Module, **tde_options) -> nn.Module:
     sigmoids and keep their bias. With ``norm="none"`` a softmax's bias is kept too: the scores stay
     what they were, and
     :func:`~lvis_tde.calibration.estimate.estimate_feature_mean` is all that TDE then needs.
+    Sigmoids, for which the default strength is far too much, get ``alpha=0`` unless it is given.
 
     Args:
         model: changed in place.
@@ -148,6 +149,8 @@ def _tde_predictor_for(old: FastRCNNOutputLayers, tde_options: dict) -> TDEFastR
     taken = sorted(set(tde_options) & fixed)
     if taken:
         raise ValueError(f"{', '.join(taken)}: taken over from the model, not an option of TDE.")
+    if kept.get("use_sigmoid_ce"):
+        tde_options = {"alpha": 0.0, **tde_options}
     new = TDEFastRCNNOutputLayers(
         ShapeSpec(channels=old.cls_score.in_features),
         # The layer this sizes is replaced below: build the smaller one.

@@ -160,8 +160,13 @@ def test_before_a_training(tiny_model, make_batch, registered, caplog):
     # What a checkpoint of another training knows may be of other images.
     prepare_statistics(model, [registered], measured=False)
     assert predictor.statistics.images[0] == 3
-    predictor.posthoc = Settings(logn=1.0)
-    with pytest.raises(ValueError, match="MODEL.POSTHOC.LOGN.*set MODEL.TDE.PRECISE_MEAN"):
+    predictor.posthoc = Settings()  # so they are not needed now
+    prepare_statistics(model, [registered], measured=False, resumed=True)
+    assert predictor.statistics.images[0] == 3
+    prepare_statistics(model, [registered], measured=False)
+    assert predictor.statistics.known().counts is None and predictor.statistics.class_names
+    predictor.posthoc = Settings(logn=1.0, logit_adjustment=1.0)
+    with pytest.raises(ValueError, match="LOGN.*MODEL.TDE.PRECISE_MEAN.*TEST.EVAL_PERIOD to 0"):
         prepare_statistics(model, [registered], measured=False)
     prepare_statistics(model, [registered], measured=True)
     # A step makes what is known of the logits unknown, a validation loss does not.

@@ -10,6 +10,7 @@ from detectron2.data.datasets import register_coco_instances
 
 from lvis_tde.calibration.hold_out import calibration_images, hold_out
 from lvis_tde.calibration.sweep import best_alpha, check_metric, format_sweep, run_sweep
+from lvis_tde.calibration.sweep_checks import default_metric
 from lvis_tde.engine import YacsRecipe, load_config
 from lvis_tde.evaluation import LVISEvaluator
 from lvis_tde.modeling.words import unpack, unpack_words
@@ -30,6 +31,11 @@ def test_every_class_is_in_both_parts():
     assert calibration_images(images, 0.9, 0) > set()
     rest = [n - k for n, k in zip(counts, held)]
     assert min(rest) > 0
+
+
+def test_boxes_are_what_a_detector_without_masks_is_chosen_by(tiny_model):
+    assert default_metric(tiny_model("softmax")) == "segm/AP"
+    assert default_metric(tiny_model("softmax", "MODEL.MASK_ON", False)) == "bbox/AP"
 
 
 def test_the_choice_depends_on_ids_and_seed_alone():

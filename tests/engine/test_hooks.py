@@ -14,13 +14,14 @@ def train(tiny_cfg, tiny_model, make_batch, monkeypatch):
     batches = [make_batch(n) for n in (1, 2, 3, 4)]
     monkeypatch.setattr(Trainer, "build_train_loader", classmethod(lambda cls, cfg: batches))
 
-    def run(num_batches):
+    def run(num_batches, *options):
         cfg = tiny_cfg(
             "deconfound", "DATASETS.TEST", (), "SOLVER.MAX_ITER", 2, "MODEL.TDE.PRECISE_MEAN",
-            num_batches, "SEED", 1, "SOLVER.BASE_LR", 0.0,
+            num_batches, "SEED", 1, "SOLVER.BASE_LR", 0.0, *options,
         )  # fmt: skip
         torch.manual_seed(0)
         trainer = Trainer(cfg)
+        trainer.resume_or_load(resume=False)
         trainer.train()
         saved = torch.load(f"{cfg.OUTPUT_DIR}/model_final.pth")["model"]
         name = "roi_heads.box_predictor.feature_mean.mean"
@@ -36,6 +37,14 @@ def test_the_last_checkpoint_has_the_precise_mean(train):
     _, running = train(0)
     # The running mean started from zero; that of all four batches has the length of a feature.
     assert 0 < running.norm() < 0.1 * saved.norm()
+
+
+def test_logn_is_not_evaluated_before_it_is_known(train):
+    options = ("MODEL.POSTHOC.LOGN", 1.0, "TEST.EVAL_PERIOD")
+    with pytest.raises(ValueError, match="LOGN.*TEST.EVAL_PERIOD to 0"):
+        train(4, *options, 1)
+    model, _ = train(4, *options, 2)  # that of the end
+    assert model.roi_heads.box_predictor.statistics.known().std is not None
 
 
 def test_too_few_batches(train):

@@ -71,6 +71,13 @@ def test_the_best_of_the_same_run_stays_wherever_it_is_resumed(run, tmp_path):
     assert run([{"AP": 50.0}], start=8, of=other).kept and best(tmp_path) == 50.0
 
 
+def test_a_file_with_code_is_not_run(run, tmp_path):
+    saved = {"model": torch.nn.Linear(2, 2).state_dict(), "best": 95.0, "iteration": tmp_path}
+    torch.save(saved, tmp_path / "model_best.pth")
+    with pytest.raises(ValueError, match="model_best.pth.*Nothing was run"):
+        run([{"AP": 50.0}], start=5)
+
+
 @pytest.mark.parametrize("iteration, kept", [(3, 95.0), (9, 50.0)])
 def test_files_of_an_earlier_release_do_not_say_whose_they_are(run, iteration, kept, tmp_path):
     how = {"iteration": iteration, "best": 95.0}

@@ -176,6 +176,20 @@ def test_the_family_works_on_top(loss):
         )
 
 
+def test_accuracies_of_the_seesaw_loss_are_those_of_its_scores():
+    predictor = make("seesaw")
+    features, labels = torch.randn(200, D), torch.arange(200) % (C + 1)
+    with EventStorage() as storage:
+        predictor.losses(predictor(features), proposals(labels))
+    guess = predictor.predict_probs(predictor(features), proposals(labels))[0].argmax(1)
+    shown = labels < C
+    right, missed = (guess == labels).float(), (guess[shown] == C).float().mean().item()
+    told = {name: value for name, (value, _) in storage.latest().items()}
+    assert told["fast_rcnn/cls_accuracy"] == pytest.approx(right.mean().item())
+    assert told["fast_rcnn/fg_cls_accuracy"] == pytest.approx(right[shown].mean().item())
+    assert told["fast_rcnn/false_negative"] == pytest.approx(missed) and 0 < missed < 1
+
+
 def test_state_is_saved_and_moves_in_training_alone():
     for loss in ("seesaw", "eqlv2"):
         predictor, other = make(loss), make(loss)

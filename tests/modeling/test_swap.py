@@ -109,6 +109,14 @@ def test_weights_of_the_federated_loss_are_not_shared_with_the_old_one():
     assert new.fed_loss_cls_weights.tolist() == weights().tolist() == [1.0, 2.0, 3.0]
 
 
+def test_sigmoids_start_without_tde():
+    def alpha(sigmoids, **options):
+        heads = ProjectHeads(upstream_predictor(BoxPredictor, use_sigmoid_ce=sigmoids))
+        return swap_box_predictor(heads, **options).box_predictor.alpha
+
+    assert [alpha(True), alpha(True, alpha=0.5), alpha(False)] == [0.0, 0.5, 1.5]
+
+
 def test_an_optimizer_built_before_trains_the_classifier():
     cfg = util.zoo_config(CONFIGS[1])
     model = util.build(cfg)
