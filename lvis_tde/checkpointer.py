@@ -281,7 +281,7 @@ def _write(path: str | os.PathLike[str], content: dict[str, Any]) -> None:
     if free < needed:
         space = f"it takes {needed / 1e6:,.1f} MB, and {free / 1e6:,.1f} MB are free"
         raise OSError(errno.ENOSPC, f"cannot be written: {space}; an old one is kept", str(path))
-    with atomic_path(path) as partial:
+    with atomic_path(path, tidy=True) as partial:
         with open(partial, "wb") as file:
             sink = _Sink(file)
             torch.save(content, sink)  # type: ignore[arg-type]

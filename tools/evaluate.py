@@ -22,6 +22,7 @@ from lvis_tde.evaluation import (
     compare_top1,
     evaluate_lvis,
 )
+from lvis_tde.evaluation.api import check_tasks
 from lvis_tde.evaluation.truth_file import load_truth
 
 
@@ -80,6 +81,7 @@ def main(argv=None):
     if args.fixed:
         args.max_dets, args.per_category = -1, 10000
 
+    check_tasks(args.iou_type, args.engine)
     start = time.perf_counter()
     truth, remark = load_truth(args.annotations, args.train_annotations, args.bounds)
     if args.engine == "native":
@@ -100,7 +102,9 @@ def main(argv=None):
         for iou_type in args.iou_type or ["bbox", "segm"][: 2 if masks else 1]
     }
     for result in results.values() if remark else ():
-        result.metrics.update(dict.fromkeys(("APr", "APc", "APf"), -100.0))
+        for name in ("APr", "APc", "APf"):
+            result.metrics[name] = -100.0
+            result.intervals.pop(name, None)
     names = list(next(iter(results.values())).metrics)
     print(" " * 9 + "".join(f"{name:>9}" for name in names))
     for iou_type, result in results.items():

@@ -62,7 +62,14 @@ def main(argv=None):
     parser.add_argument("--output", default="report", help="folder (default: report)")
     args = parser.parse_args(argv)
     if args.annotations and args.annotations.endswith(".npz"):
-        args.annotations, args.results = None, args.annotations
+        classifiers = [path for path in (args.annotations, args.results) if path]
+        args.annotations = args.results = None
+        if len(classifiers) == 1:
+            (args.results,) = classifiers
+        elif args.compare:
+            parser.error("give two results, or --compare A B, not both")
+        else:
+            args.compare = classifiers
     if args.bootstrap < 0:
         parser.error(f"--bootstrap {args.bootstrap} must be at least 0")
     if bool(args.results) == bool(args.compare):

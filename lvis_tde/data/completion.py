@@ -198,7 +198,7 @@ def complete(data: dict[str, Any], categories: list[dict[str, Any]]) -> dict[str
     for annotation in data["annotations"]:
         if annotation.get("iscrowd"):
             continue
-        fields = ("image_id", "category_id", "bbox", "segmentation")
+        fields = ("image_id", "category_id", "bbox", "segmentation", "ignore")
         record = {key: annotation[key] for key in fields if key in annotation}
         record["id"] = annotation["id"] + first_id if numbers else annotation["id"]
         record["area"] = annotation.get("area")

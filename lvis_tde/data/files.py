@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,6 +21,13 @@ __all__ = [
     "write_with",
 ]
 
+try:
+    import fcntl
+except ImportError:  # no POSIX: then nothing is tidied
+    fcntl = None  # type: ignore[assignment]
+
+# Seconds after which a file that nobody holds is one of a process that is gone.
+_ABANDONED = 60
 # A full disk, a full quota, and a limit on the size of files.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -35,7 +44,7 @@ def free_space(path: str | os.PathLike[str]) -> int:
 
 
 @contextlib.contextmanager
-def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_path(path: str | os.PathLike[str], *, tidy: bool = False) -> Iterator[Path]:
     """A temporary path to write to, which takes the name ``path`` when the block ends well.
 
     Readers see the old file or the complete new one, whatever ends the process. After an error the
@@ -44,6 +53,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     Args:
         path: the final name. Folders above it are made. A link stays one: what it points to is
             written.
+        tidy: remove what processes have left behind that were killed while they wrote it, for files
+            that are large.
 
     Yields:
         A path in the same folder as the file.
@@ -60,9 +71,11 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         )
     except OSError as error:
         raise _named(error, path) from error
-    os.close(handle)
     partial = Path(name)
     try:
+        _lock(handle)
+        if tidy:
+            _remove_abandoned(final.parent, f".{glob.escape(path.name)}.*")
         yield partial
         # What the system still holds back may not fit either.
         with open(partial, "rb+") as file:
@@ -79,6 +92,26 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise
     finally:
         partial.unlink(missing_ok=True)
+        os.close(handle)  # and the lock
+
+
+def _lock(handle: int) -> bool:
+    """Whether it is this process's until the handle is closed, however the process ends."""
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # another's, or a file system without locks
+        return False
+    return True
+
+
+def _remove_abandoned(folder: Path, pattern: str) -> None:
+    for left in folder.glob(pattern):
+        with contextlib.suppress(OSError), open(left, "rb") as file:
+            # A new one has no lock yet.
+            if time.time() - os.fstat(file.fileno()).st_mtime > _ABANDONED and _lock(file.fileno()):
+                left.unlink()
 
 
 def _named(error: OSError, path: Path) -> OSError:

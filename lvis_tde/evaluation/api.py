@@ -68,8 +68,8 @@ def evaluate_lvis(
             large, even if it has a box. Detectron2 does so; ``lvis`` itself takes the box. By
             default True for :class:`Detections` of Detectron2's evaluator, else False.
         image_weights: image id to a weight >= 0; 1 for an image that is not named. An image of
-            weight 2 counts as if it were there twice, one of weight 0 as if it were not. Engine
-            ``native`` only.
+            weight 2 counts as if it were there twice, one of weight 0 as if it were not, but for
+            the choice of ``per_category``, which knows no weights. Engine ``native`` only.
         bootstrap: resamples of the images for 95 % intervals, see
             :mod:`lvis_tde.evaluation.bootstrap`; 0 for none. Engine ``native`` only. With few
             images of a group its interval is wide, and no resample knows of categories that no
@@ -85,18 +85,13 @@ def evaluate_lvis(
             image, unknown ids, annotation id 0, missing keys, a weight that is negative or not
             finite.
     """
-    if bootstrap < 0:
-        raise ValueError(f"bootstrap={bootstrap} must be a number of resamples, 0 for none")
-    if engine == "lvis" and (bootstrap or image_weights is not None):
-        raise ValueError("engine 'lvis' has no image_weights and no bootstrap: use 'native'")
+    check_options(engine, bootstrap, per_category)
+    if engine == "lvis" and image_weights is not None:
+        raise ValueError("engine 'lvis' has no image_weights: use 'native'")
     check_tasks([iou_type], engine)
     if engine == "lvis" and isinstance(annotations, GroundTruth):
         raise ValueError("engine 'lvis' needs the annotations' path or content, not a GroundTruth")
     check_max_dets(max_dets)
-    if per_category is not None and per_category < 1:
-        raise ValueError(
-            f"per_category must be at least 1, or None for no limit, got {per_category}"
-        )
 
     start = time.process_time()
     content: Any = annotations
@@ -214,6 +209,21 @@ def _within_percent(ends: tuple[float, float]) -> tuple[float, float]:
     # About a metric near 0 or 100 an interval would go beyond what there is.
     low, high = np.clip(ends, 0.0, 100.0)
     return float(low), float(high)
+
+
+def check_options(engine: str, bootstrap: int, per_category: int | None) -> None:
+    """
+    Raises:
+        ValueError: what the engine has not, or numbers that are too small.
+    """
+    if bootstrap < 0:
+        raise ValueError(f"bootstrap={bootstrap} must be a number of resamples, 0 for none")
+    if engine == "lvis" and bootstrap:
+        raise ValueError("engine 'lvis' has no bootstrap: use 'native'")
+    if per_category is not None and per_category < 1:
+        raise ValueError(
+            f"per_category must be at least 1, or None for no limit, got {per_category}"
+        )
 
 
 def check_tasks(tasks: Sequence[str] | None, engine: str) -> None:

@@ -106,7 +106,8 @@ class Resampler:
     @property
     def block(self) -> int:
         """Resamples at once that keep the memory within bounds."""
-        return max(1, _BLOCK // (len(self._images) + len(self._ends) + 1))
+        each = len(self._images) + len(self._ends) + len(self._truth_images)
+        return max(1, _BLOCK // (each + self.num_images + 10 * self.num_categories))
 
     def average_precision(self, weights: np.ndarray) -> np.ndarray:
         """

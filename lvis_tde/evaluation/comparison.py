@@ -65,11 +65,13 @@ def compare_resampled(a: LVISResult, b: LVISResult) -> LVISComparison:
         LVISComparison: B minus A.
 
     Raises:
-        ValueError: results without a bootstrap, or of different draws.
+        ValueError: results without a bootstrap, of different draws, or of different IoU types.
     """
     first, second = a.resamples, b.resamples
     if first is None or second is None:
         raise ValueError("a comparison needs results with bootstrap=N, N at least 1")
+    if a.iou_type != b.iou_type:
+        raise ValueError(f"one result is of {a.iou_type}, the other of {b.iou_type}")
     if _draws(first) != _draws(second):
         raise ValueError(
             f"the results are of different draws (seed, images, resamples, categories): "

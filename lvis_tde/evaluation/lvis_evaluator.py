@@ -22,7 +22,7 @@ from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import create_small_table
 
 from ..data.files import atomic_path
-from .api import check_max_dets, check_tasks, evaluate_lvis
+from .api import check_max_dets, check_options, check_tasks, evaluate_lvis
 from .bootstrap import report_resamples
 from .columns import columns
 from .comparison import compare_resampled
@@ -80,6 +80,7 @@ class LVISEvaluator(_UpstreamEvaluator):
         self._logger = logger
         self._tasks = None if isinstance(tasks, CfgNode) else tasks
         check_tasks(self._tasks, engine)
+        check_options(engine, bootstrap, per_category)
         self._distributed = distributed
         self._output_dir = output_dir
         self._limits: dict[str, Any] = {

@@ -151,8 +151,10 @@ def evaluate(matches: Matches, weights: np.ndarray | None = None) -> Evaluation:
         matches.candidates, matches.matched, matches.ignored, num_gt,
     )  # fmt: skip
     timings = {**matches.timings, "accumulate": time.process_time() - start}
-    to_find = np.bincount(matches.truth_labels[~matches.ignore[:, 0]], minlength=num_cats)
-    counted = np.bincount(matches.labels, minlength=num_cats)
+    to_find = np.bincount(
+        matches.truth_labels[~matches.ignore[:, 0] & (of_truth > 0)], minlength=num_cats
+    )
+    counted = np.bincount(matches.labels[weights[matches.images] > 0], minlength=num_cats)
     return Evaluation(precision, recall, to_find, counted, timings)
 
 

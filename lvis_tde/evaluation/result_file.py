@@ -12,6 +12,8 @@ import numpy as np
 __all__ = ["is_compressed", "named", "numbers", "objects"]
 
 BLOCK = 1 << 22
+# Above the length of any word of JSON but a string, such as -Infinity, and of an escape in one.
+_LONGEST = 16
 _NUMBERS = (int, float, np.integer, np.floating)
 
 
@@ -83,7 +85,9 @@ def objects(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
     """
     decode, skip = json.JSONDecoder().raw_decode, " \t\r\n,"
     with open(path, encoding="utf-8-sig") as file:
-        text, at = file.read(BLOCK).lstrip(), 1
+        start = file.read(BLOCK)
+        text, at = start.lstrip(), 1
+        before = len(start) - len(text)  # characters of the file before the window
         if text[:1] != "[":
             raise ValueError(
                 f"it holds no JSON list of detections: {text[:40]!r} (the annotations come first, "
@@ -105,10 +109,17 @@ def objects(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
                 return
             try:
                 value, at = decode(text, at)
-            except ValueError as error:
-                more = file.read(BLOCK)
+            except json.JSONDecodeError as error:
+                # Where the window cuts a word or a string, more of the file may mend it.
+                cut = error.pos > len(text) - _LONGEST or error.msg.startswith("Unterminated")
+                more = file.read(BLOCK) if cut else ""
                 if not more:
-                    raise ValueError(f"it ends within its JSON list: {error}") from error
+                    where = f"{error.msg} at character {before + error.pos}"
+                    if cut:
+                        raise ValueError(f"it ends within its JSON list: {where}") from error
+                    found = text[error.pos : error.pos + 40]
+                    raise ValueError(f"it is no JSON: {where}: {found!r}") from error
+                before += at
                 text, at = text[at:] + more, 0
                 continue
             if not isinstance(value, dict):

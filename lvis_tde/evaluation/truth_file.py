@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 from typing import Any
 
@@ -65,4 +66,12 @@ def load_truth(
         f"{os.fspath(annotations)} does not say how many training images show each class, so which "
         "are rare is not known: give --train-annotations TRAIN.json for APr, APc and APf."
     )
-    return complete(here, categories), "" if known else remark
+    content = complete(here, categories)
+    if train is None and known:
+        # The groups are the file's own, but how many images it has of a class itself is no count
+        # of training images.
+        own = sorted(data["categories"], key=operator.itemgetter("id"))
+        for category, given in zip(content["categories"], own):
+            for key in {"image_count", "instance_count"} - given.keys():
+                del category[key]
+    return content, "" if known else remark

@@ -110,9 +110,7 @@ def draw_comparison(
         axes.imshow(canvas, extent=(0, width, height, 0), interpolation="bicubic")
         axes.set_axis_off()
         write(left, top + 0.5 * line, name, 1.15 * font_size + 3, room=panel_w)
-        objects = [o for o in as_objects(source) if o.score is None or o.score >= score_threshold]
-        objects.sort(key=lambda o: 0.0 if o.score is None else -o.score)
-        objects = objects[:max_objects]
+        objects = as_objects(_shown(source, score_threshold, max_objects))[:max_objects]
         about: list[bool | None] = [None] * len(objects)
         if focus:
             about = [bool(row.any()) for row in overlaps(objects, focus)]
@@ -133,6 +131,14 @@ def draw_comparison(
     if footnote:
         write(gap, total_h - 0.55 * below, footnote, 0.7 * font_size + 2, MUTED)
     return figure_to_array(figure)
+
+
+def _shown(source: Any, score_threshold: float, max_objects: int) -> Any:
+    """Those of predictions that are drawn, best first: to outline a mask takes its time."""
+    if not isinstance(source, Instances) or not source.has("scores"):
+        return source
+    order = source.scores.argsort(descending=True, stable=True)
+    return source[order[source.scores[order] >= score_threshold][:max_objects]]
 
 
 def _style(

@@ -49,6 +49,11 @@ def test_a_file_read_in_pieces_is_the_same(block, tmp_path, monkeypatch):
     [
         ('{"a": 1}', "no JSON list"),
         ('[{"a": 1}', "ends within"),
+        ('[{"a": "' + 40 * "x", "ends within its JSON list: Unterminated string.* at character 7"),
+        (
+            "  [" + 3 * '{"a": 1}, ' + "{'bad': 1}" + 9 * ', {"a": 1}' + "]",
+            "no JSON: Expecting property name .* at character 34: ..'bad",
+        ),
         ("[1]", "no detection"),
         ("[]garbage", "behind its JSON list: 'garbage'"),
         ("[] " + 20 * " " + '[{"a": 1}]', "behind its JSON list"),

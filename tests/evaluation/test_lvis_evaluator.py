@@ -250,6 +250,9 @@ def test_tasks_are_checked_before_anything_is_evaluated(dataset):
         LVISEvaluator(name, ("bbox", "keypoints"))
     with pytest.raises(ValueError, match="'lvis' evaluates .*got iou_type='boundary'"):
         LVISEvaluator(name, ("boundary",), engine="lvis")
+    for options in ({"engine": "lvis", "bootstrap": 5}, {"bootstrap": -3}, {"per_category": 0}):
+        with pytest.raises(ValueError, match="bootstrap|per_category"):
+            LVISEvaluator(name, **options)
 
 
 @pytest.mark.parametrize("engine", ["native", "lvis"])

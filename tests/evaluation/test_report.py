@@ -299,6 +299,13 @@ def coco_files(tmp_path):
     return tmp_path
 
 
+def test_groups_that_are_not_known_have_no_intervals(coco_files):
+    files = [coco_files / f"{name}.json" for name in ("val", "found", "intervals")]
+    tool("evaluate", *files[:2], "--bootstrap", 5, "--output", files[2])
+    intervals = json.loads(files[2].read_text())["bbox"]["intervals"]
+    assert "AP" in intervals and "APr" not in intervals
+
+
 @pytest.mark.parametrize("engine", ["native", "lvis"])
 def test_evaluate_tool_takes_coco_files(coco_files, capsys, engine):
     folder = coco_files

@@ -1,5 +1,6 @@
 """Intervals of reports: who gives them, how many resamples, and what the pages show."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -115,6 +116,8 @@ def test_results_that_cannot_be_compared(own):
     for other in runs[2:]:
         with pytest.raises(ValueError, match="different draws"):
             compare_resampled(runs[1], other)
+    with pytest.raises(ValueError, match="of bbox, the other of segm"):
+        compare_resampled(runs[1], dataclasses.replace(runs[1], iou_type="segm"))
     same = compare_resampled(runs[1], runs[1])
     assert same.difference["AP"] == 0 and same.intervals["AP"] == (0, 0) and same.wins["AP"] == 0
 

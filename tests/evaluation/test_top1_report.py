@@ -118,7 +118,12 @@ def test_report_tool(files, capsys):
     found = compare_top1(*(run.evaluate() for run in runs.values()), bootstrap=7)
     low, high = found.intervals["few"]
     assert f"{found.difference['few']:+.1f} <small>[{low:+.1f}, {high:+.1f}]" in page.read_text()
-    for wrong in (["gt.json", *compare], ["gt.json", folder / "a.npz"], ["a.json"]):
+    tool("report", *compare[1:], "--bootstrap", 0, "--output", folder / "two")  # as evaluate's
+    assert (folder / "two" / "report.html").read_text() == without
+    for wrong in (
+        *(["gt.json", *compare], ["gt.json", folder / "a.npz"], ["a.json"]),
+        [*compare[1:], *compare],
+    ):
         with pytest.raises(SystemExit):
             tool("report", *wrong)
 

@@ -36,7 +36,9 @@ def several(results=(A, B)):
 
 
 @pytest.mark.parametrize("iou_type", ["bbox", "segm"])
-@pytest.mark.parametrize("of_first", [{}, {"area": None}, {"iscrowd": 1}, {"iscrowd": 0}])
+@pytest.mark.parametrize(
+    "of_first", [{}, {"area": None}, {"iscrowd": 1}, {"iscrowd": 0}, {"ignore": 1}]
+)
 def test_numbers_do_not_depend_on_the_way_a_file_is_read(of_first, iou_type, tmp_path):
     path = saved(tmp_path / "val.json", content(**of_first))
     results = several()
@@ -46,10 +48,12 @@ def test_numbers_do_not_depend_on_the_way_a_file_is_read(of_first, iou_type, tmp
     for other in others:
         np.testing.assert_equal(other.metrics, plain.metrics)
         assert other.per_category[0] == plain.per_category[0]
-    assert plain.per_category[0]["num_gt"] == (2 if of_first.get("iscrowd") else 3)
+    left_out = of_first.get("iscrowd") or of_first.get("ignore")
+    assert plain.per_category[0]["num_gt"] == (2 if left_out else 3)
     if not of_first.get("iscrowd"):
         # An area that is not known is that of the object.
-        assert plain.metrics == pytest.approx(official_metrics(content(), results, iou_type))
+        data = content(**{key: value for key, value in of_first.items() if key == "ignore"})
+        assert plain.metrics == pytest.approx(official_metrics(data, results, iou_type))
 
 
 def test_an_unknown_area_is_refused_where_nothing_completes_it():
@@ -64,6 +68,12 @@ def test_groups_by_other_bounds_of_a_file_without_counts_are_remarked(tmp_path):
         del one["image_count"], one["instance_count"]
     path = saved(tmp_path / "val.json", data)
     assert load_truth(path)[1] == ""
+    # Its own images are no training images, even where an object without an area completes it.
+    data["annotations"][0]["area"] = None
+    (tmp_path / "other.json").write_text(json.dumps(data))
+    grouped, remark = load_truth(tmp_path / "other.json")
+    assert remark == "" and not any("image_count" in one for one in grouped["categories"])
+    assert [one["frequency"] for one in grouped["categories"]] == ["r", "c", "f"]
     regrouped, remark = load_truth(path, bounds=(1, 2))
     assert "does not say how many training images" in remark
     assert [c["frequency"] for c in regrouped["categories"]] == ["c", "r", "r"]
