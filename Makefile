@@ -43,7 +43,7 @@ demo-classification: install
 	OMP_NUM_THREADS=1 $(BIN)/python tools/run_classification_demo.py
 
 study: install
-	OMP_NUM_THREADS=1 $(BIN)/python tools/run_study.py --config $(STUDY) $(if $(QUICK),--quick)
+	OMP_NUM_THREADS=1 $(BIN)/python tools/run_study.py --config $(STUDY) $(if $(filter-out 0,$(QUICK)),--quick)
 
 # Files of tests side by side, each process with one thread.
 test: install

@@ -23,6 +23,10 @@ def main(argv=None):
         "--output", default="output/demo_classification", help="folder for all that it makes"
     )
     args = parser.parse_args(argv)
+    if args.jobs < 1:
+        parser.error(f"--jobs {args.jobs} must be at least 1")
+    if len(set(args.seeds)) < len(args.seeds):
+        parser.error(f"--seeds {' '.join(map(str, args.seeds))}: each once")
     from lvis_tde.data.glyphs import find_font
     from lvis_tde.experiments.classification_demo import (
         format_classification,

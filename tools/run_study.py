@@ -5,8 +5,8 @@
 
 trains what is missing, chooses every strength on the calibration split, evaluates once on val and
 writes study.json, tables in Markdown, LaTeX and CSV, and a page with pictures. Started again it
-goes on where it was; recipes, seeds and methods that are added to the file are all that it then
-does. The form of the file: configs/studies/README.md.
+goes on where it was; recipes and seeds that are added to the file are all that it then does, and
+other methods mean no training. The form of the file: configs/studies/README.md.
 """
 
 import argparse

@@ -85,9 +85,11 @@ def _gain_of(row: Mapping[str, Any], metric: str) -> str:
 
 
 def _spread(values: Sequence[float], form: str = ".1f") -> str:
-    """Mean and sample standard deviation."""
-    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{statistics.mean(values):{form}} ± {deviation:.1f}"
+    """Mean and sample standard deviation, which one value has none of."""
+    if min(values) <= -100:
+        return "n/a"
+    mean = f"{statistics.mean(values):{form}}"
+    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.1f}"
 
 
 def _summarize_gains(results: Sequence[Mapping[str, Any]]) -> list[str]:

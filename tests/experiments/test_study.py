@@ -151,6 +151,12 @@ def test_nothing_is_done_twice(finished, copied):
     assert same == {k: v for k, v in finished[2].study.items() if k not in times}
 
 
+def test_outputs_of_what_is_finished_need_no_set_of_what_is_not(finished, copied, tmp_path):
+    more = study_of(tmp_path, seeds=[0, 5])
+    found = run_study(more, copied, only_outputs=True).study
+    assert found["seeds"] == [0] and found["runs"] == finished[2].study["runs"]
+
+
 def test_what_is_added_is_all_that_is_done(copied, tmp_path, telling):
     before = written(copied)
     study = study_of(
@@ -234,12 +240,17 @@ def test_a_cascade(tmp_path, telling):
         "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG",
         True,
     ]
-    recipe = {"config": "demo_deconfound.yaml", "opts": options}
+    recipe = {"config": "demo_deconfound.yaml", "opts": [*options, "MODEL.MASK_ON", False]}
+    both = [["cascade/factual"], ["cascade/tde"]]
+    orders = [{"title": task, "task": task, "runs": both} for task in ("segm", "bbox")]
     study = study_of(
-        tmp_path, recipes={"cascade": recipe}, methods=["tde"], masks=[], pairs=[], orders=[]
-    )
+        tmp_path, recipes={"cascade": recipe}, methods=["tde"], masks=["tde", "factual"], pairs=[],
+        orders=orders,
+    )  # fmt: skip
     outcome = run_study(study, tmp_path / "out", jobs=0)
     assert not outcome.failed and set(outcome.study["runs"]) == {"cascade/factual", "cascade/tde"}
+    # Of masks, which it has not, there is no order.
+    assert [one["title"] for one in outcome.study["orders"]] == ["bbox"]
     (curve,) = outcome.study["curves"]["cascade"].values()
     assert {"fg_cosine_to_mean", "weight_norm_c"} <= curve[-1].keys()
 

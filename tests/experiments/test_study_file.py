@@ -34,6 +34,12 @@ def test_configs_are_those_of_the_project_or_beside_the_file(write):
     assert study.title == "study" and study.seeds == (0,) and study.methods is None
     assert study.recipes["softmax"].config == str(CONFIGS / "demo_softmax.yaml")
     assert study.recipes["own"].config == str(write().parent / "own.yaml")
+    # As in a copy of the project's folder of configs.
+    (write().parent / "studies").mkdir()
+    below = write("studies/study.yaml")
+    assert Path(read_study(below, configs=CONFIGS).recipes["own"].config).samefile(
+        write().parent / "own.yaml"
+    )
     assert study.orders[0].runs == (("softmax/factual", "own/factual"), ("own/tde",))
     assert study.orders[0].metric == "AP" and study.orders[0].task == "bbox"
 
@@ -124,6 +130,10 @@ def test_what_is_null_is_as_if_it_were_not_there(write):
         ({"curve": {"every": 10, "alpha": True}}, "a number alpha"),
         ({"opts": "VERSION 1"}, "opts must be a list"),
         ({"opts": ["VERSION"]}, r"opts are KEY, VALUE and so on, got \['VERSION'\]"),
+        ({"opts": [["VERSION", 1], ["SEED", 2]]}, "opts are KEY, VALUE and so on"),
+        ({"methods": ["composition"]}, "is made of the methods beside it"),
+        ({"orders": [{"metric": "AP75", "runs": [["own/tde"]]}]}, "metric: 'AP75' is unknown"),
+        ({"set": {"train": [1, 2], "calib": "b", "val": "c"}}, r"a name or \[JSON, IMAGES\]"),
         ({"opts": ["SEED", 1]}, "SEED 1 cannot be given: seeds: says it"),
         (
             {"opts": ["VERSION", 1, "OUTPUT_DIR", "x"]},

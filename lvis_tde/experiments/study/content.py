@@ -110,7 +110,7 @@ def check_opts(opts: Sequence[Any], where: str) -> None:
     Raises:
         ValueError: options are no pairs, or have a key that each unit has its own value of.
     """
-    if len(opts) % 2:
+    if len(opts) % 2 or not all(isinstance(key, str) for key in opts[::2]):
         raise ValueError(f"{where}: opts are KEY, VALUE and so on, got {list(opts)!r}")
     for key, value in zip(opts[::2], opts[1::2]):
         if key in _OWN:

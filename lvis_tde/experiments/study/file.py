@@ -10,18 +10,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...calibration.family import COMPOSITION
 from ...calibration.methods import FACTUAL
 from ...data.generated import KINDS
-from ...evaluation.bootstrap import BOOTSTRAPPED
 from ...evaluation.ranking import counted_pairs
 from ...layers.functional import check_alpha
 from .content import check_opts, check_words, listed, load_content
 from .run_names import METHODS, RunNames
 
-__all__ = ["SPLITS", "DataSet", "Order", "Recipe", "Study", "read_study"]
+__all__ = ["SHOWN", "SPLITS", "DataSet", "Order", "Recipe", "Study", "read_study"]
 
 SPLITS = ("train", "calib", "val")
 TASKS = ("bbox", "segm")
+# Metrics that results keep.
+SHOWN = ("AP", "AP50", "APr", "APc", "APf")
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
@@ -126,7 +128,8 @@ def read_study(
 
     Args:
         path: YAML file.
-        configs: folder that the configs of recipes are looked for in, before that of the file.
+        configs: folder that the configs of recipes are looked for in, before that of the file and
+            the one above it.
         quick: make the changes under ``quick``.
 
     Raises:
@@ -140,6 +143,10 @@ def read_study(
     methods, masks = content["methods"], content["masks"] or []
     check_words([] if methods is None else methods, METHODS, f"{where}: methods")
     check_words(masks, METHODS, f"{where}: masks")
+    if methods is not None and COMPOSITION in methods and not {*methods} - {COMPOSITION, FACTUAL}:
+        raise ValueError(
+            f"{where}: methods: {COMPOSITION!r} is made of the methods beside it, and there is none"
+        )
     evaluated = METHODS if methods is None else (FACTUAL, *methods)
     runs = RunNames(where, known, frozenset(recipes), tuple(evaluated), tuple(masks))
     seeds = content["seeds"]
@@ -181,10 +188,12 @@ def _recipes(value: Any, configs: Path, beside: Path, where: str) -> dict[str, R
         if not isinstance(one, dict) or not isinstance(one.get("config"), str):
             raise ValueError(f"{place} must be {{title: ..., config: FILE, opts: [...]}}: {one!r}")
         check_words(one, ("title", "config", "opts"), place)
-        files = [folder / one["config"] for folder in (configs, beside)]
+        folders = (configs, beside, beside.parent)
+        files = [folder / one["config"] for folder in folders]
         config = next((file for file in files if file.is_file()), None)
         if config is None:
-            raise ValueError(f"{place}: its config {one['config']} is not in {configs} or {beside}")
+            looked = " or ".join(map(str, folders))
+            raise ValueError(f"{place}: its config {one['config']} is not in {looked}")
         opts = listed(one.get("opts", []), "opts", place)
         check_opts(opts, place)
         found[name] = Recipe(name, str(one.get("title") or name), str(config), tuple(opts))
@@ -207,7 +216,8 @@ def _data(value: Any, where: str) -> DataSet:
             raise ValueError(f"{where}: set needs three different {', '.join(SPLITS)}: {value!r}")
         splits = tuple(tuple(v) if isinstance(v, list) else v for v in map(value.get, SPLITS))
         for one in splits:
-            if not isinstance(one, str) and not (isinstance(one, tuple) and len(one) == 2):
+            two = isinstance(one, tuple) and len(one) == 2 and {*map(type, one)} == {str}
+            if not isinstance(one, str) and not two:
                 raise ValueError(f"{where}: set takes a name or [JSON, IMAGES], got {one!r}")
         return DataSet(splits=splits)
     options = {k: v for k, v in value.items() if k != "kind"}
@@ -237,7 +247,7 @@ def _order(one: Any, runs: RunNames) -> Order:
         raise ValueError(f"{place} must be {{title, source, metric, runs: [[RUN, ...], ...]}}")
     check_words(one, ("title", "source", "metric", "task", "runs"), place)
     metric, task = one.get("metric", "AP"), one.get("task", "bbox")
-    check_words([metric], BOOTSTRAPPED, f"{place}: metric")
+    check_words([metric], SHOWN, f"{place}: metric")
     check_words([task], TASKS, f"{place}: task")
     tied = [list(some) if isinstance(some, list) else [some] for some in one["runs"]]
     kept = [tuple(run for run in some if runs.has(run, task)) for some in tied]

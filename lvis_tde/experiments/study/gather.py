@@ -105,8 +105,13 @@ class _Resamples:
 
 
 def _known(order: Order, runs: Mapping[str, Any]) -> list[list[str]]:
-    """The order without the runs that were not evaluated; nothing where it then says nothing."""
-    tied = [[run for run in some if run in runs] for some in order.runs]
+    """The order without the runs that have no such result; nothing where it then says nothing."""
+
+    def has(run: str) -> bool:
+        seeds = runs.get(run, {}).values()
+        return bool(seeds) and all(order.task in one["val"] for one in seeds)
+
+    tied = [[run for run in some if has(run)] for some in order.runs]
     tied = [some for some in tied if some]
     return tied if len(tied) > 1 and _seeds_of(runs, sum(tied, [])) else []
 

@@ -29,7 +29,7 @@ from ..recording import intervals_of
 from ..steps import WEIGHTS, chosen, evaluated, measured, shown_metrics, trained
 from .checkpoint_curve import checkpoint_curve
 from .curve import curve_of, iterations_of, training_seconds
-from .file import Recipe, Study
+from .file import SHOWN, Recipe, Study
 from .provenance import made_here
 from .resamples import save_resamples
 from .said import said
@@ -39,7 +39,6 @@ __all__ = ["Unit", "run_unit"]
 
 logger = logging.getLogger(__name__)
 
-_SHOWN = ("AP", "AP50", "APr", "APc", "APf")
 _PERIODIC = re.compile(r"model_\d+\.pth")
 
 
@@ -148,7 +147,10 @@ class Unit:
 
     def result(self) -> dict[str, Any] | None:
         """``unit.json``; None if there is none, or one of other post-hoc methods."""
-        found, asked = self._found(), self.asked()
+        found = self._found()
+        if not found:
+            return None  # and perhaps there is not even a set
+        asked = self.asked()
         return found if {key: found.get(key) for key in asked} == asked else None
 
     def _found(self) -> dict[str, Any]:
@@ -280,12 +282,12 @@ def _run(unit: Unit) -> None:
 
 
 def _metrics(result: LVISResult) -> dict[str, float]:
-    return {name: round(float(result.metrics[name]), 4) for name in _SHOWN}
+    return {name: round(float(result.metrics[name]), 4) for name in SHOWN}
 
 
 def _ends(result: LVISResult) -> dict[str, list[float]]:
     ends = intervals_of(result)
-    return {name: ends[name] for name in _SHOWN}
+    return {name: ends[name] for name in SHOWN}
 
 
 def _remove_periodic(folder: Path) -> None:
