@@ -46,7 +46,8 @@ def check_heads(model: nn.Module, cfg: CfgNode) -> None:
     unused = {f"MODEL.POSTHOC.{key}": v for key, v in steps.items() if not isinstance(v, str) and v}
     if loss != _PLAIN_LOSS:
         unused["MODEL.TDE.LOSS"] = loss
-    for key, value in unused.items():
+    if unused:
+        key, value = next(iter(unused.items()))
         raise ValueError(
             f"{key} is {value!r}, but MODEL.ROI_HEADS.NAME {cfg.MODEL.ROI_HEADS.NAME} has no TDE "
             "predictor, which is what would use it. Set that to TDEROIHeads or its like (with "
