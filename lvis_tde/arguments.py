@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 # What a sweep chooses, and the strengths of TDE that it tries.
-SETTINGS = ("alpha", "tau_norm", "logn", "logit_adjustment", "norcal", "fracal")
+SETTINGS = ("alpha", "tau_norm", "logn", "logit_adjustment", "norcal", "fracal", "class_means")
 DEFAULT_ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0)
 
 

@@ -82,8 +82,11 @@ def add_tde_config(cfg: CfgNode) -> None:
     node.NORCAL = 0.0
     # lambda of FRACAL (Alexandridis et al., CVPR 2025), which has BACKGROUND_EXEMPT False.
     node.FRACAL = 0.0
-    # Sigmoids: the summed probability that each region keeps: that after TDE alone ("tde"), so that
-    # the other steps only move the ranking of its classes, the factual one ("factual"), or none.
+    # Logits for a similarity of 1 to the mean features of a class, which need --class-means of it.
+    node.CLASS_MEANS = 0.0
+    # Sigmoids: the summed probability that each region keeps: that after TDE and the classes'
+    # means alone ("tde"), so that the other steps only move the ranking of its classes, the factual
+    # one ("factual"), or none.
     node.KEEP_SUM = "tde"
 
     # Detectron2 main's keys and defaults, which release 0.6 does not have. They are for TDE heads

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Boxes, Instances
@@ -51,6 +52,19 @@ def _no_wait_for_the_disk():
     # Only a power cut would tell.
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda file: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _libraries_lose_no_time():
+    # What costs an eighth of the suite and no test is about: YAML in Python, and the stack of every
+    # seeding, kept for a GPU that may yet come.
+    with pytest.MonkeyPatch.context() as patch:
+        for kind in ("SafeLoader", "UnsafeLoader", "SafeDumper"):
+            patch.setattr(yaml, kind, getattr(yaml, f"C{kind}", getattr(yaml, kind)))
+        if not torch.cuda.is_available():
+            for device in (torch.cuda, torch.mtia, torch.xpu):
+                patch.setattr(device, "manual_seed_all", lambda seed: None)
         yield
 
 

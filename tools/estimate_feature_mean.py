@@ -29,6 +29,11 @@ def parse_args(argv):
         default=2.0,
         help="stop when the means of two halves of the batches are so near, in degrees",
     )
+    parser.add_argument(
+        "--class-means", action="store_true",
+        help="the mean of each class, too, for MODEL.POSTHOC.CLASS_MEANS; goes on until each was "
+        "seen",
+    )  # fmt: skip
     parser.add_argument("--num-heads", type=int, default=1, help="K for a softmax model")
     return parser.parse_args(argv)
 
@@ -52,6 +57,7 @@ def work(args):
         num_heads=args.num_heads,
         max_batches=args.max_batches,
         tolerance=args.tolerance,
+        class_means=args.class_means,
     )
     folder = Path(args.output)
     cli.wrote(folder / name for name in ("model_tde.pth", "config_tde.yaml", "log.txt"))

@@ -102,6 +102,7 @@ def run_estimate(
     num_heads: int = 1,
     max_batches: int = 500,
     tolerance: float = 2.0,
+    class_means: bool = False,
 ) -> MeanEstimate:
     """Puts TDE on a trained model: estimates the mean, writes a checkpoint and a config for it.
 
@@ -113,7 +114,7 @@ def run_estimate(
         recipe: a :class:`~lvis_tde.engine.Recipe` with the ``weights`` of a trained model: a
             softmax model, or one with TDE heads, whose mean is then estimated anew.
         num_heads: K for a softmax model; others keep theirs.
-        max_batches, tolerance: see :func:`estimate_feature_mean`.
+        max_batches, tolerance, class_means: see :func:`estimate_feature_mean`.
 
     Returns:
         MeanEstimate: what was found.
@@ -130,8 +131,14 @@ def run_estimate(
         predictor.calibrated_alpha, predictor.chosen = None, ""  # for another mean
     before = [predictor.feature_mean.mean.clone() for predictor in tde_predictors(model)]
     heads = tde_predictors(model)[0].cls_score.num_heads
+    # Before the pass, which is to see all classes that training images have.
+    gather_class_statistics(model, recipe.train_sets)
     found = estimate_feature_mean(
-        model, recipe.train_loader(), max_batches=max_batches, tolerance=tolerance
+        model,
+        recipe.train_loader(),
+        max_batches=max_batches,
+        tolerance=tolerance,
+        class_means=class_means,
     )
     logger.info(
         "%s after %d batches: %s foreground regions, halves %.2f degrees apart (tolerance %g).",
@@ -141,7 +148,12 @@ def run_estimate(
         found.angle,
         tolerance,
     )
-    gather_class_statistics(model, recipe.train_sets)
+    if any(found.num_without_mean):
+        logger.warning(
+            "%d classes have no mean: no training region of theirs was seen. With more batches "
+            "(--max-batches) they may get one; the step of CLASS_MEANS leaves them alone.",
+            max(found.num_without_mean),
+        )
     if any(found.num_left_out):
         logger.warning("%s regions had features that are not finite.", found.num_left_out)
     for old, new in zip(before, found.means):

@@ -2,7 +2,7 @@
 
 The mean is a plain average over training batches that stream through the frozen model: no momentum
 and no learning rate, since nothing moves. Only its direction is used, so that decides when to stop.
-The same pass gives mean and deviation of each class's logit, for LogN.
+The same pass gives mean and deviation of each class's logit, for LogN, and the mean of each class.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ..modeling.intercept import intercepted
 from ..progress import Progress
 from .replay import box_branch_only
 from .settings import tde_predictors
-from .sums import FeatureSums, LogitSums
+from .sums import ClassSums, FeatureSums, LogitSums
 
 __all__ = ["MeanEstimate", "angle_between", "check_stopping", "estimate_feature_mean"]
 
@@ -64,6 +64,7 @@ class MeanEstimate:
         num_batches: batches used by each process.
         num_foreground: foreground regions used, for each predictor, over all processes.
         num_left_out: foreground regions with features that are not finite, likewise.
+        num_without_mean: classes without a mean, likewise; empty if none was asked for.
     """
 
     means: tuple[Tensor, ...]
@@ -72,13 +73,15 @@ class MeanEstimate:
     num_batches: int
     num_foreground: tuple[int, ...]
     num_left_out: tuple[int, ...]
+    num_without_mean: tuple[int, ...] = ()
 
 
 class _Halves:
     """The foreground features of a predictor, those of even and of odd batches apart."""
 
-    def __init__(self, predictor):
+    def __init__(self, predictor, class_means: bool):
         self.predictor = predictor
+        self.classes = ClassSums(predictor) if class_means else None
         mean = predictor.feature_mean.mean
         self._half, self._other = FeatureSums.zeros_like(mean), FeatureSums.zeros_like(mean)
         self._logits = LogitSums(predictor)
@@ -92,7 +95,18 @@ class _Halves:
         labels = truth if images else torch.cat([p.gt_classes for p in truth])
         self._logits.add(predictions[0])
         self._half.add(predictions[-1], (labels >= 0) & (labels < self.predictor.num_classes))
+        if self.classes is not None:
+            self.classes.add(predictions[-1], labels)
         return {}
+
+    def waits(self) -> bool:
+        """Whether a class that training images have, as far as is known, has no region yet."""
+        if self.classes is None:
+            return False
+        known = self.predictor.statistics
+        if not known.num_images > 0:
+            return True
+        return bool(((self.classes.counts() == 0) & (known.instances > 0)).any())
 
     def logits(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of the logits over all batches and processes."""
@@ -144,6 +158,7 @@ def estimate_feature_mean(
     max_batches: int = 500,
     tolerance: float = 2.0,
     min_batches: int = 20,
+    class_means: bool = False,
 ) -> MeanEstimate:
     """Sets the running means of a trained model from training batches, and its logits' statistics.
 
@@ -160,6 +175,8 @@ def estimate_feature_mean(
         max_batches: most batches a process uses, >= 2.
         tolerance: stop when even and odd batches' means are so near, in degrees; 0 uses all.
         min_batches: do not stop before so many.
+        class_means: the mean of each class, too; then do not stop before each class was seen that
+            the model's statistics know of, without any not before ``max_batches``.
 
     Returns:
         MeanEstimate: the means, which the model now has, and how sure they are.
@@ -171,7 +188,7 @@ def estimate_feature_mean(
     check_stopping(max_batches, tolerance)
     if isinstance(model, DistributedDataParallel):
         model = model.module
-    halves = [_Halves(predictor) for predictor in tde_predictors(model)]
+    halves = [_Halves(predictor, class_means) for predictor in tde_predictors(model)]
     progress, note, needed = Progress("estimate", max_batches), "", max_batches
     count = 0
     with contextlib.ExitStack() as stack:
@@ -192,7 +209,10 @@ def estimate_feature_mean(
             needed = _needed(count, max_batches, angle, tolerance)
             note = f"halves {angle:.2f} degrees apart"
             if count >= min_batches and angle <= tolerance:
-                break
+                waiting = [one.waits() for one in halves]  # of all, as every process asks
+                if not any(waiting):
+                    break
+                needed, note = max_batches, "waiting for the rarest classes"
     sums, angles = zip(*(one.total() for one in halves))
     angle = max(angles)
     num_foreground = tuple(int(one.count) for one in sums)
@@ -204,6 +224,8 @@ def estimate_feature_mean(
     for one, total in zip(halves, sums):
         one.predictor.feature_mean.mean.copy_(total.features / total.count)
         one.predictor.statistics.set_logits(*one.logits())
+        if one.classes is not None:
+            one.predictor.statistics.set_class_means(*one.classes.means())
     return MeanEstimate(
         means=tuple(one.predictor.feature_mean.mean.clone() for one in halves),
         angle=angle,
@@ -211,6 +233,9 @@ def estimate_feature_mean(
         num_batches=count,
         num_foreground=num_foreground,
         num_left_out=tuple(int(one.left_out) for one in sums),
+        num_without_mean=tuple(
+            int((one.classes.counts() == 0).sum()) for one in halves if one.classes is not None
+        ),
     )
 
 

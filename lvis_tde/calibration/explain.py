@@ -135,14 +135,14 @@ def explain(
     with settings([predictor], alpha=alpha):
         steps, background = predictor.composition(), predictor.background_exempt
         strengths = predictor.posthoc
-    adjusted = direct = steps.adjust(total, *terms)
-    plain = steps.factor is None and steps.margin is None
+    adjusted = direct = steps.adjust(total, *terms, features)
+    plain = steps.factor is None and steps.margin is None and not steps.uses_features
     if not plain:
         direct = tde(total, *terms, strengths.region, strengths.class_)
     if steps.sigmoid:
         for one in (adjusted, direct):  # of which the last column is no class
             one[:, -1] = total[:, -1]
-    probs = steps(total, *terms)
+    probs = steps(total, *terms, features)
     if plain and steps.uses_tde and background and steps.background and not steps.sigmoid:
         probs = exempt_background(total, direct)  # which has a floor
 

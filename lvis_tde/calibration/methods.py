@@ -13,6 +13,7 @@ from ..posthoc import Settings
 from .settings import tde_predictors
 
 __all__ = [
+    "CLASS_MEANS",
     "FACTUAL",
     "IMAGE_METHODS",
     "SIGMOID_METHODS",
@@ -35,7 +36,8 @@ class Method:
         fields: of :class:`~lvis_tde.posthoc.Settings` that are its strength.
         strengths: ascending, all above 0. 0, the factual probabilities, competes with them, unless
             there is but one, which is then nothing to choose.
-        group: what it corrects by: "mean", "weights", "counts" or "logits". A composition has at
+        group: what it corrects by: "mean", "weights", "counts", "logits" or
+            "classes". A composition has at
             most one method of a group, since two would correct the same thing twice.
         added: strengths to try on top of others; none if it is not for compositions.
         options: further settings, such as the background.
@@ -101,6 +103,10 @@ IMAGE_METHODS = (
     Method("logit_adjustment", _ADJUSTMENT, (0.5, 1.0, 1.5, 2.0), "counts", (0.25, 0.5, 1.0)),
     Method("logn", ("logn",), (0.5, 1.0), "logits"),
 )
+# For a model that knows the mean of each class, whatever its classifier.
+CLASS_MEANS = Method(
+    "class_means", ("class_means",), (2.0, 4.0, 8.0, 12.0, 16.0), "classes", (4.0, 8.0, 12.0)
+)
 
 
 def methods_of(model: nn.Module) -> tuple[Method, ...]:
@@ -110,6 +116,10 @@ def methods_of(model: nn.Module) -> tuple[Method, ...]:
         ValueError: if it has no TDE predictor.
     """
     predictors = tde_predictors(model)
+    methods: tuple[Method, ...] = IMAGE_METHODS
+    if predictors[0].has_background:
+        methods = SOFTMAX_METHODS
     if any(predictor.use_sigmoid_ce for predictor in predictors):
-        return SIGMOID_METHODS
-    return SOFTMAX_METHODS if predictors[0].has_background else IMAGE_METHODS
+        methods = SIGMOID_METHODS
+    means = all(predictor.statistics.class_means.any() for predictor in predictors)
+    return (*methods, CLASS_MEANS) if means else methods

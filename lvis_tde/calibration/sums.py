@@ -1,4 +1,4 @@
-"""What batches add up to, over all processes: features of the foreground, and logits."""
+"""What batches add up to, over all processes: features of the foreground, of classes; logits."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from detectron2.utils import comm
 from torch import Tensor, distributed
 
-__all__ = ["FeatureSums", "LogitSums"]
+__all__ = ["ClassSums", "FeatureSums", "LogitSums"]
 
 
 @dataclass
@@ -77,3 +77,38 @@ class LogitSums:
                 distributed.all_reduce(one)
         mean, square = sums / count
         return mean, (square - mean.square()).clamp(min=0).sqrt()
+
+
+class ClassSums:
+    """Features of each class, and of the background, over its training regions.
+
+    Those that are not finite are left out.
+    """
+
+    def __init__(self, predictor):
+        like = predictor.statistics.class_means
+        self._sums = like.new_zeros((len(like) + 1, like.shape[1]), dtype=torch.float64)
+        self._counts = self._sums.new_zeros(len(self._sums))
+
+    def add(self, features: Tensor, labels: Tensor) -> None:
+        """Adds (R, D) features with their (R,) labels; C is the background, others do not count."""
+        rows = (labels >= 0) & (labels < len(self._counts)) & torch.isfinite(features).all(dim=1)
+        features, labels = features[rows].double(), labels[rows]
+        self._sums.index_add_(0, labels, features)
+        self._counts.index_add_(0, labels, torch.ones_like(labels, dtype=torch.float64))
+
+    def counts(self) -> Tensor:
+        """(C,) regions of each class, over all processes."""
+        return self._over_processes(self._counts)[:-1]
+
+    def means(self) -> tuple[Tensor, Tensor]:
+        """(C, D) of the classes and (D,) of the background, over all processes; zeros for none."""
+        counts = self._over_processes(self._counts).clamp(min=1)
+        means = self._over_processes(self._sums) / counts[:, None]
+        return means[:-1], means[-1]
+
+    def _over_processes(self, sums: Tensor) -> Tensor:
+        total = sums.clone()
+        if comm.get_world_size() > 1:
+            distributed.all_reduce(total)
+        return total

@@ -22,6 +22,7 @@ from ..layers.functional import (
 )
 from ..modeling.box_losses import joint_logits
 from ..modeling.fast_rcnn import TDEFastRCNNOutputLayers
+from ..posthoc.class_means import add_similarity
 from ..posthoc.margins import split_pull, with_background
 from .common import add_notes, difference, exported_at, exporter_options
 
@@ -38,6 +39,7 @@ class _BoxHead(nn.Module):
     factor: Tensor | None
     margin: Tensor | None
     fractal: Tensor | None
+    directions: Tensor | None
 
     def __init__(self, predictor: TDEFastRCNNOutputLayers):
         super().__init__()
@@ -61,6 +63,8 @@ class _BoxHead(nn.Module):
             pull = factor[:, None] * pull
         buffers = {"weight": weight, "bias": classifier.bias, "mean": mean, "pull": pull}
         buffers |= {"factor": factor, "margin": margin, "fractal": fractal}
+        buffers["directions"] = steps.directions
+        self.similarity = steps.settings.class_means
         for name, value in buffers.items():
             self.register_buffer(name, None if value is None else value.detach().clone())
         # A copy: this module may move to another device than the model's.
@@ -77,6 +81,8 @@ class _BoxHead(nn.Module):
         if self.margin is not None:
             adjusted = adjusted + self.margin
         direct = adjusted - F.linear(cosine, self.pull)
+        if self.directions is not None:
+            direct = add_similarity(direct, features, self.directions, self.similarity, True)
         if self.sigmoid:
             probs = direct.sigmoid()
             if self.fractal is not None:

@@ -111,7 +111,8 @@ class TDEFastRCNNOutputLayers(WithFeatureMean, LargeVocabularyInference, BoxPred
             background_exempt: keep the factual ratio of foreground to background
                 (paper section 4.3). TDE needs it.
             posthoc: the other steps at inference: ``tau_norm``, ``logn``, ``logit_adjustment``,
-                ``norcal``, ``fracal`` and ``keep_sum``, see :class:`lvis_tde.posthoc.Settings`.
+                ``norcal``, ``fracal``, ``class_means`` and ``keep_sum``, see
+                :class:`lvis_tde.posthoc.Settings`.
             mean_momentum: mu of the running mean, in [0, 1); a step weighs 1 - mu.
             fast_nms: same detections as upstream's, faster with many classes; False runs upstream's
                 code.
@@ -143,7 +144,7 @@ class TDEFastRCNNOutputLayers(WithFeatureMean, LargeVocabularyInference, BoxPred
             bias=_EQLV2_BIAS if loss == "eqlv2" else start,
         )
         self.feature_mean = RunningFeatureMean(in_features, momentum=mean_momentum)
-        self.statistics = ClassStatistics(num_outputs - 1)
+        self.statistics = ClassStatistics(num_outputs - 1, in_features)
         self.calibrated_alpha: float | None = None
         self._start(alpha, alpha_region, background_exempt, posthoc)
         self.fast_nms = fast_nms
@@ -244,10 +245,10 @@ class TDEFastRCNNOutputLayers(WithFeatureMean, LargeVocabularyInference, BoxPred
     def _probs(self, logits: Tensor, features: Tensor) -> Tensor:
         steps = self.composition()
         if not steps.uses_tde:
-            return steps(logits)
-        alone = steps.factor is None and steps.margin is None
+            return steps(logits, features=features)
+        alone = steps.factor is None and steps.margin is None and not steps.uses_features
         if self.use_sigmoid_ce or not (alone and self.background_exempt):
-            return steps(logits, *self._tde_terms(logits, features))
+            return steps(logits, *self._tde_terms(logits, features), features)
         # TDE alone: the authors' exemption, which has a floor.
         if may_overwrite():
             cosine, pull = self._tde_terms(logits, features)

@@ -143,7 +143,7 @@ class TDEImagePredictor(WithFeatureMean, ExactBuffers):
             in_features, num_classes, num_heads=num_heads, tau=tau, gamma=gamma, norm=norm
         )
         self.feature_mean = RunningFeatureMean(in_features, momentum=mean_momentum)
-        self.statistics = ClassStatistics(num_classes)
+        self.statistics = ClassStatistics(num_classes, in_features)
         counts = check_counts(class_counts, num_classes) if len(class_counts) else None
         self.register_buffer("class_counts", counts, persistent=False)
         self.calibrated_alpha: float | None = None
@@ -228,7 +228,9 @@ class TDEImagePredictor(WithFeatureMean, ExactBuffers):
         """
         logits, features = at_least_fp32(predictions[0]), predictions[1]
         steps = self.composition()
-        return steps(logits, *(self._tde_terms(logits, features) if steps.uses_tde else ()))
+        if not steps.uses_tde:
+            return steps(logits, features=features)
+        return steps(logits, *self._tde_terms(logits, features), features)
 
     @torch.no_grad()
     def _observe(

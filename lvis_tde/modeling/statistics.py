@@ -41,6 +41,8 @@ class ClassStatistics(ExactBuffers):
         dimension (Tensor): (C,) fp32, see :func:`lvis_tde.posthoc.fractal_dimension`.
         logit_mean, logit_std (Tensor): (C,) fp32, of each class's logit over the training regions
             of the weights beside it.
+        class_means (Tensor): (C, D) fp32, mean features of each class under these weights.
+        center (Tensor): (D,) fp32, those of the background; 0 where there is none.
         classes (Tensor): (C,) int64, :func:`class_hash` of each name; 0 where there is none.
         names (Tensor): (C, 128) uint8, the names themselves in UTF-8.
         groups (Tensor): (C,) uint8, the letters "r", "c" or "f" of the frequency groups; 0 unknown.
@@ -52,17 +54,20 @@ class ClassStatistics(ExactBuffers):
     dimension: Tensor
     logit_mean: Tensor
     logit_std: Tensor
+    class_means: Tensor
+    center: Tensor
     classes: Tensor
     names: Tensor
     groups: Tensor
 
-    def __init__(self, num_classes: int):
+    def __init__(self, num_classes: int, num_features: int = 0):
         """
         Args:
             num_classes: C, without background.
+            num_features: D, of the classifier's input.
 
         Raises:
-            ValueError: if it is not positive.
+            ValueError: if there is no class.
         """
         super().__init__()
         if num_classes < 1:
@@ -75,6 +80,8 @@ class ClassStatistics(ExactBuffers):
         self.register_buffer("num_images", torch.zeros((), dtype=torch.int64))
         for name in ("dimension", "logit_mean", "logit_std"):
             self.register_buffer(name, torch.zeros(num_classes, dtype=torch.float32))
+        self.register_buffer("class_means", torch.zeros(num_classes, num_features))
+        self.register_buffer("center", torch.zeros(num_features))
 
     @torch.no_grad()
     def set_annotations(
@@ -149,9 +156,25 @@ class ClassStatistics(ExactBuffers):
         self.logit_mean.copy_(mean)
         self.logit_std.copy_(std)
 
+    @torch.no_grad()
+    def set_class_means(self, means: Tensor, center: Tensor) -> None:
+        """Takes mean features: (C, D) of each class and (D,) of the background, 0 for none.
+
+        Raises:
+            ValueError: if they have another shape.
+        """
+        if means.shape != self.class_means.shape:
+            raise ValueError(
+                f"class means have shape {tuple(means.shape)}, expected "
+                f"{tuple(self.class_means.shape)}: one row a foreground class."
+            )
+        self.class_means.copy_(means)
+        self.center.copy_(center)
+
     def forget_logits(self) -> None:
-        """For weights that have moved since."""
+        """For weights that have moved since: what is known of logits and features."""
         self.logit_std.zero_()
+        self.class_means.zero_()
 
     def forget_annotations(self) -> None:
         """For other training images of the same classes."""
@@ -179,6 +202,8 @@ class ClassStatistics(ExactBuffers):
             mean=self.logit_mean if measured else None,
             std=self.logit_std if measured else None,
             num_images=float(self.num_images) if counted else None,
+            class_means=self.class_means if bool(self.class_means.any()) else None,
+            center=self.center if bool(self.center.any()) else None,
         )
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):

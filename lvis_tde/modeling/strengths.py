@@ -25,13 +25,17 @@ DEFAULT_ALPHA = 1.5  # of the paper, for LVIS
 _MOST_FOLDS = 128
 
 # The settings beside TDE's own, which have names of this predictor.
-_OTHERS = ("tau_norm", "logn", "logit_adjustment", "norcal", "fracal", "keep_sum")
+_OTHERS = (
+    *("tau_norm", "logn", "logit_adjustment", "norcal", "fracal", "class_means"),
+    "keep_sum",
+)
 # What each of them needs of the class statistics: fields of posthoc's, buffers of the module.
 _NEEDS = {
     "logn": (("mean", "std"), ("logit_mean", "logit_std")),
     "logit_adjustment": (("counts",), ("images",)),
     "norcal": (("counts",), ("images",)),
     "fracal": (("counts", "dimension"), ("images", "dimension", "num_images")),
+    "class_means": (("class_means",), ("class_means", "center")),
 }
 
 
@@ -210,11 +214,12 @@ class Strengths(Remembered):
             needed = _NEEDS[name][0] if name in _NEEDS else ()
             missing = [part for part in needed if getattr(known, part) is None]
             if missing:
+                option = " --class-means" if name == "class_means" else ""
                 raise ValueError(
                     f"{name}={getattr(self._posthoc, name):g} (MODEL.POSTHOC.{name.upper()}) needs "
                     f"{' and '.join(missing)} of the classes, which this model does not have. "
-                    "tools/estimate_feature_mean.py gathers them from the training set and writes "
-                    "a checkpoint that has them; or set it to 0."
+                    f"tools/estimate_feature_mean.py{option} gathers them from the training set "
+                    "and writes a checkpoint that has them; or set it to 0."
                 )
         if "tau_norm" in self._reads:
             known = dataclasses.replace(known, **self._weight_norms())

@@ -10,19 +10,22 @@ it, too), so what becomes of the background is one choice of its own:
 
 Every function is pure and computes in fp32 at least, under autocast, too. :func:`compose` puts
 them together in one order. All that is linear in the logits, which is all of it but
-:func:`keep_sum` and :func:`fracal_sigmoid`, costs one pass over them.
+:func:`keep_sum`, :func:`fracal_sigmoid` and :func:`class_means`, costs one pass over them.
 """
 
-from .composition import Composition, Settings, Statistics, compose
+from .class_means import class_means
+from .composition import Composition, Settings, compose
 from .exemption import exempt
 from .fractal import fractal_dimension
 from .functional import fracal, logit_adjustment, logn, norcal, tau_norm, tde
 from .sigmoid import fracal_sigmoid, keep_sum
+from .statistics import Statistics
 
 __all__ = [
     "Composition",
     "Settings",
     "Statistics",
+    "class_means",
     "compose",
     "exempt",
     "fracal",

@@ -1,7 +1,7 @@
 """All steps together, in one order, folded into one pass over the logits.
 
     1. weights      tau-normalization: ``b + f (z - b)``
-    2. logits       TDE with the weights of 1, then LogN
+    2. logits       TDE with the weights of 1, LogN, then the similarity to the classes' means
     3. margins      logit adjustment, NorCal, FRACAL's frequencies
     4. background   softmax: exempt or joint
     5. renormalize  softmax: over what 4 says; sigmoid: :func:`keep_sum`
@@ -9,18 +9,17 @@
                     sigmoid: the product of :func:`fracal_sigmoid`
 
 Steps 1 to 3, and 6 of a softmax, are linear in the logits: ``F_i z_i + M_i - c . (F_i g_i)`` with
-one factor and one margin a class, and the K terms of TDE.
+one factor and one margin a class, and the K terms of TDE; the similarity is a product of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from .class_means import add_similarity, mean_directions
 from .exemption import exempt_in_place, rows_at_a_time
 from .margins import (
     apply_affine,
@@ -38,6 +37,7 @@ from .margins import (
     with_background,
 )
 from .sigmoid import fracal_sigmoid_margin, shift_to_sum, shifted
+from .statistics import Known, Statistics
 
 BACKGROUND = ("exempt", "joint")
 KEEP_SUM = ("tde", "factual", "")
@@ -55,10 +55,11 @@ class Settings:
         norcal: gamma; the paper's with background "joint", else it is logit adjustment.
         fracal: lambda; the paper's with background "joint". Any value above 0 also turns on the
             margin of frequencies, which has no strength.
+        class_means: logits for a similarity of 1 to the mean features of a class.
         background: "exempt" or "joint", of a softmax with a background.
-        keep_sum: of sigmoids, what sum of probabilities each region keeps: that after TDE alone
-            ("tde", so the other steps only move the ranking of the classes), that of the factual
-            logits ("factual"), or none ("").
+        keep_sum: of sigmoids, what sum of probabilities each region keeps: that after TDE and the
+            classes' means alone ("tde", so the other steps only move the ranking of the classes),
+            that of the factual logits ("factual"), or none ("").
     """
 
     region: float = 0.0
@@ -68,6 +69,7 @@ class Settings:
     logit_adjustment: float = 0.0
     norcal: float = 0.0
     fracal: float = 0.0
+    class_means: float = 0.0
     background: str = "exempt"
     keep_sum: str = "tde"
 
@@ -84,28 +86,6 @@ class Settings:
 
 
 @dataclass(frozen=True, eq=False)
-class Statistics:
-    """What is known of the foreground classes, (C,) each; None for what is not known.
-
-    Attributes:
-        counts: training images (or instances) of each class.
-        dimension: fractal dimensions, see :func:`fractal_dimension`.
-        mean, std: of the logits of each class over the training regions.
-        weight_norms: Euclidean norms of the weights as they enter the logits.
-        bias: of a linear classifier; None for none.
-        num_images: what FRACAL divides counts by; their sum if None.
-    """
-
-    counts: Tensor | Sequence[float] | None = None
-    dimension: Tensor | Sequence[float] | None = None
-    mean: Tensor | Sequence[float] | None = None
-    std: Tensor | Sequence[float] | None = None
-    weight_norms: Tensor | Sequence[float] | None = None
-    bias: Tensor | Sequence[float] | None = None
-    num_images: float | None = None
-
-
-@dataclass(frozen=True, eq=False)
 class Composition:
     """Logits to probabilities under given settings; made by :func:`compose`.
 
@@ -115,6 +95,7 @@ class Composition:
         background: the last column of the logits is the background.
         factor, margin: (C,) in float64, what the steps fold into; None for 1 and 0.
         fractal: (C,) margin of FRACAL's second factor under a sigmoid, or None.
+        directions: (C + 1, D) of the classes' means, see :func:`mean_directions`, or None.
     """
 
     settings: Settings
@@ -123,6 +104,7 @@ class Composition:
     factor: Tensor | None
     margin: Tensor | None
     fractal: Tensor | None
+    directions: Tensor | None = None
 
     @property
     def uses_tde(self) -> bool:
@@ -130,26 +112,40 @@ class Composition:
         return self.settings.region > 0 or self.settings.class_ > 0
 
     @property
+    def uses_features(self) -> bool:
+        """Whether a call needs ``features``."""
+        return self.directions is not None
+
+    @property
     def neutral(self) -> bool:
         """Whether the probabilities are the factual ones, bit for bit."""
-        folded = (self.factor, self.margin, self.fractal)
+        folded = (self.factor, self.margin, self.fractal, self.directions)
         return not self.uses_tde and all(part is None for part in folded)
 
     def adjust(
-        self, logits: Tensor, cosine: Tensor | None = None, pull: Tensor | None = None
+        self,
+        logits: Tensor,
+        cosine: Tensor | None = None,
+        pull: Tensor | None = None,
+        features: Tensor | None = None,
     ) -> Tensor:
         """Steps 1 to 3, and 6 of a softmax, without :func:`keep_sum`: a new tensor.
 
         Args:
             logits: (R, C + 1), or (R, C) without background, any floating type.
             cosine, pull: see :func:`tde`; only with a strength of TDE.
+            features: (R, D), the classifier's input; only with a strength of ``class_means``.
 
         Returns:
             Tensor: logits of the same shape, fp32 at least.
 
         Raises:
-            ValueError: if the shapes do not go together, or TDE lacks its terms.
+            ValueError: if the shapes do not go together, or TDE lacks its terms, or the classes'
+                means the features.
         """
+        return self._with_means(self._linear(logits, cosine, pull), features)
+
+    def _linear(self, logits: Tensor, cosine: Tensor | None, pull: Tensor | None) -> Tensor:
         if not self.uses_tde:
             return apply_affine(logits, self.factor, self.margin, self.background)
         cosine, pull = self._terms(cosine, pull)
@@ -160,8 +156,23 @@ class Composition:
             pull = pull * with_background(self.factor, 1.0, self.background).to(pull)[:, None]
         return subtract_products(adjusted, cosine, pull, own=True)
 
+    def _with_means(self, logits: Tensor, features: Tensor | None) -> Tensor:
+        if self.directions is None:
+            return logits
+        strength = self.settings.class_means
+        if features is None:
+            raise ValueError(
+                f"class_means={strength} needs the features, the classifier's input: pass them, or "
+                "set it to 0."
+            )
+        return add_similarity(logits, features, self.directions, strength, self.background)
+
     def __call__(
-        self, logits: Tensor, cosine: Tensor | None = None, pull: Tensor | None = None
+        self,
+        logits: Tensor,
+        cosine: Tensor | None = None,
+        pull: Tensor | None = None,
+        features: Tensor | None = None,
     ) -> Tensor:
         """Probabilities of the shape of ``logits``; see :meth:`adjust`."""
         if self.neutral:
@@ -170,19 +181,19 @@ class Composition:
         graph = torch.is_grad_enabled() or torch.jit.is_tracing() or torch.compiler.is_compiling()
         step = rows_at_a_time(logits)
         if graph or len(logits) <= step:
-            return self._changed(logits, cosine, pull)
+            return self._changed(logits, cosine, pull, features)
         # A region depends on itself alone; what is made on the way stays as small as a part.
         probs = torch.empty_like(full_precision(logits))
         for start in range(0, len(logits), step):
             rows = slice(start, start + step)
-            own = None if cosine is None else cosine[rows]
-            probs[rows] = self._changed(logits[rows], own, pull)
+            own, shown = (None if part is None else part[rows] for part in (cosine, features))
+            probs[rows] = self._changed(logits[rows], own, pull, shown)
         return probs
 
-    def _changed(self, logits: Tensor, cosine: Tensor | None, pull: Tensor | None) -> Tensor:
-        adjusted = self.adjust(logits, cosine, pull)
+    def _changed(self, logits: Tensor, *terms: Tensor | None) -> Tensor:
+        adjusted = self.adjust(logits, *terms)
         if self.sigmoid:
-            return self._sigmoid(full_precision(logits), adjusted, cosine, pull)
+            return self._sigmoid(full_precision(logits), adjusted, *terms)
         if self.background and self.settings.background == "exempt":
             return exempt_in_place(full_precision(logits), adjusted)
         return adjusted.softmax(-1)
@@ -196,17 +207,22 @@ class Composition:
         strengths = self.settings.region, self.settings.class_
         return cosine, split_pull(full_precision(pull), *strengths, self.background)
 
-    def _sigmoid(
-        self, logits: Tensor, adjusted: Tensor, cosine: Tensor | None, pull: Tensor | None
+    def _evidence(
+        self, logits: Tensor, cosine: Tensor | None, pull: Tensor | None, features: Tensor | None
     ) -> Tensor:
+        """TDE and the classes' means alone, which have the sum that is to be kept."""
+        if self.uses_tde:
+            logits = subtract_products(logits, *self._terms(cosine, pull))
+        return self._with_means(logits, features)
+
+    def _sigmoid(self, logits: Tensor, adjusted: Tensor, *terms: Tensor | None) -> Tensor:
         """Steps 5 and 6; overwrites ``adjusted``."""
         foreground = slice(-1 if self.background else None)
-        # TDE alone has the sum that is to be kept.
         moved = self.factor is not None or self.margin is not None
         if self.settings.keep_sum == "factual" or (self.settings.keep_sum and moved):
             reference = logits
-            if self.uses_tde and self.settings.keep_sum == "tde":
-                reference = subtract_products(logits, *self._terms(cosine, pull))
+            if self.settings.keep_sum == "tde":
+                reference = self._evidence(logits, *terms)
             shift = shift_to_sum(adjusted[:, foreground], reference[:, foreground])
             adjusted = shifted(adjusted, shift)
         if self.background:
@@ -239,7 +255,7 @@ def compose(
     Raises:
         ValueError: if statistics are missing, of different lengths or out of their range.
     """
-    need = _Known(settings, statistics or Statistics())
+    need = Known(settings, statistics or Statistics())
     factor = margin = fractal = None
     if settings.tau_norm > 0:
         norms = check_vector("weight_norms", need("tau_norm", "weight_norms"), None, least=0)
@@ -270,28 +286,8 @@ def compose(
         factor = None
     if margin is not None and not margin.any():
         margin = None
-    return Composition(settings, sigmoid, background, factor, margin, fractal)
-
-
-class _Known:
-    """Looks statistics up for the settings that need them."""
-
-    def __init__(self, settings: Settings, statistics: Statistics) -> None:
-        self.settings, self.statistics = settings, statistics
-        self.lengths: dict[str, int] = {}
-
-    def __call__(self, setting: str, name: str) -> Any:
-        """
-        Raises:
-            ValueError: if the statistic is missing, or not of as many classes as the others.
-        """
-        values = getattr(self.statistics, name)
-        if values is None:
-            raise ValueError(
-                f"{setting}={getattr(self.settings, setting)} needs {name} of the classes: pass "
-                f"Statistics({name}=...) or set it to 0."
-            )
-        self.lengths[name] = len(values)
-        if len({*self.lengths.values()}) > 1:
-            raise ValueError(f"Statistics of different numbers of classes: {self.lengths}.")
-        return values
+    directions = None
+    if settings.class_means > 0:
+        means = need("class_means", "class_means")
+        directions = mean_directions(means, need.statistics.center)
+    return Composition(settings, sigmoid, background, factor, margin, fractal, directions)

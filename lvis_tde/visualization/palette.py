@@ -51,6 +51,7 @@ METHOD_NAMES = {
     "norcal": "NorCal",
     "logn": "LogN",
     "fracal": "FRACAL",
+    "class_means": "class means",
     "composition": "composition",
 }
 # Nothing, this package's own, the best of all; those of others are muted.
@@ -79,6 +80,7 @@ METHOD_LETTERS = {
     "norcal": "N",
     "logn": "Ln",
     "fracal": "F",
+    "class_means": "M",
     "composition": "C",
 }
 
