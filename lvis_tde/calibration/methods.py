@@ -112,6 +112,8 @@ CLASS_MEANS = Method(
 def methods_of(model: nn.Module) -> tuple[Method, ...]:
     """The methods for a model: of a softmax or of sigmoids over regions, or of images.
 
+    With the classes' means, if the model knows them.
+
     Raises:
         ValueError: if it has no TDE predictor.
     """
@@ -121,5 +123,7 @@ def methods_of(model: nn.Module) -> tuple[Method, ...]:
         methods = SOFTMAX_METHODS
     if any(predictor.use_sigmoid_ce for predictor in predictors):
         methods = SIGMOID_METHODS
-    means = all(predictor.statistics.class_means.any() for predictor in predictors)
-    return (*methods, CLASS_MEANS) if means else methods
+    means = [predictor.statistics.class_means for predictor in predictors]
+    # A model without numbers, of a check, knows none.
+    known = all(not one.is_meta and bool(one.any()) for one in means)
+    return (*methods, CLASS_MEANS) if known else methods

@@ -15,7 +15,7 @@ from ..modeling.image_classifier import ImageClassifier
 from ..posthoc.margins import check_strength
 from .hold_out import check_amount
 from .image_sweep import TASK
-from .methods import Method, methods_of
+from .methods import CLASS_MEANS, Method, methods_of
 from .settings import settings, tde_predictors
 from .sweep_checks import check_calibrate, check_defined, check_metric, least_images
 
@@ -106,7 +106,7 @@ def pick_methods(
             needs.
     """
     known, found = _known(model, names, grid), []
-    for name in names or known:
+    for name in names or [method.name for method in methods_of(model)]:
         method = known[name]
         if grid and name in grid:
             values = sorted({check_strength(name, value) for value in grid[name]} - {0.0})
@@ -125,7 +125,8 @@ def pick_methods(
 
 
 def _known(model: nn.Module, names, grid) -> dict[str, Method]:
-    known = {method.name: method for method in methods_of(model)}
+    # Who names the classes' means is told what they need.
+    known = {method.name: method for method in (*methods_of(model), CLASS_MEANS)}
     for name in (*(names or ()), *(grid or {})):
         if name not in known:
             raise ValueError(f"{name!r} is no method for this model: {', '.join(known)}.")

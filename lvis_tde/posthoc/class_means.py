@@ -54,8 +54,9 @@ def class_means(
 
 
 def mean_directions(means: Tensor, center: Tensor | None = None) -> Tensor:
-    """(C + 1, D), fp32 at least: each class's direction from the center, of length 1, or 0 for a class
-    without a mean; and the center itself, last.
+    """(C + 1, D), fp32 at least: each class's direction from the center, and the center, last.
+
+    A direction has length 1, or 0 for a class without a mean.
 
     Raises:
         ValueError: if ``means`` is not (C, D) or ``center`` not (D,), or a number is not finite.

@@ -27,14 +27,14 @@ def zoo_model(heads, *options):
     return cfg, build(cfg)
 
 
-def expected_means(model, batches, monkeypatch):
-    """Mean of the foreground features of each predictor, as upstream's losses would see them."""
+def features_seen(model, batches, monkeypatch):
+    """Features and labels of each predictor's regions, as upstream's losses would see them."""
     seen = {}
     losses = FastRCNNOutputLayers.losses
 
     def record(self, predictions, proposals):
         labels = torch.cat([p.gt_classes for p in proposals])
-        seen.setdefault(self, []).append(inputs[self][-1][labels < self.num_classes])
+        seen.setdefault(self, []).append((inputs[self][-1], labels))
         return losses(self, predictions, proposals)
 
     inputs, handles = {}, []
@@ -57,7 +57,7 @@ def expected_means(model, batches, monkeypatch):
     for handle in handles:
         handle.remove()
     model.load_state_dict(before)
-    return [torch.cat(seen[p]).double().mean(0).float() for p in predictors(model)]
+    return [[torch.cat(parts) for parts in zip(*seen[p])] for p in predictors(model)]
 
 
 @pytest.mark.parametrize("heads", NAMES)
@@ -66,21 +66,34 @@ def test_the_mean_is_that_of_the_foreground(heads, norm, num_heads, monkeypatch)
     cfg, model = zoo_model(heads, "MODEL.TDE.NORM", norm, "MODEL.TDE.NUM_HEADS", num_heads)
     batches = [[training_image(cfg, seed=seed)] for seed in range(3)]
     torch.manual_seed(7)
-    expected = expected_means(model, batches, monkeypatch)
+    expected = features_seen(model, batches, monkeypatch)
     model.eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     torch.manual_seed(7)
-    found = estimate_feature_mean(model, batches, max_batches=3)
+    found = estimate_feature_mean(model, batches, max_batches=3, class_means=True)
     assert found.num_batches == 3 and not found.converged and min(found.num_foreground) > 0
     assert len(found.means) == len(expected) == (3 if heads == "CascadeROIHeads" else 1)
-    for predictor, mean, truth in zip(predictors(model), found.means, expected):
-        torch.testing.assert_close(mean, truth)
+    for predictor, mean, (features, labels) in zip(predictors(model), found.means, expected):
+        foreground = labels < predictor.num_classes
+        torch.testing.assert_close(mean, features[foreground].double().mean(0).float())
         assert torch.equal(predictor.feature_mean.mean, mean)
+        # Of each class, and of the background.
+        for number, one in enumerate(
+            [*predictor.statistics.class_means, predictor.statistics.center]
+        ):
+            own = features[labels == number].double()
+            torch.testing.assert_close(one, (own.mean(0) if len(own) else own.sum(0)).float())
+        assert 1 < len(labels[foreground].unique()) < predictor.num_classes
+    unseen = [
+        p.num_classes - len(labels.unique()) + 1
+        for p, (_, labels) in zip(predictors(model), expected)
+    ]
+    assert list(found.num_without_mean) == unseen
     # Nothing else has changed: neither weights nor those of batch norm, mode or branches.
     assert not any(module.training for module in model.modules())
     assert model.roi_heads.mask_on
     for name, value in model.state_dict().items():
-        measured = name.endswith(("feature_mean.mean", "logit_mean", "logit_std"))
+        measured = name.endswith(("_mean.mean", "logit_mean", "logit_std", "class_means", "center"))
         assert measured or torch.equal(value, before[name]), name
     assert all(p.grad is None for p in model.parameters())
 
@@ -101,6 +114,44 @@ def test_converges_and_says_how_sure_it_is(tiny_model, make_batch):
     assert not found.num_left_out[0]
     tight = estimate_feature_mean(model, batches(), max_batches=12, tolerance=0)
     assert not tight.converged and tight.num_batches == 12
+
+
+def test_means_of_classes_wait_for_the_rarest(tiny_model, make_batch):
+    model, used = tiny_model("deconfound"), []
+    (predictor,) = predictors(model)
+
+    def batches(last):
+        used.clear()
+        while True:
+            used.append(make_batch())
+            for one in used[-1]:
+                one["instances"].gt_classes[:] = 6 if len(used) == last else len(used) % 6
+            yield used[-1]
+
+    options = dict(min_batches=10, tolerance=180.0)
+    estimate_feature_mean(model, batches(25), **options)
+    assert len(used) == 10 and not predictor.statistics.class_means.any()
+    images = torch.ones(7, dtype=torch.int64)
+
+    def known(images):
+        predictor.statistics.set_annotations(
+            images=images, instances=images, dimension=torch.ones(7), num_images=9
+        )
+
+    known(images)
+    found = estimate_feature_mean(model, batches(25), class_means=True, **options)
+    assert len(used) == 30 and found.converged and found.num_without_mean == (0,)
+    found = estimate_feature_mean(model, batches(25), class_means=True, max_batches=24, **options)
+    assert len(used) == 24 and found.num_without_mean == (1,)
+    # One that no training image has is not waited for.
+    known(images * (torch.arange(7) < 6))
+    found = estimate_feature_mean(model, batches(25), class_means=True, **options)
+    assert len(used) == 10 and found.num_without_mean == (1,)
+    assert not predictor.statistics.class_means[6].any()
+    # Of which there are any, nobody knows: all batches.
+    predictor.statistics.forget_annotations()
+    estimate_feature_mean(model, batches(9), class_means=True, max_batches=25, **options)
+    assert len(used) == 25
 
 
 def test_dropout_is_off_and_batch_norm_is_frozen(tiny_model, make_batch):

@@ -9,6 +9,7 @@ import torch
 
 from lvis_tde.calibration.family import COMPOSITION, METRICS, search
 from lvis_tde.calibration.methods import (
+    CLASS_MEANS,
     FACTUAL,
     SIGMOID_METHODS,
     SOFTMAX_METHODS,
@@ -170,6 +171,9 @@ def test_every_strength_is_one_that_can_be_composed(methods):
 def test_methods_are_those_of_the_classifier(tiny_model):
     assert methods_of(tiny_model("deconfound")) is SOFTMAX_METHODS
     assert methods_of(tiny_model("sigmoid")) is SIGMOID_METHODS
+    model = tiny_model("sigmoid")
+    model.roi_heads.box_predictor.statistics.class_means[0, 0] = 1.0
+    assert methods_of(model) == (*SIGMOID_METHODS, CLASS_MEANS)
     with pytest.raises(ValueError, match="no TDE predictor"):
         methods_of(tiny_model("softmax"))
 

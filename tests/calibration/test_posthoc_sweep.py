@@ -102,7 +102,8 @@ def timeless(report):
 def test_three_commands_for_a_trained_detector(kind, trained, tiny_set, tmp_path, capsys):
     out = tmp_path / "tde"
     config, tde = ["--config-file", trained(kind)], ["--config-file", str(out / "config_tde.yaml")]
-    estimate_feature_mean.main([*config, "--output", str(out), "--max-batches", "4"])
+    means = ["--class-means"] if kind == "sigmoid" else []
+    estimate_feature_mean.main([*config, "--output", str(out), "--max-batches", "4", *means])
     # fmt: off
     sweep_posthoc.main([
         *tde, *WHERE.get(kind, ["--choose-on", tiny_set["calib"]]), "--metric", "AP50",
@@ -113,6 +114,7 @@ def test_three_commands_for_a_trained_detector(kind, trained, tiny_set, tmp_path
     assert all(str(out / name) in printed for name in FILES)
     report = json.loads((out / "posthoc.json").read_text())
     assert printed.count(format_posthoc(report)) == 1
+    assert (report["rows"][-2]["method"] == "class_means") == bool(means)
     last = report["rows"][-1]
     assert last["method"] == "composition" and last["settings"] == report["chosen"]
     for row in report["rows"]:

@@ -117,10 +117,12 @@ def estimate(cfg, rank=0, world=1):
     """The mean of a frozen model from two batches; each rank has every other image."""
     images, half = images_for(cfg, "nothing", rank, world), 2 // world
     model = util.build(cfg)
-    found = vars(estimate_feature_mean(model, [images[:half], images[half:]]))
+    batches = [images[:half], images[half:]]
+    found = vars(estimate_feature_mean(model, batches, class_means=True))
     stages = [predictor.statistics for predictor in util.predictors(model)]
     moments = [torch.stack([one.logit_mean, one.logit_std]) for one in stages]
-    return {**found, "moments": moments}
+    classes = [torch.cat([one.class_means, one.center[None]]) for one in stages]
+    return {**found, "moments": moments, "classes": classes}
 
 
 SIGMOIDS = ("MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE", True, "MODEL.TDE.NORM", "none")
@@ -222,6 +224,9 @@ def test_the_estimate_is_that_of_one_process_with_all_images(heads, options, bot
     for a, b, moments in zip(first["moments"], second["moments"], expected["moments"]):
         assert torch.equal(a, b) and a[1].all()
         torch.testing.assert_close(a, moments)
+    for a, b, means in zip(first["classes"], second["classes"], expected["classes"]):
+        assert torch.equal(a, b) and a[-1].any()
+        torch.testing.assert_close(a, means, rtol=1e-3, atol=1e-3)  # of few regions each
 
 
 @pytest.mark.parametrize("system", ["yacs", "lazy", "sigmoids"])

@@ -1,5 +1,6 @@
 """Exported models against the model they come from."""
 
+import dataclasses
 import json
 
 import pytest
@@ -88,6 +89,23 @@ def test_onnx_equals_the_predictor(norm, num_heads, background_exempt, tiny_mode
         features[0, :16] = 0  # a head without features
         assert onnx_difference(predictor, path, features, alpha=0.8) < 1e-5
     assert onnx_difference(predictor, path, features, alpha=3.0) > 1e-4
+
+
+@pytest.mark.parametrize("sigmoid", [False, True])
+def test_means_of_the_classes_are_in_both_files(sigmoid, tiny_model, tmp_path):
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    options = ["MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE", sigmoid, "MODEL.POSTHOC.KEEP_SUM", ""]
+    model = with_means(tiny_model("deconfound", *options, "MODEL.POSTHOC.CLASS_MEANS", 6.0))
+    (predictor,) = predictors(model)
+    predictor.statistics.set_class_means(torch.rand(7, 32), torch.rand(32))
+    path = tmp_path / "head.onnx"
+    export_onnx(predictor, path, alpha=0.4)
+    traced = trace_model(model, images()[0], alpha=0.4)
+    assert onnx_difference(predictor, path, torch.rand(9, 32) * 3, alpha=0.4) < 1e-5
+    assert largest_difference(model, traced, images(), alpha=0.4) < 1e-3
+    predictor.posthoc = dataclasses.replace(predictor.posthoc, class_means=0.0)
+    assert onnx_difference(predictor, path, torch.rand(9, 32) * 3, alpha=0.4) > 1e-4
 
 
 @pytest.mark.parametrize("loss", ["seesaw", "eqlv2"])

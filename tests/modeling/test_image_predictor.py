@@ -100,9 +100,18 @@ def test_settings_without_statistics_and_of_sigmoids_are_refused():
         make(alpha_region=0.3)
 
 
+def test_means_of_the_classes_have_their_own_mean_for_a_center():
+    predictor, x, means = make(alpha=0.0), torch.rand(4, D), torch.rand(C, D)
+    predictor.statistics.set_class_means(means, torch.zeros(D))
+    predictor.posthoc = posthoc.Settings(class_means=3.0)
+    logits = posthoc.class_means(predictor(x)[0], x, means, 3.0, background=False)
+    torch.testing.assert_close(probs(predictor, x), logits.softmax(1))
+
+
 def test_the_mean_is_that_of_all_images_and_the_loss_is_the_cross_entropy():
     predictor, x, labels = make(mean_momentum=0.75), torch.rand(5, D), torch.tensor([0, 4, 1, 4, 2])
     predictor.statistics.set_logits(torch.ones(C), torch.ones(C))
+    predictor.statistics.set_class_means(torch.ones(C, D), torch.zeros(D))
     with EventStorage() as storage:
         predictions = predictor(x)
         loss = predictor.losses(predictions, labels)
@@ -112,6 +121,7 @@ def test_the_mean_is_that_of_all_images_and_the_loss_is_the_cross_entropy():
     mean = 0.25 * x.mean(0)
     torch.testing.assert_close(predictor.feature_mean.mean, mean)
     assert not predictor.statistics.logit_std.any()
+    assert not predictor.statistics.class_means.any()
     assert latest["tde/mean_norm"] == pytest.approx(mean.norm().item())
     halves = x.unflatten(1, (2, -1))
     cosine = torch.cosine_similarity(halves, mean.unflatten(0, (2, -1))[None], dim=2).mean()

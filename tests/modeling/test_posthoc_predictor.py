@@ -20,7 +20,9 @@ MEAN = torch.tensor([-1.0, -2.0, -3.0, -4.0, -2.5])
 STD = torch.tensor([1.0, 0.5, 2.0, 1.5, 0.7])
 NAMES = ["ant", "bee", "cat", "dog", "eel"]
 TOTAL = 120
-ALL = dict(tau_norm=0.5, logn=0.3, logit_adjustment=0.4, norcal=0.2, fracal=1.5)
+MEANS = torch.rand(C, D, generator=torch.Generator().manual_seed(5))
+CENTER = MEANS.mean(0) / 2
+ALL = dict(tau_norm=0.5, logn=0.3, logit_adjustment=0.4, norcal=0.2, fracal=1.5, class_means=0.6)
 
 
 def with_statistics(predictor):
@@ -33,6 +35,7 @@ def with_statistics(predictor):
         groups="rrcff",
     )
     predictor.statistics.set_logits(MEAN, STD)
+    predictor.statistics.set_class_means(MEANS, CENTER)
     return with_mean(predictor)
 
 
@@ -54,7 +57,7 @@ def weights_of(predictor):
     return weight * one.scale, None if one.bias is None else one.bias.detach()
 
 
-def by_hand(predictor, z, name, strength):
+def by_hand(predictor, z, x, name, strength):
     """Logits after one step, with background, by the pure functions."""
     if name == "tau_norm":
         weight, bias = weights_of(predictor)
@@ -65,6 +68,8 @@ def by_hand(predictor, z, name, strength):
         return posthoc.norcal(z, COUNTS, strength).log()
     if name == "fracal":
         return posthoc.fracal(z, COUNTS, DIMENSION, strength, total=TOTAL).log()
+    if name == "class_means":
+        return posthoc.class_means(z, x, MEANS, strength, center=CENTER)
     return posthoc.logit_adjustment(z, COUNTS, strength)
 
 
@@ -74,7 +79,7 @@ def test_each_step_of_a_softmax(name, norm):
     predictor = make(False, norm, posthoc={name: 0.7})
     x = torch.rand(6, D)
     z = predictor(x)[0].detach()
-    adjusted = by_hand(predictor, z, name, 0.7)
+    adjusted = by_hand(predictor, z, x, name, 0.7)
     torch.testing.assert_close(probs_of(predictor, x), posthoc.exempt(z, adjusted))
     predictor.background_exempt = False
     torch.testing.assert_close(probs_of(predictor, x), adjusted.softmax(1))
@@ -92,10 +97,10 @@ def test_each_step_of_sigmoids(name, norm, keep):
         shifted = posthoc.keep_sum(z[:, :-1], z[:, :-1]) if keep else z[:, :-1]
         foreground = posthoc.fracal_sigmoid(shifted, COUNTS, DIMENSION, 0.7, total=TOTAL)
     else:
-        adjusted = by_hand(predictor, z, name, 0.7)[:, :-1]
+        adjusted = by_hand(predictor, z, x, name, 0.7)[:, :-1]
         if name == "norcal":  # its pure function is a softmax
             adjusted = z[:, :-1] - 0.7 * COUNTS.clamp(min=1).log()
-        if keep:
+        if keep == "factual" or (keep and name != "class_means"):
             adjusted = posthoc.keep_sum(adjusted, z[:, :-1])
         foreground = adjusted.sigmoid()
     expected[:, :-1] = foreground
@@ -109,13 +114,12 @@ def test_all_steps_with_tde_are_the_composition(sigmoid):
     predictor.posthoc = settings
     x = torch.rand(6, D)
     weight, bias = weights_of(predictor)
-    known = posthoc.Statistics(
-        COUNTS, DIMENSION, MEAN, STD, weight[:-1].norm(dim=1), bias[:-1], TOTAL
-    )
+    norms = weight[:-1].norm(dim=1)
+    known = posthoc.Statistics(COUNTS, DIMENSION, MEAN, STD, norms, bias[:-1], TOTAL, MEANS, CENTER)
     composition = posthoc.compose(settings, known, sigmoid=sigmoid)
     terms = predictor.cls_score.effect_terms(x, predictor.feature_mean.mean)
     with torch.no_grad():
-        expected = composition(predictor(x)[0], *terms)
+        expected = composition(predictor(x)[0], *terms, x)
     torch.testing.assert_close(probs_of(predictor, x), expected)
 
 
@@ -164,7 +168,7 @@ def test_it_is_folded_anew_when_what_it_is_made_of_changes():
     with torch.no_grad():
         predictor.cls_score.weight[0] *= 3
     z = predictor(x)[0].detach()
-    expected = posthoc.exempt(z, by_hand(predictor, z, "tau_norm", 1.0))
+    expected = posthoc.exempt(z, by_hand(predictor, z, x, "tau_norm", 1.0))
     torch.testing.assert_close(probs_of(predictor, x), expected)
     assert not torch.allclose(expected, before)
 
@@ -226,6 +230,7 @@ def test_no_region_and_one_class(sigmoid):
         images=torch.tensor([7]), instances=torch.tensor([9]), dimension=torch.ones(1), num_images=9
     )
     one.statistics.set_logits(torch.tensor([-2.0]), torch.tensor([0.5]))
+    one.statistics.set_class_means(MEANS[:1], CENTER)
     probs = probs_of(with_mean(one), torch.rand(3, D))
     assert probs.shape == (3, 2) and probs.isfinite().all()
     if not sigmoid:
@@ -258,9 +263,12 @@ def test_the_statistics_alone():
     statistics = ClassStatistics(2)
     known = statistics.known()
     assert known.counts is known.mean is known.std is known.dimension is known.num_images is None
+    assert known.class_means is known.center is None
     assert class_hash("cat") != class_hash("dog") and class_hash("cat") != 0
     with pytest.raises(ValueError, match="3 values for 2 classes"):
         statistics.set_logits(torch.ones(3), torch.ones(3))
+    with pytest.raises(ValueError, match=r"\(2, 7\), expected \(2, 5\)"):
+        ClassStatistics(2, 5).set_class_means(torch.ones(2, 7), torch.ones(5))
     with pytest.raises(ValueError, match="num_classes=0"):
         ClassStatistics(0)
     assert str(statistics) == "ClassStatistics(num_classes=2)"
