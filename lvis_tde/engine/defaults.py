@@ -24,7 +24,7 @@ from .classification import is_classification
 from .console import setup_console
 from .image_recipe import ClassifierRecipe, use_folders
 from .lazy import LazyRecipe
-from .merging import config_errors, merge_file, merge_overrides, warn_of_new_key
+from .merging import config_errors, imports_kept, merge_file, merge_overrides, warn_of_new_key
 from .own_data import use_data
 from .preflight import Check, Finding, Warned, find, preflight
 from .recipes import Recipe, YacsRecipe
@@ -90,7 +90,7 @@ def load_recipe(config_file: str = "", opts: Sequence[str] = ()) -> Recipe:
                 f"{override!r} is no override of {config_file}, a LazyConfig: give key=value, such "
                 "as train.max_iter=10."
             )
-    with config_errors(config_file):
+    with config_errors(config_file), imports_kept():
         cfg = LazyConfig.load(config_file)
     for override in opts:
         with config_errors(override):

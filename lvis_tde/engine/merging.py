@@ -7,6 +7,7 @@ among them, in a file and on the command line, in quotes or not; yacs itself ref
 from __future__ import annotations
 
 import ast
+import builtins
 import contextlib
 import difflib
 import logging
@@ -20,7 +21,7 @@ from detectron2.config.compat import guess_version
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-__all__ = ["config_errors", "merge_file", "merge_overrides", "warn_of_new_key"]
+__all__ = ["config_errors", "imports_kept", "merge_file", "merge_overrides", "warn_of_new_key"]
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +57,19 @@ def config_errors(where: str) -> Iterator[None]:
         reason = str(error.args[0]) if error.args else ""
         reason = next(iter(reason.splitlines()), "") or type(error).__name__
         raise ValueError(f"{where}: {reason[:300]}") from error
+
+
+@contextlib.contextmanager
+def imports_kept() -> Iterator[None]:
+    """Python's import as it was, also after a LazyConfig that cannot be loaded.
+
+    Detectron2 replaces it for the file, and puts it back only if all goes well.
+    """
+    before = builtins.__import__
+    try:
+        yield
+    finally:
+        builtins.__import__ = before
 
 
 class _Told(ValueError):

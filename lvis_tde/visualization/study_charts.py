@@ -54,7 +54,7 @@ def plot_glance(
     figure = new_figure(width, height)
     methods = [m for m in METHOD_NAMES if any(m in one for one in recipes.values())]
     colors = {method: METHOD_COLORS.get(method, MUTED) for method in methods}
-    markers = dict(zip(methods, "Dos^vPX<>ph*d"))
+    markers = dict(zip(methods, "Dos^vPX<>ph*Hd"))
     apart = min(0.22, 1.1 / max(1, len(methods)))
     panels = {"AP": "AP, all classes", "APr": "APr, rare classes"}
     for index, (metric, name) in enumerate(panels.items()):

@@ -1,5 +1,6 @@
 """LazyConfig: the shipped configs, made small, through the training tool's own functions."""
 
+import builtins
 import json
 import logging
 
@@ -34,6 +35,14 @@ def test_every_config_is_tested():
     paths = [path for path in util.LAZY.glob("*.py") if "vitdet" not in path.name]
     models = [path.name for path in paths if "model" in LazyConfig.load(str(path))]
     assert sorted(models) == sorted(NAMES)
+
+
+def test_a_file_that_cannot_be_loaded_leaves_imports_alone(tmp_path):
+    file, before = tmp_path / "broken.py", builtins.__import__
+    file.write_text("model = dict(\n    depth=1 / 0,\n)\n")
+    with pytest.raises(ZeroDivisionError):
+        load_recipe(str(file))
+    assert builtins.__import__ is before
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -76,7 +76,13 @@ def test_config_reaches_the_predictor(tiny_cfg):
         EQLV2_ALPHA=3.0,
     )
     steps = dict(
-        TAU_NORM=0.1, LOGN=0.2, LOGIT_ADJUSTMENT=0.3, NORCAL=0.4, FRACAL=0.5, KEEP_SUM="factual"
+        TAU_NORM=0.1,
+        LOGN=0.2,
+        LOGIT_ADJUSTMENT=0.3,
+        NORCAL=0.4,
+        FRACAL=0.5,
+        CLASS_MEANS=0.6,
+        KEEP_SUM="factual",
     )
     sigmoid = ("MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE", True)
     overrides = [x for key, value in changed.items() for x in (f"MODEL.TDE.{key}", value)]
@@ -91,7 +97,7 @@ def test_config_reaches_the_predictor(tiny_cfg):
     assert predictor.box_loss.weights == {"gamma": 10.0, "mu": 0.7, "alpha": 3.0}
     assert predictor.use_sigmoid_ce and predictor.strengths == (0.5, 3.0)
     assert predictor.posthoc == Settings(
-        0.5, 3.0, 0.1, 0.2, 0.3, 0.4, 0.5, background="joint", keep_sum="factual"
+        0.5, 3.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, background="joint", keep_sum="factual"
     )
     options = tde_options(cfg)
     assert options.pop("posthoc").keys() == {key.lower() for key in steps}
