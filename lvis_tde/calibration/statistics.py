@@ -177,7 +177,8 @@ def prepare_statistics(
         resumed: the checkpoint is of this very training, so what it knows is of the same images.
 
     Raises:
-        ValueError: if a setting needs the statistics of the logits, and they will not be measured.
+        ValueError: if a setting needs the statistics of the logits, and they will not be measured,
+            or the means of the classes.
     """
     predictors = [m for m in model.modules() if isinstance(m, Strengths)]
     if not predictors:
@@ -199,6 +200,13 @@ def prepare_statistics(
             "training, so set it, and TEST.EVAL_PERIOD to 0 (train.precise_mean and "
             "train.eval_period in a LazyConfig), or train with LOGN 0 and put it on the trained "
             "model."
+        )
+    if any(one.class_means > 0 for one in used):
+        raise ValueError(
+            f"class_means={max(one.class_means for one in used):g} (MODEL.POSTHOC.CLASS_MEANS) "
+            "needs the mean features of each class under the trained weights, which no training "
+            "measures. Train with CLASS_MEANS 0 and put it on the trained model: "
+            "tools/estimate_feature_mean.py --class-means."
         )
     if not predictors[0].has_background:
         # Of images they are counted in no time, and whatever is chosen later finds them.

@@ -171,6 +171,14 @@ class Strengths(Remembered):
         """Folds, and remembers it: a sweep comes back to the same settings with every image."""
         kind = {"sigmoid": self.use_sigmoid_ce, "background": self.has_background}
         folded = compose(self._posthoc, statistics, **kind)
+        if folded.directions is not None:
+            # As large as the weights, and the same for all settings.
+            for other, _ in self._folds.values():
+                if other.directions is not None and torch.equal(
+                    other.directions, folded.directions
+                ):
+                    folded = dataclasses.replace(folded, directions=other.directions)
+                    break
         if len(self._folds) >= _MOST_FOLDS:
             self._folds.clear()
         self._folded, self._seen = self._folds[self._posthoc] = folded, seen

@@ -169,6 +169,10 @@ def test_before_a_training(tiny_model, make_batch, registered, caplog):
     with pytest.raises(ValueError, match="LOGN.*MODEL.TDE.PRECISE_MEAN.*TEST.EVAL_PERIOD to 0"):
         prepare_statistics(model, [registered], measured=False)
     prepare_statistics(model, [registered], measured=True)
+    predictor.posthoc = Settings(class_means=2.0)
+    with pytest.raises(ValueError, match="class_means=2 .*Train with CLASS_MEANS 0"):
+        prepare_statistics(model, [registered], measured=True)
+    predictor.posthoc = Settings()
     # A step makes what is known of the logits unknown, a validation loss does not.
     estimate_feature_mean(model, [make_batch()] * 2)
     predictor.calibrated_alpha, predictor.chosen = 1.5, "alpha 1.5 by bbox/AP on birds"

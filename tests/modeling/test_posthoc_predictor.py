@@ -173,6 +173,16 @@ def test_it_is_folded_anew_when_what_it_is_made_of_changes():
     assert not torch.allclose(expected, before)
 
 
+def test_settings_share_the_directions_of_the_means():
+    predictor, found = make(True), []
+    for strength in (1.0, 2.0):
+        predictor.posthoc = Settings(class_means=strength)
+        found.append(predictor.composition())
+    assert found[0] is not found[1] and found[0].directions is found[1].directions
+    predictor.statistics.class_means[0] += 1
+    assert predictor.composition().directions is not found[0].directions
+
+
 @pytest.mark.parametrize("name", [name for name in ALL if name != "tau_norm"])
 def test_missing_statistics_are_named(name):
     predictor = make_predictor(posthoc={name: 0.5})
