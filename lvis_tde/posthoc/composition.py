@@ -179,7 +179,8 @@ class Composition:
             logits = full_precision(logits)
             return logits.sigmoid() if self.sigmoid else logits.softmax(-1)
         graph = torch.is_grad_enabled() or torch.jit.is_tracing() or torch.compiler.is_compiling()
-        step = rows_at_a_time(logits)
+        # A product with few rows is slow, and one with all classes' means is large.
+        step = rows_at_a_time(logits) * (4 if self.uses_features else 1)
         if graph or len(logits) <= step:
             return self._changed(logits, cosine, pull, features)
         # A region depends on itself alone; what is made on the way stays as small as a part.

@@ -91,7 +91,7 @@ def test_what_does_not_fit_is_refused(change, message):
 
 
 # The second has more rows than are worked on together.
-@pytest.mark.parametrize("rows, classes", [(5, 4), (150, 1203), (3, 13_204)])
+@pytest.mark.parametrize("rows, classes", [(5, 4), (300, 1203), (3, 13_204)])
 def test_composed_it_is_the_function_before_the_margins(rows, classes):
     logits, features, means, center = draw(rows, classes)
     counts = torch.arange(classes) + 1
