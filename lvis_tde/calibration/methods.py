@@ -36,9 +36,8 @@ class Method:
         fields: of :class:`~lvis_tde.posthoc.Settings` that are its strength.
         strengths: ascending, all above 0. 0, the factual probabilities, competes with them, unless
             there is but one, which is then nothing to choose.
-        group: what it corrects by: "mean", "weights", "counts", "logits" or
-            "classes". A composition has at
-            most one method of a group, since two would correct the same thing twice.
+        group: what it corrects by: "mean", "weights", "counts", "logits" or "classes". A
+            composition has at most one method of a group: two would correct the same thing twice.
         added: strengths to try on top of others; none if it is not for compositions.
         options: further settings, such as the background.
     """
