@@ -57,8 +57,8 @@ def _no_wait_for_the_disk():
 
 @pytest.fixture(scope="session", autouse=True)
 def _libraries_lose_no_time():
-    # What costs an eighth of the suite and no test is about: YAML in Python, and the stack of every
-    # seeding, kept for a GPU that may yet come.
+    # What costs seconds and no test is about: YAML in Python, half of the reading of a config, and
+    # the stack of every seeding, kept for a GPU that may yet come.
     with pytest.MonkeyPatch.context() as patch:
         for kind in ("SafeLoader", "UnsafeLoader", "SafeDumper"):
             patch.setattr(yaml, kind, getattr(yaml, f"C{kind}", getattr(yaml, kind)))
