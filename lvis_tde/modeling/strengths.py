@@ -25,10 +25,8 @@ DEFAULT_ALPHA = 1.5  # of the paper, for LVIS
 _MOST_FOLDS = 128
 
 # The settings beside TDE's own, which have names of this predictor.
-_OTHERS = (
-    *("tau_norm", "logn", "logit_adjustment", "norcal", "fracal", "class_means"),
-    "keep_sum",
-)
+_STRENGTHS = ("tau_norm", "logn", "logit_adjustment", "norcal", "fracal", "class_means")
+_OTHERS = (*_STRENGTHS, "keep_sum")
 # What each of them needs of the class statistics: fields of posthoc's, buffers of the module.
 _NEEDS = {
     "logn": (("mean", "std"), ("logit_mean", "logit_std")),
