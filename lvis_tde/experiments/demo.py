@@ -50,7 +50,7 @@ def run_demo(
     seed: int = 0,
     configs: str | os.PathLike = "configs",
     num_pictures: int = 4,
-    mean_batches: int = 30,
+    mean_batches: int | None = None,
     parts: Sequence[str] = DEFAULT_PARTS,
     jobs: int | None = None,
     dataset: Mapping | None = None,
@@ -67,8 +67,9 @@ def run_demo(
         seed: of the generated set, the weights and the order of training.
         configs: folder with ``demo_<part>.yaml``.
         num_pictures: val images to draw beside the opening picture.
-        mean_batches: training batches for the mean of a model that is already trained, and for the
-            statistics of its logits.
+        mean_batches: training batches for the means of a trained model, that of all foreground and
+            those of the classes, and for the statistics of its logits; by default as many as hold
+            all training images once.
         parts: models to train, of :data:`~lvis_tde.experiments.demo_parts.PARTS`.
         jobs: processes of one thread each, to draw glyphs and to train the models side by side; by
             default two, and then one a part. 1 runs all in this process. The figures do not depend

@@ -74,7 +74,7 @@ class Plan:
     seed: int
     configs: Path
     num_pictures: int
-    mean_batches: int
+    mean_batches: int | None
     overrides: Sequence
 
     @property

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import build_detection_test_loader
+from detectron2.data import DatasetCatalog, build_detection_test_loader
 from detectron2.utils.env import seed_all_rng
 
 from ..calibration.alpha import sweep_alpha
@@ -45,13 +46,14 @@ def trained(cfg: CfgNode) -> torch.nn.Module:
     return load_trained(YacsRecipe(cfg))
 
 
-def measured(cfg: CfgNode, model: torch.nn.Module, num_batches: int) -> dict[str, Any]:
-    """Gathers the statistics of the classes, and the mean where training tracked none.
+def measured(cfg: CfgNode, model: torch.nn.Module, num_batches: int | None) -> dict[str, Any]:
+    """Gathers the statistics and means of the classes, and the mean where training tracked none.
 
     Args:
         cfg: of the training.
         model: of :func:`trained`; changed.
-        num_batches: training batches for the mean and for the statistics of the logits.
+        num_batches: training batches for the means and for the statistics of the logits; None for
+            as many as hold all training images once.
 
     Returns:
         How sure the estimate of the mean is, and how far from the tracked one.
@@ -59,13 +61,18 @@ def measured(cfg: CfgNode, model: torch.nn.Module, num_batches: int) -> dict[str
     predictors = tde_predictors(model)  # several in a cascade
     tracked = [one.feature_mean.mean.clone() for one in predictors]
     seed_all_rng(cfg.SEED)
+    loader = Trainer.build_train_loader(cfg)
+    if num_batches is None:
+        num_images = sum(len(DatasetCatalog.get(name)) for name in cfg.DATASETS.TRAIN)
+        num_batches = max(2, math.ceil(num_images / cfg.SOLVER.IMS_PER_BATCH))
     found = estimate_feature_mean(
-        model, Trainer.build_train_loader(cfg), max_batches=num_batches, tolerance=0
+        model, loader, max_batches=num_batches, tolerance=0, class_means=True
     )
     estimate: dict[str, Any] = {
         "batches": found.num_batches,
         "foreground": sum(found.num_foreground),
         "degrees_between_halves": round(found.angle, 2),
+        "classes_without_mean": max(found.num_without_mean),
     }
     for predictor, before, mean in zip(predictors, tracked, found.means):
         if before.any():

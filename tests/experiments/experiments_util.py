@@ -7,10 +7,10 @@ from detectron2.evaluation import inference_on_dataset
 from lvis_tde.calibration.checkpoint import load_trained
 from lvis_tde.calibration.replay import box_branch_only
 from lvis_tde.calibration.settings import tde_predictors
-from lvis_tde.calibration.statistics import gather_class_statistics
 from lvis_tde.config import use_tde_on_softmax
 from lvis_tde.engine import YacsRecipe
 from lvis_tde.evaluation import LVISEvaluator
+from lvis_tde.experiments.steps import measured
 
 SMALL = dict(num_train=16, num_calib=4, num_val=4, num_classes=7, image_size=64)
 SHORT = [*TINY, "SOLVER.MAX_ITER", 2, "INPUT.MIN_SIZE_TRAIN", (64,), "INPUT.MIN_SIZE_TEST", 64]
@@ -23,15 +23,12 @@ IN_FILE = [
 ]
 
 
-def evaluated_alone(cfg, names, split, settings):
-    """Box figures of settings by Detectron2's own loop, from the checkpoint of a training.
-
-    Statistics of logits are not measured: not for LogN.
-    """
+def evaluated_alone(cfg, names, split, settings, mean_batches):
+    """Box figures of settings by Detectron2's own loop, from the checkpoint of a training."""
     cfg.MODEL.WEIGHTS = f"{cfg.OUTPUT_DIR}/model_final.pth"
     use_tde_on_softmax(cfg)
     model = load_trained(YacsRecipe(cfg))
-    gather_class_statistics(model, names["train"])
+    measured(cfg, model, mean_batches)
     (predictor,) = tde_predictors(model)
     predictor.posthoc = settings
     evaluator = LVISEvaluator(names[split], max_dets_per_image=cfg.TEST.DETECTIONS_PER_IMAGE)

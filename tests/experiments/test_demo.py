@@ -5,7 +5,7 @@ import pytest
 from experiments_util import SHORT, SMALL, evaluated_alone
 
 from lvis_tde.calibration.family import COMPOSITION
-from lvis_tde.calibration.methods import FACTUAL, SIGMOID_METHODS, SOFTMAX_METHODS
+from lvis_tde.calibration.methods import CLASS_MEANS, FACTUAL, SIGMOID_METHODS, SOFTMAX_METHODS
 from lvis_tde.experiments.demo import run_demo
 from lvis_tde.experiments.demo_parts import PARTS, Plan
 from lvis_tde.experiments.demo_tables import format_table
@@ -34,7 +34,7 @@ def boxes_alone(output, part, split, row):
     """Box figures of a row on a split by Detectron2's own loop, from the checkpoint of the part."""
     plan = Plan(output, "shapes", 0, CONFIGS, 0, 60, tuple(SHORT))
     cfg, names = plan.config(part), plan.names()
-    found = evaluated_alone(cfg, names, split, Settings(**row["settings"]))
+    found = evaluated_alone(cfg, names, split, Settings(**row["settings"]), 6)
     return {metric: round(found["bbox"][metric], 4) for metric in row["val"]}
 
 
@@ -44,7 +44,7 @@ def assert_family(results, output):
     rows = [row for some in results["posthoc"].values() for row in some]
     assert len({row["val"]["AP"] for row in rows}) > 10
     for part, rows in results["posthoc"].items():
-        methods = SIGMOID_METHODS if part == "sigmoid" else SOFTMAX_METHODS
+        methods = (*(SIGMOID_METHODS if part == "sigmoid" else SOFTMAX_METHODS), CLASS_MEANS)
         found = {row["method"]: row for row in rows}
         assert list(found) == [FACTUAL, *(m.name for m in methods), COMPOSITION]
         for method in methods:
@@ -61,6 +61,7 @@ def assert_family(results, output):
         for run, row in ((off, found[FACTUAL]), (on, found["tde"])):
             assert row["val"].items() <= results["runs"][run]["bbox"].items()
     checked = [("deconfound", COMPOSITION), ("sigmoid", "logit_adjustment"), ("softmax", "norcal")]
+    checked.append(("sigmoid", "class_means"))
     for part, method in checked:
         (row,) = (r for r in results["posthoc"][part] if r["method"] == method)
         assert boxes_alone(output, part, "val", row) == row["val"]

@@ -11,7 +11,13 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from experiments_util import IN_FILE, SMALL, evaluated_alone
 
 from lvis_tde.calibration.family import COMPOSITION
-from lvis_tde.calibration.methods import FACTUAL, SIGMOID_METHODS, SOFTMAX_METHODS, TDE_JOINT
+from lvis_tde.calibration.methods import (
+    CLASS_MEANS,
+    FACTUAL,
+    SIGMOID_METHODS,
+    SOFTMAX_METHODS,
+    TDE_JOINT,
+)
 from lvis_tde.experiments.study import unit as unit_module
 from lvis_tde.experiments.study import workers
 from lvis_tde.experiments.study.file import read_study
@@ -95,7 +101,8 @@ def test_rows_are_chosen_on_calib_and_evaluated_on_val(finished, telling):
     runs = outcome.study["runs"]
     for recipe in RECIPES:
         softmax = recipe != "sigmoid"
-        methods = [*SOFTMAX_METHODS, TDE_JOINT] if softmax else SIGMOID_METHODS
+        methods = [*SOFTMAX_METHODS, TDE_JOINT] if softmax else [*SIGMOID_METHODS]
+        methods.append(CLASS_MEANS)
         found = {
             run.split("/")[1]: s["0"] for run, s in runs.items() if run.startswith(recipe + "/")
         }
@@ -115,7 +122,8 @@ def test_rows_are_chosen_on_calib_and_evaluated_on_val(finished, telling):
         row = runs[f"{recipe}/{method}"]["0"]
         for split, values in (("calib", row["calibration"]), ("val", row["val"]["bbox"])):
             unit = units[recipe]
-            alone = evaluated_alone(unit.config(), unit.names(), split, Settings(**row["settings"]))
+            settings = Settings(**row["settings"])
+            alone = evaluated_alone(unit.config(), unit.names(), split, settings, 6)
             assert {k: round(alone["bbox"][k], 4) for k in values} == values
 
 

@@ -22,7 +22,7 @@ DEFAULTS: dict[str, Any] = {
     "pairs": [],
     "orders": [],
     "opts": [],
-    "mean_batches": 30,
+    "mean_batches": None,
     "curve": None,
 }
 _FILE_KEYS = (*DEFAULTS, "base", "quick")

@@ -94,8 +94,8 @@ class Study:
         pairs: runs, and those whose difference to them is told.
         orders: that were published.
         opts: changes of all configs.
-        mean_batches: training batches for the mean of a model that tracked none, and for the
-            statistics of its logits.
+        mean_batches: training batches for the means of the classes, that of a model that tracked
+            none, and the statistics of the logits; None for all training images once.
         curve: iterations between two points of AP over the training, and the alpha of TDE there;
             None for no such curve.
         content: the file as it was understood, for ``study.json``.
@@ -110,7 +110,7 @@ class Study:
     pairs: tuple[tuple[str, str], ...]
     orders: tuple[Order, ...]
     opts: tuple[Any, ...]
-    mean_batches: int
+    mean_batches: int | None
     curve: tuple[int, float] | None
     content: Mapping[str, Any]
 
@@ -157,8 +157,11 @@ def read_study(
             f"{seeds!r}"
         )
     check_opts(content["opts"], f"{where}: opts")
-    if type(content["mean_batches"]) is not int or content["mean_batches"] < 2:
-        raise ValueError(f"{where}: mean_batches={content['mean_batches']!r} must be at least 2")
+    batches = content["mean_batches"]
+    if batches is not None and (type(batches) is not int or batches < 2):
+        raise ValueError(
+            f"{where}: mean_batches={batches!r} must be at least 2, or null for all images once"
+        )
     pairs = [runs.pair(pair) for pair in listed(content["pairs"], "pairs", where)]
     orders = [_order(one, runs) for one in listed(content["orders"], "orders", where)]
     return Study(
@@ -171,7 +174,7 @@ def read_study(
         pairs=tuple(pair for pair in pairs if pair is not None),
         orders=tuple(order for order in orders if len(order.runs) > 1),
         opts=tuple(content["opts"]),
-        mean_batches=content["mean_batches"],
+        mean_batches=batches,
         curve=_curve(content["curve"], where),
         content=content,
     )

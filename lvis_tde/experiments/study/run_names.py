@@ -6,7 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...calibration.family import COMPOSITION
-from ...calibration.methods import FACTUAL, SIGMOID_METHODS, SOFTMAX_METHODS, TDE_JOINT
+from ...calibration.methods import (
+    CLASS_MEANS,
+    FACTUAL,
+    SIGMOID_METHODS,
+    SOFTMAX_METHODS,
+    TDE_JOINT,
+)
 
 __all__ = ["METHODS", "RunNames"]
 
@@ -16,6 +22,7 @@ METHODS = tuple(
         [
             FACTUAL,
             *(method.name for method in (*SOFTMAX_METHODS, TDE_JOINT, *SIGMOID_METHODS)),
+            CLASS_MEANS.name,
             COMPOSITION,
         ]
     )

@@ -18,7 +18,8 @@ from detectron2.config import CfgNode
 from torch import nn
 
 from ...calibration.family import COMPOSITION
-from ...calibration.methods import FACTUAL, SOFTMAX_METHODS, TDE_JOINT, Method, methods_of
+from ...calibration.methods import FACTUAL, TDE_JOINT, Method, methods_of
+from ...calibration.settings import tde_predictors
 from ...calibration.tried import as_json
 from ...data.files import write_text
 from ...engine import load_config
@@ -185,7 +186,7 @@ class Unit:
 def _methods(study: Study, model: nn.Module) -> list[Method]:
     """The methods of a study that fit a model."""
     methods = list(methods_of(model))
-    if methods_of(model) is SOFTMAX_METHODS:
+    if not any(predictor.use_sigmoid_ce for predictor in tde_predictors(model)):
         methods.insert(1, TDE_JOINT)
     return [one for one in methods if study.methods is None or one.name in study.methods]
 
