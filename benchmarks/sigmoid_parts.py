@@ -23,7 +23,7 @@ from lvis_tde.posthoc import Settings
 from . import sigmoid_parts_measures as measures
 from .sigmoid_parts_figure import score_figure
 from .sigmoid_parts_regions import gather
-from .sigmoid_parts_runs import FINAL, Run
+from .sigmoid_parts_runs import FINAL, FORMAT, Run
 from .sigmoid_parts_statistics import best
 from .sigmoid_parts_tables import tables
 
@@ -68,10 +68,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 def _result(one: Run, cache: Path, args: argparse.Namespace) -> dict[str, Any]:
     work = partial(measure, one, cache, args.images)
-    result = kept(cache / f"{one.stem}_{args.images}.json", work, one.folder / FINAL)
+    result = kept(cache / f"{one.stem}_{args.images}_{FORMAT}.json", work, one.folder / FINAL)
     if one.sigmoid and args.earlier:
         for path in sorted(one.folder.glob("model_0*.pth")):
-            file = cache / f"{one.stem}_{path.stem}_{args.images}.json"
+            file = cache / f"{one.stem}_{path.stem}_{args.images}_{FORMAT}.json"
             work = partial(before, one, cache, args.images, path.name)
             result.setdefault("earlier", {})[path.stem] = kept(file, work, path)
     return result
@@ -92,10 +92,12 @@ def steps(chosen: dict[str, float]) -> dict[str, Settings]:
     """What the picture shows, by title."""
     region = chosen["region part"] or measures.TYPICAL
     beta = chosen["logit adjustment + shift"] or measures.BETA
+    means = chosen["class means"] or measures.SIMILARITY
     return {
         "trained model": Settings(),
         f"region part {region:g}": Settings(region=region),
         f"logit adjustment {beta:g} + shift": Settings(logit_adjustment=beta, keep_sum="factual"),
+        f"class means {means:g}": Settings(class_means=means),
     }
 
 

@@ -69,7 +69,7 @@ def score_figure(sets: dict[str, Sequence[tuple[Regions, dict[str, Settings]]]])
             their settings.
     """
     rows, columns = len(sets), len(next(iter(sets.values()))[0][1])
-    figure = new_figure(10.4, 0.95 + 2.35 * rows)
+    figure = new_figure(0.5 + 2.8 * columns, 0.95 + 2.35 * rows)
     height, width = figure.get_figheight(), 0.93 / columns
     true_color, false_color = GROUP_COLORS["r"], PALE
     bins = np.linspace(LOWEST, 0, BINS + 1)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lvis_tde.posthoc import Settings, keep_sum, logit_adjustment
+from lvis_tde.posthoc import Settings, class_means, keep_sum, logit_adjustment
 
 from .sigmoid_parts_regions import Regions
 from .sigmoid_parts_statistics import (
@@ -45,6 +45,8 @@ STRIDE = 10  # one in so many regions that do not show a class counts in ranking
 TYPICAL = 0.35  # of the region part, where calibration says 0
 LIMITS = (100, 300, -1)  # detections an image
 BETA = 1.0  # of logit adjustment, in rankings and directions
+SIMILARITIES = (4.0, 8.0, 12.0, 16.0, 24.0)
+SIMILARITY = 12.0  # of the classes' means, in rankings and where calibration says 0
 
 # Name to strength to settings. With the shift the region part drops out, so "class part" stands
 # for both parts there.
@@ -58,6 +60,7 @@ CURVES: dict[str, tuple[Sequence[float], Callable[[float], Settings]]] = {
         BETAS,
         lambda s: Settings(logit_adjustment=s, keep_sum="factual"),
     ),
+    "class means": (SIMILARITIES, lambda s: Settings(class_means=s)),
 }
 
 
@@ -113,12 +116,18 @@ def ranking(regions: Regions, region_strength: float) -> dict[str, Any]:
     """
     labels, logits = regions.labels, regions.logits[:, :-1]
     raised, shift = lift(regions)[:, None], shift_of_the_sum(regions)[:, None]
+    zeros = torch.zeros_like(logits)
+    similarity = class_means(
+        zeros, regions.features, regions.means, 1.0, center=regions.center, background=False
+    )
     scores = {
         "x . d": raised.expand_as(logits),  # a multiple of it for a linear classifier
         "shift": shift.expand_as(logits),
         "logit": logits,
         "logit, region part removed": logits + region_strength * raised,
         "logit + shift": logits + shift,
+        "similarity": similarity,
+        f"logit + {SIMILARITY:g} similarity": logits + SIMILARITY * similarity,
     }
     some = torch.arange(len(labels)) % STRIDE == 0
     background = labels == regions.num_classes
@@ -191,7 +200,7 @@ def limits(val: Regions, chosen: Mapping[str, float]) -> dict[str, Any]:
         chosen: curve to strength.
     """
     rows = {"trained model": Settings()}
-    for name in ("region part", "logit adjustment", "logit adjustment + shift"):
+    for name in ("region part", "logit adjustment", "logit adjustment + shift", "class means"):
         strength = BETA if name == "logit adjustment" else chosen[name]
         if strength:
             rows[name] = CURVES[name][1](strength)

@@ -42,6 +42,7 @@ class Regions:
         boxes: (R, 4), XYXY in pixels of the model's input.
         cosine, pull: TDE's terms, (R, K) and (C + 1, K).
         mean: (D,) feature mean.
+        means, center: of each class's features, (C, D), and of the background's, (D,).
         weight, bias: of the classifier, (C + 1, D) and (C + 1,) or None.
         images: one dict each: image_id, number (of regions), size, height, width.
         nms, threshold, limit: of the model's post-processing.
@@ -55,6 +56,8 @@ class Regions:
     cosine: Tensor
     pull: Tensor
     mean: Tensor
+    means: Tensor
+    center: Tensor
     weight: Tensor
     bias: Tensor | None
     images: list[dict[str, Any]]
@@ -124,9 +127,12 @@ class Regions:
     def probabilities(self, settings: Settings) -> Tensor:
         """(R, C + 1) of any settings."""
         bias = None if self.bias is None else self.bias[:-1]
-        statistics = Statistics(counts=self.counts, bias=bias)
+        statistics = Statistics(
+            counts=self.counts, bias=bias, class_means=self.means, center=self.center
+        )
         steps = compose(settings, statistics, sigmoid=self.run.sigmoid)
-        return steps(self.logits, *((self.cosine, self.pull) if steps.uses_tde else ()))
+        terms = (self.cosine, self.pull) if steps.uses_tde else (None, None)
+        return steps(self.logits, *terms, self.features if steps.uses_features else None)
 
     def detect(self, probabilities: Tensor, limit: int | None = None, threshold=None):
         """Detections of every image: ``Instances`` and rows of the regions they are from."""

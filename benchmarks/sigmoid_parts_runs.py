@@ -16,20 +16,21 @@ from lvis_tde.calibration.checkpoint import load_trained
 from lvis_tde.calibration.estimate import estimate_feature_mean
 from lvis_tde.calibration.replay import box_branch_only
 from lvis_tde.calibration.settings import tde_predictors
+from lvis_tde.calibration.statistics import gather_class_statistics
 from lvis_tde.config import use_tde_on_softmax
 from lvis_tde.data.files import atomic_path
 from lvis_tde.data.generated import KINDS
 from lvis_tde.engine import Trainer, YacsRecipe, load_config
 from lvis_tde.modeling.intercept import intercepted
 
-__all__ = ["FINAL", "SPLITS", "Run", "open_model", "pass_over", "stored_columns"]
+__all__ = ["FINAL", "FORMAT", "SPLITS", "Run", "open_model", "pass_over", "stored_columns"]
 
 SPLITS = ("calib", "val")
 FINAL = "model_final.pth"
-# For the mean of a linear classifier's features: training batches at most, and the degrees between
-# the means of their halves that are few enough.
-MEAN_BATCHES = 60
+# For the means: training batches at most, and how many degrees apart those of their halves may be.
+MEAN_BATCHES = 500
 TOLERANCE = 2.0
+FORMAT = 2  # of what is kept: files of another one are not looked at
 
 
 @dataclass(frozen=True)
@@ -84,8 +85,8 @@ def stored_columns(
 ) -> dict[str, dict[str, Any]]:
     """What :class:`Regions` hold of both held-out splits, from the file if there is one.
 
-    A linear classifier's mean is estimated from training batches, as the command does it; a cosine
-    classifier has its own.
+    The means are estimated from training batches, as the command does it; a cosine classifier's
+    own mean stays.
 
     Args:
         run: the model.
@@ -93,7 +94,7 @@ def stored_columns(
         images: of a split, at most; the first ones.
         weights: name of the checkpoint in the run's folder.
     """
-    path = cache / f"{run.stem}_{Path(weights).stem}_{images}.pt"
+    path = cache / f"{run.stem}_{Path(weights).stem}_{images}_{FORMAT}.pt"
     checkpoint = run.folder / weights
     if not path.exists() or path.stat().st_mtime < checkpoint.stat().st_mtime:
         cache.mkdir(parents=True, exist_ok=True)
@@ -126,15 +127,25 @@ def open_model(run: Run, weights: Path) -> tuple[Any, Any, dict[str, Any]]:
     use_tde_on_softmax(cfg)
     model = load_trained(YacsRecipe(cfg))
     (predictor,) = tde_predictors(model)
-    if cfg.MODEL.TDE.NORM == "none" or not predictor.feature_mean.mean.any():
-        seed_all_rng(cfg.SEED)
-        loader = Trainer.build_train_loader(cfg)
-        estimate_feature_mean(model, loader, max_batches=MEAN_BATCHES, tolerance=TOLERANCE)
+    tracked = predictor.feature_mean.mean.clone()
+    gather_class_statistics(model, cfg.DATASETS.TRAIN)
+    seed_all_rng(cfg.SEED)
+    estimate_feature_mean(
+        model,
+        Trainer.build_train_loader(cfg),
+        max_batches=MEAN_BATCHES,
+        tolerance=TOLERANCE,
+        class_means=True,
+    )
+    if cfg.MODEL.TDE.NORM != "none" and tracked.any():
+        predictor.feature_mean.mean.copy_(tracked)
     return (
         cfg,
         model,
         {
             "mean": predictor.feature_mean.mean.clone(),
+            "means": predictor.statistics.class_means.clone(),
+            "center": predictor.statistics.center.clone(),
             "weight": predictor.cls_score.weight.detach().clone(),
             "bias": None if predictor.cls_score.bias is None else predictor.cls_score.bias.detach(),
             "nms": cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST,

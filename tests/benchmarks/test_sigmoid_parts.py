@@ -115,6 +115,8 @@ def regions():
         cosine=(features @ direction)[:, None],
         pull=(weight @ direction)[:, None],
         mean=mean,
+        means=_random(4, 6, seed=2),
+        center=_random(6, seed=3),
         weight=weight,
         bias=torch.full((5,), -3.0),
         images=[
@@ -138,6 +140,24 @@ def test_lift_and_shift_are_what_the_steps_add_to_every_logit(regions):
     adjusted = logit_adjustment(factual, regions.counts, 1.0, background=False)
     moved = adjusted + measures.shift_of_the_sum(regions)[:, None]
     assert torch.allclose(moved, keep_sum(adjusted, factual), atol=1e-5)
+
+
+def test_similarity_ranks_by_the_cosine_to_the_mean_of_the_class(regions):
+    regions.labels = torch.arange(40) % 5
+    found = measures.ranking(regions, 0.35)
+    cosine = torch.cosine_similarity(
+        (regions.features - regions.center)[:, None], (regions.means - regions.center)[None], dim=2
+    )
+    some = torch.arange(40) % measures.STRIDE == 0
+    for name, scores in (
+        ("similarity", cosine),
+        ("logit + 12 similarity", regions.logits[:, :-1] + 12 * cosine),
+    ):
+        expected = auc_within(scores, regions.labels, [0, 1], some)
+        assert found["r"][name]["all"] == pytest.approx(expected)
+    probabilities = regions.probabilities(measures.CURVES["class means"][1](12.0))
+    expected = (regions.logits[:, :-1] + 12 * cosine).sigmoid()
+    assert torch.allclose(probabilities[:, :-1], expected, atol=1e-6)
 
 
 def test_candidates_are_the_best_detections_whatever_their_score(regions):

@@ -99,6 +99,8 @@ def _regions(norm="none", heads=1):
         cosine=cosine,
         pull=pull.detach(),
         mean=mean,
+        means=torch.zeros(2, 4),
+        center=mean,
         weight=classifier.weight.detach(),
         bias=None,
         images=[{"image_id": i, "number": each} for i in range(images)],
