@@ -91,7 +91,8 @@ def run_demo(
         two runs on the same resamples (``PAIRS`` of :mod:`.demo_parts`), its interval, and the
         share of them in which the first wins. Each of ``alphas`` has the best box AP on the
         calibration split, and ``calibrations`` the box metrics of all that were tried.
-        ``feature_mean`` says how sure the estimated means are and how far from the tracked one.
+        ``feature_mean`` says how sure the estimated means are, how far from the tracked one, and
+        how many classes have none.
         ``posthoc`` is of boxes: for each method the strength with the best AP on the calibration
         split, 0 if it is best left out, the arguments of :class:`~lvis_tde.posthoc.Settings` that
         this is, and AP, APr, APc and APf there and on val, with intervals and the gains over the

@@ -22,7 +22,6 @@ def demo(output, *overrides, **options):
         kind="shapes",
         configs=CONFIGS,
         num_pictures=1,
-        mean_batches=6,
         jobs=1,
         dataset=SMALL,
         overrides=overrides,
@@ -34,7 +33,7 @@ def boxes_alone(output, part, split, row):
     """Box figures of a row on a split by Detectron2's own loop, from the checkpoint of the part."""
     plan = Plan(output, "shapes", 0, CONFIGS, 0, 60, tuple(SHORT))
     cfg, names = plan.config(part), plan.names()
-    found = evaluated_alone(cfg, names, split, Settings(**row["settings"]), 6)
+    found = evaluated_alone(cfg, names, split, Settings(**row["settings"]), None)
     return {metric: round(found["bbox"][metric], 4) for metric in row["val"]}
 
 
@@ -83,7 +82,8 @@ def test_demo(tmp_path, telling):
         best = max(values["bbox"]["AP"] for values in calibration.values())
         assert calibration[f"{alpha:g}"]["bbox"]["AP"] == best
     assert_family(results, tmp_path)
-    assert results["feature_mean"]["softmax_tde"]["batches"] > 0
+    assert {one["batches"] for one in results["feature_mean"].values()} == {16 // 2}  # once through
+    assert {one["classes_without_mean"] for one in results["feature_mean"].values()} == {0}
     assert "degrees_to_tracked" not in results["feature_mean"]["softmax_tde"]
     assert len(results["feature_mean"]["tde"]["degrees_to_tracked"]) == 2
     assert len(results["feature_mean"]["sigmoid_tde"]["degrees_to_tracked"]) == 1
