@@ -26,6 +26,7 @@ _LINEAR = {
     "sigmoid": Settings(**_STEPS),
 }
 _KEEP_SUM = Settings(logit_adjustment=1.0)
+_CLASS_MEANS = Settings(class_means=12.0)  # a second product
 
 
 def add_arguments(parser):
@@ -46,6 +47,8 @@ def _trained(shape, features, options, sigmoid):
         images=counts, instances=counts, dimension=1 + 1 / counts, num_images=len(counts)
     )
     head.statistics.set_logits(-1 / counts, 1 + 1 / counts)
+    means = torch.rand(len(counts), features.shape[1], generator=torch.Generator().manual_seed(0))
+    head.statistics.set_class_means(means, means.mean(0))
     head.to(features.device).eval().feature_mean.mean.copy_(features.mean(dim=0))
     return head
 
@@ -83,6 +86,7 @@ def run(args):
         heads[f"{kind}, those and TDE"] = trained(kind, with_tde)
     kept = "sigmoid, logit adjustment and keep_sum"
     heads[kept] = trained("sigmoid", _KEEP_SUM)
+    heads["sigmoid, class means"] = trained("sigmoid", _CLASS_MEANS)
     calls = {
         "softmax (Detectron2)": lambda: F.softmax(plain(features), dim=-1),
         "TDE, authors' formulation": lambda: tde(authors),

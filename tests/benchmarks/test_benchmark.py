@@ -40,6 +40,7 @@ def test_head_prints_all_and_ratios_last(tool, capsys):
         "sigmoid, all linear steps",
         "sigmoid, those and TDE",
         "sigmoid, logit adjustment and keep_sum",
+        "sigmoid, class means",
     ]
     assert result["threads"] == 1 and list(result)[-1] == "ratios"
     tool.main(["head", *size])
