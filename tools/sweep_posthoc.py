@@ -57,7 +57,7 @@ def parse_args(argv):
         help="other strengths of a method",
     )
     group.add_argument(
-        "--rounds", type=int, default=2, metavar="N", help="of the search for compositions (2)"
+        "--rounds", type=int, default=4, metavar="N", help="of the search for compositions (4)"
     )
     group.add_argument(
         "--memory", type=float, default=8, metavar="GIB", help="for what is kept of the images (8)"

@@ -108,17 +108,20 @@ class _Point:
 def _neighbors(point: _Point, methods: Sequence[Method], sigmoid: bool) -> list[_Point]:
     """Compositions to try from here on, the likeliest first.
 
-    Two corrections need less of each, so one is added to what is there and to a little less of it.
+    Two corrections need less of each, so one is added to what is there and to a little less of it;
+    the weakest strength of each method comes before the next one of any.
     """
     taken = {method.group for method, _ in point.steps}
-    free = [(m, s) for m in methods if m.group not in taken for s in m.added]
-    found = [one.plus(*step) for one in (point, *point.beside(-1)) for step in free]
+    free = [(n, m, s) for m in methods if m.group not in taken for n, s in enumerate(m.added)]
+    free.sort(key=lambda one: one[0])
+    found = [point.plus(method, strength) for _, method, strength in free]
+    if len(point.steps) > 1:
+        found += [*point.beside(-1), *point.beside(1)]
+    found += [one.plus(m, s) for one in point.beside(-1) for _, m, s in free]
     if not sigmoid and point.steps:
         other = "joint" if point.settings.background == "exempt" else "exempt"
         flipped = dataclasses.replace(point.settings, background=other)
         found.insert(0, _Point(flipped, point.steps))
-    if len(point.steps) > 1:
-        found += [*point.beside(-1), *point.beside(1)]
     return found
 
 
@@ -129,8 +132,8 @@ def search(
     metric: str = "AP",
     max_loss: Mapping[str, float] | None = None,
     sigmoid: bool = False,
-    rounds: int = 2,
-    most: int = 6,
+    rounds: int = 4,
+    most: int = 10,
 ) -> Choice:
     """The best strength of each method, then a coordinate search for the best composition.
 
@@ -208,8 +211,8 @@ def choose(
     *,
     methods: Sequence[Method] | None = None,
     metric: str = "AP",
-    rounds: int = 2,
-    most: int = 6,
+    rounds: int = 4,
+    most: int = 10,
 ) -> Choice:
     """:func:`search` by the box AP of a detector; masks, which take long, are left out.
 

@@ -115,8 +115,8 @@ def choose_for_images(
     *,
     methods: Sequence[Method] | None = None,
     metric: str = "balanced",
-    rounds: int = 2,
-    most: int = 6,
+    rounds: int = 4,
+    most: int = 10,
 ) -> Choice:
     """:func:`~lvis_tde.calibration.family.search` by accuracy on held-out images, in one process.
 

@@ -104,7 +104,7 @@ IMAGE_METHODS = (
 )
 # For a model that knows the mean of each class, whatever its classifier.
 CLASS_MEANS = Method(
-    "class_means", ("class_means",), (2.0, 4.0, 8.0, 12.0, 16.0, 24.0), "classes", (4.0, 8.0, 12.0)
+    "class_means", ("class_means",), (4.0, 8.0, 12.0, 16.0, 24.0, 48.0), "classes", (8.0, 16.0)
 )
 
 

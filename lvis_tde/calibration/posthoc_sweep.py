@@ -61,7 +61,7 @@ def run_posthoc_sweep(
     seed: int = 0,
     report: bool = True,
     bootstrap: int = 1000,
-    rounds: int = 2,
+    rounds: int = 4,
     memory: float = 8.0,
 ) -> dict[str, Any]:
     """Chooses the strengths of all post-hoc methods, and a composition, and reports them.

@@ -106,10 +106,29 @@ def test_composition_is_built_on_the_best_method(best, single, composed):
     assert alone.method == single
     assert choice.rows[-1].settings == composed
     asked = list(itertools.chain(*passes))
-    assert len(passes) <= 3 and len(set(asked)) == len(asked)
-    assert all(len(one) <= 12 for one in passes[1:])
+    assert len(passes) <= 1 + 4 and len(set(asked)) == len(asked)
+    assert all(len(one) <= 10 for one in passes[1:])
     again = search(SOFTMAX_METHODS, fake(peak(**best), []))
     assert again.rows == choice.rows
+
+
+def test_each_free_method_is_tried_on_top_before_a_second_strength_of_any():
+    methods, passes = (*SOFTMAX_METHODS, CLASS_MEANS), []
+    score = peak(class_means=48.0, logit_adjustment=0.5, region=0.5, class_=0.5)
+    choice = search(methods, fake(score, passes), rounds=1, most=4)
+    means = CLASS_MEANS.settings(48.0)
+    flipped = dataclasses.replace(means, background="joint")
+    tops = [m.on_top_of(means, m.added[0]) for m in SOFTMAX_METHODS if m.added]
+    assert passes[1] == [flipped, *tops] and len(tops) == 3
+    assert choice.row(COMPOSITION).settings in tops
+
+
+def test_a_far_composition_is_reached_step_by_step():
+    score = peak(class_means=24.0, tau_norm=1.0, region=2.0, class_=2.0)
+    choice = search((*SOFTMAX_METHODS, CLASS_MEANS), fake(score, []))
+    assert choice.row("class_means").strength == 24.0
+    found = choice.row(COMPOSITION).settings
+    assert (found.class_means, found.tau_norm, found.region) == (24.0, 1.0, 2.0)
 
 
 def test_nothing_is_better_than_the_trained_model():

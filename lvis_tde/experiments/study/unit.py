@@ -225,7 +225,7 @@ def _run(unit: Unit) -> None:
     measured(cfg, model, study.mean_batches)
     wanted = study.methods is None or COMPOSITION in study.methods
     choice = chosen(
-        cfg, model, names["calib"], methods=_methods(study, model), rounds=2 if wanted else 0
+        cfg, model, names["calib"], methods=_methods(study, model), rounds=4 if wanted else 0
     )
     rows = {row.method: row for row in choice.rows if wanted or row.method != COMPOSITION}
     calibrated = time.monotonic()
