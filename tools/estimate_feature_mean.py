@@ -22,7 +22,11 @@ def parse_args(argv):
         usage="%(prog)s --config-file FILE [options] [KEY VALUE ...]",
     )
     parser.add_argument("--output", default="output/tde", help="folder for what it writes")
-    parser.add_argument("--max-batches", type=int, default=500, help="most batches per process")
+    parser.add_argument(
+        "--max-batches", type=int, metavar="N",
+        help="most batches per process (500; with --class-means all training images once, if that "
+        "is more)",
+    )  # fmt: skip
     parser.add_argument(
         "--tolerance",
         type=float,
@@ -40,10 +44,10 @@ def parse_args(argv):
 
 def work(args):
     from lvis_tde.calibration.checkpoint import run_estimate
-    from lvis_tde.calibration.estimate import check_stopping
+    from lvis_tde.calibration.estimate import MAX_BATCHES, check_stopping
     from lvis_tde.engine import check, setup
 
-    check_stopping(args.max_batches, args.tolerance)
+    check_stopping(MAX_BATCHES if args.max_batches is None else args.max_batches, args.tolerance)
     options = {
         "testing": False,
         "trained": True,

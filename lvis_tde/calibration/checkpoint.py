@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Sequence
 
@@ -11,7 +12,7 @@ from torch import nn
 
 from ..checkpointer import load_weights, save_checkpoint
 from ..modeling.inference_mode import named_dtype, optimize_for_inference
-from .estimate import MeanEstimate, angle_between, estimate_feature_mean
+from .estimate import MAX_BATCHES, MeanEstimate, angle_between, estimate_feature_mean
 from .settings import tde_predictors
 from .statistics import check_class_list, gather_class_statistics
 
@@ -100,7 +101,7 @@ def run_estimate(
     recipe,
     *,
     num_heads: int = 1,
-    max_batches: int = 500,
+    max_batches: int | None = None,
     tolerance: float = 2.0,
     class_means: bool = False,
 ) -> MeanEstimate:
@@ -114,7 +115,9 @@ def run_estimate(
         recipe: a :class:`~lvis_tde.engine.Recipe` with the ``weights`` of a trained model: a
             softmax model, or one with TDE heads, whose mean is then estimated anew.
         num_heads: K for a softmax model; others keep theirs.
-        max_batches, tolerance, class_means: see :func:`estimate_feature_mean`.
+        max_batches: most batches; default: 500, and for ``class_means`` as many as hold all
+            training images once, if that is more.
+        tolerance, class_means: see :func:`estimate_feature_mean`.
 
     Returns:
         MeanEstimate: what was found.
@@ -133,6 +136,10 @@ def run_estimate(
     heads = tde_predictors(model)[0].cls_score.num_heads
     # Before the pass, which is to see all classes that training images have.
     gather_class_statistics(model, recipe.train_sets)
+    if max_batches is None:
+        num_images = int(tde_predictors(model)[0].statistics.num_images)
+        once = math.ceil(num_images / recipe.batch_size) if class_means else 0
+        max_batches = max(MAX_BATCHES, once)
     found = estimate_feature_mean(
         model,
         recipe.train_loader(),
@@ -151,8 +158,9 @@ def run_estimate(
     if any(found.num_without_mean):
         logger.warning(
             "%d classes have no mean: no training region of theirs was seen. With more batches "
-            "(--max-batches) they may get one; the step of CLASS_MEANS leaves them alone.",
+            "(--max-batches, %d now) they may get one; the step of CLASS_MEANS leaves them alone.",
             max(found.num_without_mean),
+            max_batches,
         )
     if any(found.num_left_out):
         logger.warning("%s regions had features that are not finite.", found.num_left_out)

@@ -26,12 +26,20 @@ from .replay import box_branch_only
 from .settings import tde_predictors
 from .sums import ClassSums, FeatureSums, LogitSums
 
-__all__ = ["MeanEstimate", "angle_between", "check_stopping", "estimate_feature_mean"]
+__all__ = [
+    "MAX_BATCHES",
+    "MeanEstimate",
+    "angle_between",
+    "check_stopping",
+    "estimate_feature_mean",
+]
 
 logger = logging.getLogger(__name__)
 
 # Batches between two looks at the angle: each costs a synchronization of device and processes.
 _PERIOD = 10
+# Unless said otherwise.
+MAX_BATCHES = 500
 
 
 def angle_between(first: Tensor, second: Tensor, num_heads: int = 1) -> Tensor:
@@ -155,7 +163,7 @@ def estimate_feature_mean(
     model: nn.Module,
     loader: Iterable[list[dict]],
     *,
-    max_batches: int = 500,
+    max_batches: int = MAX_BATCHES,
     tolerance: float = 2.0,
     min_batches: int = 20,
     class_means: bool = False,

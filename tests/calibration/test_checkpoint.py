@@ -1,15 +1,18 @@
 """The guide of docs/trained_model.md, in small: a trained softmax model, three commands."""
 
 import importlib.util
+import math
 from pathlib import Path
 
 import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.data import DatasetCatalog
 from detectron2.modeling import build_model
 from detectron2.utils.env import seed_all_rng
 
-from lvis_tde.calibration.checkpoint import load_trained, save_checkpoint
+from lvis_tde.calibration import checkpoint
+from lvis_tde.calibration.checkpoint import load_trained, run_estimate, save_checkpoint
 from lvis_tde.config import use_tde_on_softmax
 from lvis_tde.engine import Trainer, YacsRecipe, load_config
 from lvis_tde.modeling.swap import swap_box_predictor
@@ -99,9 +102,20 @@ def test_three_commands(trained, make_batch, tmp_path, capsys, caplog):
     assert same.scores.shape != other.scores.shape or not torch.allclose(same.scores, other.scores)
 
 
-def test_pictures_and_export_by_command(trained, tiny_set, tmp_path):
-    from detectron2.data import DatasetCatalog
+@pytest.mark.parametrize("class_means", [False, True])
+def test_most_batches_for_the_means_of_classes_are_those_of_all_images(
+    trained, tmp_path, monkeypatch, class_means
+):
+    cfg, config, weights = trained
+    monkeypatch.setattr(checkpoint, "MAX_BATCHES", 2)  # in place of 500, so that all are more
+    cfg = load_config(str(config), ["MODEL.WEIGHTS", str(weights), "OUTPUT_DIR", str(tmp_path)])
+    found = run_estimate(YacsRecipe(cfg), tolerance=0, class_means=class_means)
+    num_images = sum(len(DatasetCatalog.get(name)) for name in cfg.DATASETS.TRAIN)
+    assert cfg.SOLVER.IMS_PER_BATCH == 2 and num_images > 4
+    assert found.num_batches == (math.ceil(num_images / 2) if class_means else 2)
 
+
+def test_pictures_and_export_by_command(trained, tiny_set, tmp_path):
     cfg, config, weights = trained
     command(
         "estimate_feature_mean", "--config-file", config, "--output", tmp_path,
