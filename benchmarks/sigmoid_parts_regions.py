@@ -43,6 +43,7 @@ class Regions:
         cosine, pull: TDE's terms, (R, K) and (C + 1, K).
         mean: (D,) feature mean.
         means, center: of each class's features, (C, D), and of the background's, (D,).
+        similarity: of a region to the mean of its class, as a rule.
         weight, bias: of the classifier, (C + 1, D) and (C + 1,) or None.
         images: one dict each: image_id, number (of regions), size, height, width.
         nms, threshold, limit: of the model's post-processing.
@@ -58,6 +59,7 @@ class Regions:
     mean: Tensor
     means: Tensor
     center: Tensor
+    similarity: float
     weight: Tensor
     bias: Tensor | None
     images: list[dict[str, Any]]
@@ -128,7 +130,11 @@ class Regions:
         """(R, C + 1) of any settings."""
         bias = None if self.bias is None else self.bias[:-1]
         statistics = Statistics(
-            counts=self.counts, bias=bias, class_means=self.means, center=self.center
+            counts=self.counts,
+            bias=bias,
+            class_means=self.means,
+            center=self.center,
+            similarity=self.similarity,
         )
         steps = compose(settings, statistics, sigmoid=self.run.sigmoid)
         terms = (self.cosine, self.pull) if steps.uses_tde else (None, None)

@@ -30,7 +30,7 @@ FINAL = "model_final.pth"
 # For the means: training batches at most, and how many degrees apart those of their halves may be.
 MEAN_BATCHES = 500
 TOLERANCE = 2.0
-FORMAT = 2  # of what is kept: files of another one are not looked at
+FORMAT = 3  # of what is kept: files of another one are not looked at
 
 
 @dataclass(frozen=True)
@@ -146,6 +146,7 @@ def open_model(run: Run, weights: Path) -> tuple[Any, Any, dict[str, Any]]:
             "mean": predictor.feature_mean.mean.clone(),
             "means": predictor.statistics.class_means.clone(),
             "center": predictor.statistics.center.clone(),
+            "similarity": float(predictor.statistics.similarity),
             "weight": predictor.cls_score.weight.detach().clone(),
             "bias": None if predictor.cls_score.bias is None else predictor.cls_score.bias.detach(),
             "nms": cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST,

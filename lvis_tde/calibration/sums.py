@@ -89,6 +89,7 @@ class ClassSums:
         like = predictor.statistics.class_means
         self._sums = like.new_zeros((len(like) + 1, like.shape[1]), dtype=torch.float64)
         self._counts = self._sums.new_zeros(len(self._sums))
+        self._squares = self._sums.new_zeros(len(self._sums))
 
     def add(self, features: Tensor, labels: Tensor) -> None:
         """Adds (R, D) features with their (R,) labels; C is the background, others do not count."""
@@ -96,16 +97,30 @@ class ClassSums:
         features, labels = features[rows].double(), labels[rows]
         self._sums.index_add_(0, labels, features)
         self._counts.index_add_(0, labels, torch.ones_like(labels, dtype=torch.float64))
+        self._squares.index_add_(0, labels, features.square().sum(1))
 
     def counts(self) -> Tensor:
         """(C,) regions of each class, over all processes."""
         return self._over_processes(self._counts)[:-1]
 
-    def means(self) -> tuple[Tensor, Tensor]:
-        """(C, D) of the classes and (D,) of the background, over all processes; zeros for none."""
-        counts = self._over_processes(self._counts).clamp(min=1)
-        means = self._over_processes(self._sums) / counts[:, None]
-        return means[:-1], means[-1]
+    def means(self) -> tuple[Tensor, Tensor, Tensor]:
+        """(C, D) of the classes and (D,) of the background, over all processes; zeros for none.
+
+        And the cosine of a region of a class to its mean, both from the background's: the length of
+        the mean over the root of the mean square of the regions', on average over the regions.
+        """
+        counts = self._over_processes(self._counts)
+        each = counts.clamp(min=1)
+        means = self._over_processes(self._sums) / each[:, None]
+        squares = self._over_processes(self._squares) / each
+        means, center = means[:-1], means[-1]
+        regions = counts[:-1]
+        # Without a background the step is from the mean of all classes.
+        start = center if counts[-1] > 0 else means.sum(0) / (regions > 0).sum().clamp(min=1)
+        # E |x - c|^2, from E x and E |x|^2.
+        squares = squares[:-1] - 2 * means @ start + start.square().sum()
+        cosine = (means - start).norm(dim=1) / squares.clamp(min=1e-12).sqrt()
+        return means, center, (cosine.clamp(max=1) * regions).sum() / regions.sum().clamp(min=1)
 
     def _over_processes(self, sums: Tensor) -> Tensor:
         total = sums.clone()

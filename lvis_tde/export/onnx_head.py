@@ -40,6 +40,7 @@ class _BoxHead(nn.Module):
     margin: Tensor | None
     fractal: Tensor | None
     directions: Tensor | None
+    usual: Tensor | None
 
     def __init__(self, predictor: TDEFastRCNNOutputLayers):
         super().__init__()
@@ -63,8 +64,8 @@ class _BoxHead(nn.Module):
             pull = factor[:, None] * pull
         buffers = {"weight": weight, "bias": classifier.bias, "mean": mean, "pull": pull}
         buffers |= {"factor": factor, "margin": margin, "fractal": fractal}
-        buffers["directions"] = steps.directions
-        self.similarity = steps.settings.class_means
+        buffers |= {"directions": steps.directions, "usual": steps.usual}
+        self.class_means = steps.settings.class_means
         for name, value in buffers.items():
             self.register_buffer(name, None if value is None else value.detach().clone())
         # A copy: this module may move to another device than the model's.
@@ -82,7 +83,8 @@ class _BoxHead(nn.Module):
             adjusted = adjusted + self.margin
         direct = adjusted - F.linear(cosine, self.pull)
         if self.directions is not None:
-            direct = add_similarity(direct, features, self.directions, self.similarity, True)
+            means = self.directions, self.usual
+            direct = add_similarity(direct, features, *means, self.class_means, True)
         if self.sigmoid:
             probs = direct.sigmoid()
             if self.fractal is not None:

@@ -43,6 +43,7 @@ class ClassStatistics(ExactBuffers):
             of the weights beside it.
         class_means (Tensor): (C, D) fp32, mean features of each class under these weights.
         center (Tensor): (D,) fp32, those of the background; 0 where there is none.
+        similarity (Tensor): () fp32, cosine of a region to the mean of its class, as a rule.
         classes (Tensor): (C,) int64, :func:`class_hash` of each name; 0 where there is none.
         names (Tensor): (C, 128) uint8, the names themselves in UTF-8.
         groups (Tensor): (C,) uint8, the letters "r", "c" or "f" of the frequency groups; 0 unknown.
@@ -56,6 +57,7 @@ class ClassStatistics(ExactBuffers):
     logit_std: Tensor
     class_means: Tensor
     center: Tensor
+    similarity: Tensor
     classes: Tensor
     names: Tensor
     groups: Tensor
@@ -82,6 +84,7 @@ class ClassStatistics(ExactBuffers):
             self.register_buffer(name, torch.zeros(num_classes, dtype=torch.float32))
         self.register_buffer("class_means", torch.zeros(num_classes, num_features))
         self.register_buffer("center", torch.zeros(num_features))
+        self.register_buffer("similarity", torch.zeros(()))
 
     @torch.no_grad()
     def set_annotations(
@@ -157,8 +160,15 @@ class ClassStatistics(ExactBuffers):
         self.logit_std.copy_(std)
 
     @torch.no_grad()
-    def set_class_means(self, means: Tensor, center: Tensor) -> None:
+    def set_class_means(
+        self, means: Tensor, center: Tensor, similarity: float | Tensor = 0.0
+    ) -> None:
         """Takes mean features: (C, D) of each class and (D,) of the background, 0 for none.
+
+        Args:
+            means, center: these.
+            similarity: of a region to the mean of its class, see
+                :func:`lvis_tde.posthoc.class_means`.
 
         Raises:
             ValueError: if they have another shape.
@@ -170,6 +180,7 @@ class ClassStatistics(ExactBuffers):
             )
         self.class_means.copy_(means)
         self.center.copy_(center)
+        self.similarity.fill_(float(similarity))
 
     def forget_logits(self) -> None:
         """For weights that have moved since: what is known of logits and features."""
@@ -204,6 +215,7 @@ class ClassStatistics(ExactBuffers):
             num_images=float(self.num_images) if counted else None,
             class_means=self.class_means if bool(self.class_means.any()) else None,
             center=self.center if bool(self.center.any()) else None,
+            similarity=float(self.similarity),
         )
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):

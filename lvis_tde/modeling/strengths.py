@@ -33,7 +33,7 @@ _NEEDS = {
     "logit_adjustment": (("counts",), ("images",)),
     "norcal": (("counts",), ("images",)),
     "fracal": (("counts", "dimension"), ("images", "dimension", "num_images")),
-    "class_means": (("class_means",), ("class_means", "center")),
+    "class_means": (("class_means",), ("class_means", "center", "similarity")),
 }
 
 

@@ -20,12 +20,15 @@ def class_means(
     strength: float,
     *,
     center: Tensor | None = None,
+    similarity: float = 0.0,
     background: bool = True,
 ) -> Tensor:
     """Cosine similarity to the mean of each class's training features, added to its logit.
 
-    ``z_i + strength cos(x - c, m_i - c)`` with ``m_i`` the mean of class i and ``c`` that of the
-    background. A class without a mean, and features that are ``c``, get nothing.
+    ``z_i + strength (cos(x - c, m_i - c) - similarity)`` with ``m_i`` the mean of class i and ``c``
+    that of the background. A class without a mean keeps its logit. With the similarity that a
+    region of the class has as a rule, such a region keeps its logit, too, and so sigmoids their
+    scale; the order of the classes with a mean does not depend on it.
 
     Source: the nearest class mean classifier of Kang et al., ICLR 2020, section 4; that it stands
     beside the trained classifier, and not in its place, is this package's. Needs: the means.
@@ -38,6 +41,7 @@ def class_means(
         strength: logits for a similarity of 1, >= 0.
         center: (D,), the mean of the background; None for the mean of all ``m_i``, where there is
             no background, as in classifiers of images.
+        similarity: from -1 to 1.
         background: the last column is the background, which stays.
 
     Returns:
@@ -50,7 +54,9 @@ def class_means(
     strength = check_strength("class_means", strength)
     if strength == 0:
         return full_precision(logits).clone()
-    return add_similarity(logits, features, mean_directions(means, center), strength, background)
+    directions = mean_directions(means, center)
+    usual = usual_similarity(directions, similarity)
+    return add_similarity(logits, features, directions, usual, strength, background)
 
 
 def mean_directions(means: Tensor, center: Tensor | None = None) -> Tensor:
@@ -77,10 +83,26 @@ def mean_directions(means: Tensor, center: Tensor | None = None) -> Tensor:
     return torch.cat([directions, center[None]]).to(kept)
 
 
+def usual_similarity(directions: Tensor, similarity: float) -> Tensor | None:
+    """(C,) what is taken off the similarity to each class: 0 without a mean; None for nothing.
+
+    Raises:
+        ValueError: if ``similarity`` is none.
+    """
+    if not -1 <= similarity <= 1:
+        raise ValueError(f"similarity={similarity} must be from -1 to 1, as a cosine is.")
+    return similarity * directions[:-1].any(1).to(directions) if similarity else None
+
+
 def add_similarity(
-    logits: Tensor, features: Tensor, directions: Tensor, strength: float, background: bool
+    logits: Tensor,
+    features: Tensor,
+    directions: Tensor,
+    usual: Tensor | None,
+    strength: float,
+    background: bool,
 ) -> Tensor:
-    """:func:`class_means` with what :func:`mean_directions` gives; a new tensor.
+    """:func:`class_means` with what the two functions above give; a new tensor.
 
     Raises:
         ValueError: if the features have another size than the means, or another number of rows
@@ -97,5 +119,6 @@ def add_similarity(
     with torch.autocast(device_type=device, enabled=False):
         directions = directions.to(logits)
         from_center = strength * F.normalize(features.to(logits) - directions[-1], dim=1)
-        similarity = F.linear(from_center, directions[:-1])
+        less = None if usual is None else -strength * usual.to(logits)
+        similarity = F.linear(from_center, directions[:-1], less)
     return logits + (F.pad(similarity, (0, 1)) if background else similarity)

@@ -19,7 +19,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from .class_means import add_similarity, mean_directions
+from .class_means import add_similarity, mean_directions, usual_similarity
 from .exemption import exempt_in_place, rows_at_a_time
 from .margins import (
     apply_affine,
@@ -95,7 +95,8 @@ class Composition:
         background: the last column of the logits is the background.
         factor, margin: (C,) in float64, what the steps fold into; None for 1 and 0.
         fractal: (C,) margin of FRACAL's second factor under a sigmoid, or None.
-        directions: (C + 1, D) of the classes' means, see :func:`mean_directions`, or None.
+        directions, usual: (C + 1, D) and (C,) of the classes' means, see :func:`mean_directions`
+            and :func:`usual_similarity`, or None.
     """
 
     settings: Settings
@@ -105,6 +106,7 @@ class Composition:
     margin: Tensor | None
     fractal: Tensor | None
     directions: Tensor | None = None
+    usual: Tensor | None = None
 
     @property
     def uses_tde(self) -> bool:
@@ -165,7 +167,8 @@ class Composition:
                 f"class_means={strength} needs the features, the classifier's input: pass them, or "
                 "set it to 0."
             )
-        return add_similarity(logits, features, self.directions, strength, self.background)
+        means = self.directions, self.usual
+        return add_similarity(logits, features, *means, strength, self.background)
 
     def __call__(
         self,
@@ -287,8 +290,9 @@ def compose(
         factor = None
     if margin is not None and not margin.any():
         margin = None
-    directions = None
+    directions = usual = None
     if settings.class_means > 0:
         means = need("class_means", "class_means")
         directions = mean_directions(means, need.statistics.center)
-    return Composition(settings, sigmoid, background, factor, margin, fractal, directions)
+        usual = usual_similarity(directions, need.statistics.similarity)
+    return Composition(settings, sigmoid, background, factor, margin, fractal, directions, usual)

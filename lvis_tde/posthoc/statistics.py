@@ -22,6 +22,7 @@ class Statistics:
         num_images: what FRACAL divides counts by; their sum if None.
         class_means: (C, D) mean features of each class, see :func:`class_means`.
         center: (D,) of the background; None where there is none.
+        similarity: of a region to the mean of its class, as a rule, see :func:`class_means`.
     """
 
     counts: Tensor | Sequence[float] | None = None
@@ -33,6 +34,7 @@ class Statistics:
     num_images: float | None = None
     class_means: Tensor | None = None
     center: Tensor | None = None
+    similarity: float = 0.0
 
 
 class Known:

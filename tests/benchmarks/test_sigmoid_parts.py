@@ -117,6 +117,7 @@ def regions():
         mean=mean,
         means=_random(4, 6, seed=2),
         center=_random(6, seed=3),
+        similarity=0.5,
         weight=weight,
         bias=torch.full((5,), -3.0),
         images=[
@@ -156,7 +157,7 @@ def test_similarity_ranks_by_the_cosine_to_the_mean_of_the_class(regions):
         expected = auc_within(scores, regions.labels, [0, 1], some)
         assert found["r"][name]["all"] == pytest.approx(expected)
     probabilities = regions.probabilities(measures.CURVES["class means"][1](12.0))
-    expected = (regions.logits[:, :-1] + 12 * cosine).sigmoid()
+    expected = (regions.logits[:, :-1] + 12 * (cosine - 0.5)).sigmoid()
     assert torch.allclose(probabilities[:, :-1], expected, atol=1e-6)
 
 

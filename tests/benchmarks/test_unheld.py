@@ -101,6 +101,7 @@ def _regions(norm="none", heads=1):
         mean=mean,
         means=torch.zeros(2, 4),
         center=mean,
+        similarity=0.5,
         weight=classifier.weight.detach(),
         bias=None,
         images=[{"image_id": i, "number": each} for i in range(images)],

@@ -78,12 +78,19 @@ def test_the_mean_is_that_of_the_foreground(heads, norm, num_heads, monkeypatch)
         torch.testing.assert_close(mean, features[foreground].double().mean(0).float())
         assert torch.equal(predictor.feature_mean.mean, mean)
         # Of each class, and of the background.
+        center = features[labels == predictor.num_classes].double().mean(0)
         for number, one in enumerate(
             [*predictor.statistics.class_means, predictor.statistics.center]
         ):
             own = features[labels == number].double()
             torch.testing.assert_close(one, (own.mean(0) if len(own) else own.sum(0)).float())
-        assert 1 < len(labels[foreground].unique()) < predictor.num_classes
+        # How near a region is to the mean of its class, by the root of the mean square.
+        shown = [features[labels == c].double() - center for c in labels[foreground].unique()]
+        nearness = [one.mean(0).norm() / one.square().sum(1).mean().sqrt() for one in shown]
+        rows = torch.tensor([len(one) for one in shown])
+        similarity = (torch.stack(nearness) * rows).sum() / rows.sum()
+        torch.testing.assert_close(predictor.statistics.similarity, similarity.float())
+        assert 0 < similarity < 1 and len(shown) < predictor.num_classes
     unseen = [
         p.num_classes - len(labels.unique()) + 1
         for p, (_, labels) in zip(predictors(model), expected)
@@ -93,8 +100,8 @@ def test_the_mean_is_that_of_the_foreground(heads, norm, num_heads, monkeypatch)
     assert not any(module.training for module in model.modules())
     assert model.roi_heads.mask_on
     for name, value in model.state_dict().items():
-        measured = name.endswith(("_mean.mean", "logit_mean", "logit_std", "class_means", "center"))
-        assert measured or torch.equal(value, before[name]), name
+        measured = ("_mean.mean", "logit_mean", "logit_std", "class_means", "center", "similarity")
+        assert name.endswith(measured) or torch.equal(value, before[name]), name
     assert all(p.grad is None for p in model.parameters())
 
 

@@ -98,7 +98,7 @@ def test_means_of_the_classes_are_in_both_files(sigmoid, tiny_model, tmp_path):
     options = ["MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE", sigmoid, "MODEL.POSTHOC.KEEP_SUM", ""]
     model = with_means(tiny_model("deconfound", *options, "MODEL.POSTHOC.CLASS_MEANS", 6.0))
     (predictor,) = predictors(model)
-    predictor.statistics.set_class_means(torch.rand(7, 32), torch.rand(32))
+    predictor.statistics.set_class_means(torch.rand(7, 32), torch.rand(32), 0.6)
     path = tmp_path / "head.onnx"
     export_onnx(predictor, path, alpha=0.4)
     traced = trace_model(model, images()[0], alpha=0.4)

@@ -22,6 +22,7 @@ NAMES = ["ant", "bee", "cat", "dog", "eel"]
 TOTAL = 120
 MEANS = torch.rand(C, D, generator=torch.Generator().manual_seed(5))
 CENTER = MEANS.mean(0) / 2
+SIMILARITY = 0.4
 ALL = dict(tau_norm=0.5, logn=0.3, logit_adjustment=0.4, norcal=0.2, fracal=1.5, class_means=0.6)
 
 
@@ -35,7 +36,7 @@ def with_statistics(predictor):
         groups="rrcff",
     )
     predictor.statistics.set_logits(MEAN, STD)
-    predictor.statistics.set_class_means(MEANS, CENTER)
+    predictor.statistics.set_class_means(MEANS, CENTER, SIMILARITY)
     return with_mean(predictor)
 
 
@@ -69,7 +70,7 @@ def by_hand(predictor, z, x, name, strength):
     if name == "fracal":
         return posthoc.fracal(z, COUNTS, DIMENSION, strength, total=TOTAL).log()
     if name == "class_means":
-        return posthoc.class_means(z, x, MEANS, strength, center=CENTER)
+        return posthoc.class_means(z, x, MEANS, strength, center=CENTER, similarity=SIMILARITY)
     return posthoc.logit_adjustment(z, COUNTS, strength)
 
 
@@ -115,7 +116,9 @@ def test_all_steps_with_tde_are_the_composition(sigmoid):
     x = torch.rand(6, D)
     weight, bias = weights_of(predictor)
     norms = weight[:-1].norm(dim=1)
-    known = posthoc.Statistics(COUNTS, DIMENSION, MEAN, STD, norms, bias[:-1], TOTAL, MEANS, CENTER)
+    known = posthoc.Statistics(
+        COUNTS, DIMENSION, MEAN, STD, norms, bias[:-1], TOTAL, MEANS, CENTER, SIMILARITY
+    )
     composition = posthoc.compose(settings, known, sigmoid=sigmoid)
     terms = predictor.cls_score.effect_terms(x, predictor.feature_mean.mean)
     with torch.no_grad():

@@ -17,7 +17,7 @@ def draw(rows=5, classes=4, features=6, seed=0, columns=None):
     return logits, one(rows, features), one(classes, features), one(features)
 
 
-def by_hand(logits, features, means, strength, center):
+def by_hand(logits, features, means, strength, center, similarity=0.0):
     z, x, m = (one.double().numpy() for one in (logits, features, means))
     known = [mean for mean in m if mean.any()]
     c = np.mean(known, axis=0) if center is None else center.double().numpy()
@@ -25,27 +25,31 @@ def by_hand(logits, features, means, strength, center):
     for r, row in enumerate(x):
         for i, mean in enumerate(m):
             length = np.linalg.norm(row - c) * np.linalg.norm(mean - c)
-            if mean.any() and length:
-                out[r, i] += strength * (row - c) @ (mean - c) / length
+            if mean.any():
+                cosine = (row - c) @ (mean - c) / length if length else 0.0
+                out[r, i] += strength * (cosine - similarity)
     return torch.from_numpy(out)
 
 
 @pytest.mark.parametrize("background", [True, False])
 @pytest.mark.parametrize("centered", [True, False])
-def test_the_formula(background, centered):
+@pytest.mark.parametrize("similarity", [0.0, 0.7])
+def test_the_formula(background, centered, similarity):
     logits, features, means, center = draw(columns=5 if background else 4)
     center = center if centered else None
     means[2] = 0  # a class without a mean
     features[3] = means[[0, 1, 3]].mean(0) if center is None else center
-    found = posthoc.class_means(logits, features, means, 3.0, center=center, background=background)
-    expected = by_hand(logits, features, means, 3.0, center)
+    options = dict(center=center, similarity=similarity, background=background)
+    found = posthoc.class_means(logits, features, means, 3.0, **options)
+    expected = by_hand(logits, features, means, 3.0, center, similarity)
     torch.testing.assert_close(found, expected, **EXACT)
     assert torch.equal(found[:, 2], logits[:, 2])
-    torch.testing.assert_close(found[3], logits[3], **EXACT)
+    less = 3 * similarity * torch.tensor([1, 1, 0, 1, 0])[: found.shape[1]].double()
+    torch.testing.assert_close(found[3], logits[3] - less, **EXACT)
     if background:
         assert torch.equal(found[:, -1], logits[:, -1])
-    # A similarity is in [-1, 1].
-    assert ((found - logits).abs() <= 3 + 1e-9).all()
+    # A cosine is in [-1, 1].
+    assert ((found - logits).abs() <= 3 * (1 + similarity) + 1e-9).all()
 
 
 def test_zero_changes_nothing_and_one_class_or_no_row_is_no_special_case():
@@ -81,6 +85,8 @@ def test_half_precision_and_autocast(dtype):
         (dict(center=torch.full((6,), torch.inf)), "not finite"),
         (dict(strength=-1.0), "class_means=-1.0 must be finite"),
         (dict(strength=torch.inf), "class_means=inf must be finite"),
+        (dict(similarity=1.5), "similarity=1.5 must be from -1 to 1"),
+        (dict(similarity=float("nan")), "similarity=nan must be"),
     ],
 )
 def test_what_does_not_fit_is_refused(change, message):
@@ -95,8 +101,8 @@ def test_what_does_not_fit_is_refused(change, message):
 def test_composed_it_is_the_function_before_the_margins(rows, classes):
     logits, features, means, center = draw(rows, classes)
     counts = torch.arange(classes) + 1
-    known = Statistics(counts=counts, class_means=means, center=center)
-    seen = posthoc.class_means(logits, features, means, 4.0, center=center)
+    known = Statistics(counts=counts, class_means=means, center=center, similarity=0.6)
+    seen = posthoc.class_means(logits, features, means, 4.0, center=center, similarity=0.6)
     adjusted = posthoc.logit_adjustment(seen, counts, 0.5)
     settings = Settings(class_means=4.0, logit_adjustment=0.5)
     with torch.no_grad():
