@@ -122,7 +122,8 @@ def estimate(cfg, rank=0, world=1):
     stages = [predictor.statistics for predictor in util.predictors(model)]
     moments = [torch.stack([one.logit_mean, one.logit_std]) for one in stages]
     classes = [torch.cat([one.class_means, one.center[None]]) for one in stages]
-    return {**found, "moments": moments, "classes": classes}
+    similarity = [one.similarity for one in stages]
+    return {**found, "moments": moments, "classes": classes, "similarity": similarity}
 
 
 SIGMOIDS = ("MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE", True, "MODEL.TDE.NORM", "none")
@@ -227,6 +228,9 @@ def test_the_estimate_is_that_of_one_process_with_all_images(heads, options, bot
     for a, b, means in zip(first["classes"], second["classes"], expected["classes"]):
         assert torch.equal(a, b) and a[-1].any()
         torch.testing.assert_close(a, means, rtol=1e-3, atol=1e-3)  # of few regions each
+    for a, b, usual in zip(first["similarity"], second["similarity"], expected["similarity"]):
+        assert torch.equal(a, b) and 0 < a < 1
+        torch.testing.assert_close(a, usual, rtol=0, atol=5e-3)
 
 
 @pytest.mark.parametrize("system", ["yacs", "lazy", "sigmoids"])
