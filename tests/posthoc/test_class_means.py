@@ -144,3 +144,22 @@ def test_it_needs_the_means_and_the_features():
         steps(logits)
     off = compose(Settings(), Statistics(class_means=means))
     assert off.neutral and torch.equal(off(logits, features=features), logits.softmax(-1))
+
+
+def test_with_the_usual_similarity_sigmoids_keep_their_scale_and_their_order():
+    _, _, means, center = (one.float() for one in draw(classes=20, features=64))
+    noise = torch.randn(20, 64, generator=torch.Generator().manual_seed(1))
+    features, logits = means + 0.7 * noise, torch.zeros(20, 21)
+    usual = torch.cosine_similarity(features - center, means - center).mean()
+    own = torch.arange(20)
+    known = dict(class_means=means, center=center)
+    scores = [
+        compose(Settings(class_means=48.0), Statistics(**known, similarity=one), sigmoid=True)(
+            logits, features=features
+        )[own, own]
+        for one in (0.0, float(usual))
+    ]
+    assert (scores[0] == 1).all()  # which tells nothing from anything
+    assert len(scores[1].unique()) == 20 and (scores[1].logit().mean()).abs() < 0.1
+    exact = posthoc.class_means(logits.double(), features.double(), means, 48.0, center=center)
+    assert torch.equal(scores[1].argsort(), exact[own, own].argsort())
