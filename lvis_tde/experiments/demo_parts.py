@@ -118,7 +118,7 @@ def run_part(name: str, plan: Plan) -> dict[str, Any]:
     part, cfg, names = PARTS[name], plan.config(name), plan.names()
     model = trained(cfg)
     mean = measured(cfg, model, plan.mean_batches)
-    choice = chosen(cfg, model, names["calib"])
+    choice = chosen(cfg, model, names["calib"], rounds=3, most=8)  # a demo has 15 minutes
     tde = choice.row("tde")
     alpha = float(tde.strength or 0)
     # The factual probabilities are those of the model as trained: one pass for both.
