@@ -272,7 +272,7 @@ def test_methods_by_name_and_by_what_is_known(recipe, caplog):
     for names, grid in ((["bags"], None), (None, {"bags": [1.0]})):
         with pytest.raises(ValueError, match="'bags' is no method for this model: tde, tau_norm"):
             pick_methods(model, names, grid)
-    with pytest.raises(ValueError, match="class_means=2 .*estimate_feature_mean.py --class-means"):
+    with pytest.raises(ValueError, match="class_means=4 .*estimate_feature_mean.py --class-means"):
         pick_methods(model, ["class_means"])
     with pytest.raises(ValueError, match="tde=-1"):
         pick_methods(model, grid={"tde": [-1.0]})
