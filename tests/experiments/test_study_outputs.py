@@ -182,6 +182,9 @@ def test_a_run_that_lacks_a_seed(tmp_path):
         for s in ("0", "2")
     ]
     assert f"softmax over de-confound + TDE {statistics.fmean(gains):+.1f} ±" in text
+    # So do the pictures.
+    words = [text.get_text() for text in study_pictures(found)["glance"].figure.texts]
+    assert any(one.endswith("mean of 2 to 3 seeds") for one in words)
 
 
 def test_metrics_without_a_class_are_left_out(tmp_path):

@@ -91,8 +91,10 @@ def study_pictures(study: Study) -> dict[str, Picture]:
 
 
 def _over(study: Study) -> str:
-    count = len(study["seeds"])
-    return f", mean of {count} seeds" if count > 1 else ""
+    finished = [len(seeds) for seeds in study["runs"].values()]
+    least, most = min(finished, default=0), max(finished, default=0)
+    count = f"{most}" if least == most else f"{least} to {most}"
+    return f", mean of {count} seeds" if most > 1 else ""
 
 
 def _dots(study: Study, task: str) -> dict[str, dict[str, tuple[float, float]]]:
