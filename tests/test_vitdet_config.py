@@ -209,7 +209,8 @@ def test_the_three_commands(name, tiny_set, tmp_path):
     train_net.main(small)
     trained = f"train.init_checkpoint={tmp_path / 'trained' / 'model_final.pth'}"
 
-    estimate_feature_mean.main([*small, "--output", str(tde), "--max-batches", "3", trained])
+    amounts = ["--max-batches", "3", "--images-per-class", "2"]
+    estimate_feature_mean.main([*small, "--output", str(tde), *amounts, trained])
     sweep = ["--alphas", "0,0.35", "--calibrate", "0.2", "--metric", "bbox/AP50"]
     sweep_alpha.main(["--config-file", str(tde / "config_tde.yaml"), *sweep])
     results = train_net.main(["--config-file", str(tde / "config_alpha.yaml"), "--eval-only"])
@@ -221,6 +222,7 @@ def test_the_three_commands(name, tiny_set, tmp_path):
     theirs = load_trained(load_recipe(small[1], [trained, "train.device=cpu"]))
     stages = util.predictors(ours)
     assert all(stage.feature_mean.mean.any() for stage in stages)
+    assert all(stage.statistics.class_means.any() for stage in stages)
     assert {stage.calibrated_alpha for stage in stages} == {report["alpha"]}
     assert len(util.predictors(theirs, FastRCNNOutputLayers)) == len(stages)
     assert not util.predictors(theirs)

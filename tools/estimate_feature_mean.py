@@ -38,16 +38,23 @@ def parse_args(argv):
         help="the mean of each class, too, for MODEL.POSTHOC.CLASS_MEANS; goes on until each was "
         "seen",
     )  # fmt: skip
+    parser.add_argument(
+        "--images-per-class", type=int, metavar="N",
+        help="the means of the classes from N training images of each: a fraction of a pass",
+    )  # fmt: skip
     parser.add_argument("--num-heads", type=int, default=1, help="K for a softmax model")
     return parser.parse_args(argv)
 
 
 def work(args):
     from lvis_tde.calibration.checkpoint import run_estimate
+    from lvis_tde.calibration.class_means import check_number
     from lvis_tde.calibration.estimate import MAX_BATCHES, check_stopping
     from lvis_tde.engine import check, setup
 
     check_stopping(MAX_BATCHES if args.max_batches is None else args.max_batches, args.tolerance)
+    if args.images_per_class is not None:
+        check_number(args.images_per_class)
     options = {
         "testing": False,
         "trained": True,
@@ -62,6 +69,7 @@ def work(args):
         max_batches=args.max_batches,
         tolerance=args.tolerance,
         class_means=args.class_means,
+        images_per_class=args.images_per_class,
     )
     folder = Path(args.output)
     cli.wrote(folder / name for name in ("model_tde.pth", "config_tde.yaml", "log.txt"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 import os
@@ -12,6 +13,7 @@ from torch import nn
 
 from ..checkpointer import load_weights, save_checkpoint
 from ..modeling.inference_mode import named_dtype, optimize_for_inference
+from .class_means import check_number, estimate_from_few
 from .estimate import MAX_BATCHES, MeanEstimate, angle_between, estimate_feature_mean
 from .settings import tde_predictors
 from .statistics import check_class_list, gather_class_statistics
@@ -104,6 +106,7 @@ def run_estimate(
     max_batches: int | None = None,
     tolerance: float = 2.0,
     class_means: bool = False,
+    images_per_class: int | None = None,
 ) -> MeanEstimate:
     """Puts TDE on a trained model: estimates the mean, writes a checkpoint and a config for it.
 
@@ -118,14 +121,18 @@ def run_estimate(
         max_batches: most batches; default: 500, and for ``class_means`` as many as hold all
             training images once, if that is more.
         tolerance, class_means: see :func:`estimate_feature_mean`.
+        images_per_class: take the means of the classes from so many images of each, in a pass of
+            their own, see :func:`estimate_from_few`; then ``class_means`` says nothing.
 
     Returns:
         MeanEstimate: what was found.
 
     Raises:
-        ValueError: see :func:`load_trained`, :func:`estimate_feature_mean` and
-            ``Recipe.put_tde_on_softmax``.
+        ValueError: see :func:`load_trained`, :func:`estimate_feature_mean`,
+            :func:`estimate_from_few` and ``Recipe.put_tde_on_softmax``.
     """
+    if images_per_class is not None:
+        check_number(images_per_class)
     recipe = recipe.clone()
     recipe.fast = False  # what is measured here stays in the checkpoint
     recipe.put_tde_on_softmax(num_heads)
@@ -136,6 +143,7 @@ def run_estimate(
     heads = tde_predictors(model)[0].cls_score.num_heads
     # Before the pass, which is to see all classes that training images have.
     gather_class_statistics(model, recipe.train_sets)
+    class_means = class_means and images_per_class is None
     if max_batches is None:
         num_images = int(tde_predictors(model)[0].statistics.num_images)
         once = math.ceil(num_images / recipe.batch_size) if class_means else 0
@@ -155,12 +163,15 @@ def run_estimate(
         found.angle,
         tolerance,
     )
+    if images_per_class is not None:
+        missing = estimate_from_few(model, recipe, images_per_class)
+        found = dataclasses.replace(found, num_without_mean=missing)
     if any(found.num_without_mean):
         logger.warning(
             "%d classes have no mean: no training region of theirs was seen. With more batches "
-            "(--max-batches, %d now) they may get one; the step of CLASS_MEANS leaves them alone.",
+            "(--max-batches) or images of them they may get one; the step of CLASS_MEANS leaves "
+            "them alone.",
             max(found.num_without_mean),
-            max_batches,
         )
     if any(found.num_left_out):
         logger.warning("%s regions had features that are not finite.", found.num_left_out)

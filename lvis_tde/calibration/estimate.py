@@ -7,7 +7,6 @@ The same pass gives mean and deviation of each class's logit, for LogN, and the 
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import logging
 import math
@@ -15,14 +14,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..layers.functional import multi_head_normalize
-from ..modeling.intercept import intercepted
 from ..progress import Progress
-from .replay import box_branch_only
+from .regions import labels_of, regions_of_training
 from .settings import tde_predictors
 from .sums import ClassSums, FeatureSums, LogitSums
 
@@ -99,8 +96,7 @@ class _Halves:
 
     def losses(self, _, predictions, truth, *__, **___) -> dict:
         """In the place of the predictor's own: where features meet proposals, or labels."""
-        images = isinstance(truth, Tensor)
-        labels = truth if images else torch.cat([p.gt_classes for p in truth])
+        labels = labels_of(truth)
         self._logits.add(predictions[0])
         self._half.add(predictions[-1], (labels >= 0) & (labels < self.predictor.num_classes))
         if self.classes is not None:
@@ -109,12 +105,7 @@ class _Halves:
 
     def waits(self) -> bool:
         """Whether a class that training images have, as far as is known, has no region yet."""
-        if self.classes is None:
-            return False
-        known = self.predictor.statistics
-        if not known.num_images > 0:
-            return True
-        return bool(((self.classes.counts() == 0) & (known.instances > 0)).any())
+        return self.classes is not None and self.classes.unseen()
 
     def logits(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of the logits over all batches and processes."""
@@ -128,26 +119,6 @@ class _Halves:
             heads = self.predictor.cls_score.num_heads
             angle = float(angle_between(first.features, second.features, heads).max())
         return first + second, angle
-
-
-@contextlib.contextmanager
-def _labels_matched(model: nn.Module):
-    """Training mode where it matches labels: in the containers, and in none of their networks.
-
-    So statistics are frozen, and neither dropout nor stochastic depth is active.
-    """
-    before = [(module, module.training) for module in model.modules()]
-    try:
-        model.eval()
-        # A classifier of images is a container itself.
-        parts = (getattr(model, name, None) for name in ("proposal_generator", "roi_heads"))
-        for module in (model, *parts):
-            if module is not None:
-                module.training = True
-        yield
-    finally:
-        for module, training in before:
-            module.training = training
 
 
 def check_stopping(max_batches: int, tolerance: float) -> None:
@@ -199,12 +170,7 @@ def estimate_feature_mean(
     halves = [_Halves(predictor, class_means) for predictor in tde_predictors(model)]
     progress, note, needed = Progress("estimate", max_batches), "", max_batches
     count = 0
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(EventStorage(1))
-        stack.enter_context(_labels_matched(model))
-        stack.enter_context(box_branch_only(model))
-        for one in halves:
-            stack.enter_context(intercepted(one.predictor, "losses", one.losses))
+    with regions_of_training(model, [(one.predictor, one.losses) for one in halves]):
         for batch in itertools.islice(loader, max_batches):
             model(batch)
             count += 1

@@ -86,7 +86,8 @@ class ClassSums:
     """
 
     def __init__(self, predictor):
-        like = predictor.statistics.class_means
+        self._known = predictor.statistics
+        like = self._known.class_means
         self._sums = like.new_zeros((len(like) + 1, like.shape[1]), dtype=torch.float64)
         self._counts = self._sums.new_zeros(len(self._sums))
         self._squares = self._sums.new_zeros(len(self._sums))
@@ -102,6 +103,16 @@ class ClassSums:
     def counts(self) -> Tensor:
         """(C,) regions of each class, over all processes."""
         return self._over_processes(self._counts)[:-1]
+
+    def unseen(self) -> bool:
+        """Whether a class that training images have has no region yet, in any process.
+
+        True if nothing is known of the images.
+        """
+        known = self._known
+        return not known.num_images > 0 or bool(
+            ((self.counts() == 0) & (known.instances > 0)).any()
+        )
 
     def means(self) -> tuple[Tensor, Tensor, Tensor]:
         """(C, D) of the classes and (D,) of the background, over all processes; zeros for none.

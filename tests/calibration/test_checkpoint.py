@@ -115,6 +115,18 @@ def test_most_batches_for_the_means_of_classes_are_those_of_all_images(
     assert found.num_batches == (math.ceil(num_images / 2) if class_means else 2)
 
 
+def test_means_of_classes_from_few_images_by_command(trained, tmp_path):
+    _, config, weights = trained
+    found = command(
+        "estimate_feature_mean", "--config-file", config, "--output", tmp_path,
+        "--max-batches", 3, "--images-per-class", 1, "MODEL.WEIGHTS", weights,
+    )  # fmt: skip
+    assert found.num_batches == 3 and found.num_without_mean == (0,)
+    cfg = load_config(str(tmp_path / "config_tde.yaml"), ["MODEL.POSTHOC.CLASS_MEANS", 4.0])
+    statistics = load_trained(YacsRecipe(cfg)).roi_heads.box_predictor.statistics
+    assert statistics.class_means.any(dim=1).all() and statistics.similarity > 0
+
+
 def test_pictures_and_export_by_command(trained, tiny_set, tmp_path):
     cfg, config, weights = trained
     command(

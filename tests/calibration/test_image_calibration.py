@@ -6,11 +6,12 @@ import classification_util as util
 import numpy as np
 import pytest
 import torch
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import inference_on_dataset
 
 from lvis_tde.calibration.beside import evaluate_beside
 from lvis_tde.calibration.checkpoint import load_trained, run_estimate, save_checkpoint
+from lvis_tde.calibration.class_means import few_of_each_class
 from lvis_tde.calibration.estimate import estimate_feature_mean
 from lvis_tde.calibration.explain import explain_images
 from lvis_tde.calibration.image_sweep import ImagePass, choose_for_images, sweep_images
@@ -195,6 +196,14 @@ def test_estimate_writes_a_checkpoint_that_predicts(trained, tmp_path):
     assert torch.equal(model.predictor.feature_mean.mean, found.means[0])
     assert model.predictor.statistics.images.tolist() == COUNTS
     assert model.predictor.statistics.logit_std.all()
+
+
+def test_means_of_classes_come_from_few_images_of_each(trained, tmp_path):
+    part = DatasetCatalog.get(few_of_each_class(TRAIN, 3))
+    assert np.bincount(part.labels).tolist() == [min(n, 3) for n in COUNTS]
+    trained.output_dir = str(tmp_path / "few")
+    found = run_estimate(trained, max_batches=5, tolerance=0, images_per_class=3)
+    assert found.num_batches == 5 and found.num_without_mean == (0,)
 
 
 def test_two_settings_side_by_side_are_of_detectors(recipe, model):

@@ -16,6 +16,7 @@ from detectron2.engine import launch
 from detectron2.utils import comm
 from torch import distributed
 
+from lvis_tde.calibration.class_means import estimate_class_means
 from lvis_tde.calibration.estimate import estimate_feature_mean
 from lvis_tde.engine import Trainer, lazy
 from lvis_tde.modeling.swap import swap_box_predictor
@@ -121,8 +122,11 @@ def estimate(cfg, rank=0, world=1):
     found = vars(estimate_feature_mean(model, batches, class_means=True))
     stages = [predictor.statistics for predictor in util.predictors(model)]
     moments = [torch.stack([one.logit_mean, one.logit_std]) for one in stages]
-    classes = [torch.cat([one.class_means, one.center[None]]) for one in stages]
-    similarity = [one.similarity for one in stages]
+    classes = [torch.cat([one.class_means, one.center[None]]) for one in stages]  # copies
+    similarity = [one.similarity.clone() for one in stages]
+    # Nothing is known of the images, so it waits for classes, and every process as long.
+    missing = estimate_class_means(model, [*batches, *batches], num_batches=1)
+    assert len(missing) == len(stages) and all(one.similarity > 0 for one in stages)
     return {**found, "moments": moments, "classes": classes, "similarity": similarity}
 
 
