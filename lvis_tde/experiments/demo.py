@@ -50,7 +50,8 @@ def run_demo(
     seed: int = 0,
     configs: str | os.PathLike = "configs",
     num_pictures: int = 4,
-    mean_batches: int | None = None,
+    mean_batches: int | None = 30,
+    images_per_class: int | None = 16,
     parts: Sequence[str] = DEFAULT_PARTS,
     jobs: int | None = None,
     dataset: Mapping | None = None,
@@ -66,10 +67,10 @@ def run_demo(
         kind: of generated set: "glyphs", or "shapes", which need no font.
         seed: of the generated set, the weights and the order of training.
         configs: folder with ``demo_<part>.yaml``.
-        num_pictures: val images to draw beside the opening picture.
-        mean_batches: training batches for the means of a trained model, that of all foreground and
-            those of the classes, and for the statistics of its logits; by default as many as hold
-            all training images once.
+        num_pictures: val images to draw beside the opening picture, of the first part's model.
+        mean_batches, images_per_class: what the mean of a trained model, the statistics of its
+            logits and the means of its classes are taken from, see
+            :func:`~lvis_tde.experiments.steps.measured`.
         parts: models to train, of :data:`~lvis_tde.experiments.demo_parts.PARTS`.
         jobs: processes of one thread each, to draw glyphs and to train the models side by side; by
             default two, and then one a part. 1 runs all in this process. The figures do not depend
@@ -111,9 +112,9 @@ def run_demo(
             f"parts must be some of {', '.join(PARTS)}, got {', '.join(parts) or 'none'}"
         )
     parts = [part for part in PARTS if part in parts]
-    plan = Plan(
-        Path(output), kind, seed, Path(configs), num_pictures, mean_batches, tuple(overrides)
-    )
+    folders = Path(output), kind, seed, Path(configs)
+    amounts = num_pictures, mean_batches, images_per_class
+    plan = Plan(*folders, *amounts, tuple(overrides), pictured=parts[0])
     plan.folder.mkdir(parents=True, exist_ok=True)
     glyphs = kind == "glyphs"
     options = {**({"jobs": jobs or 2} if glyphs else {}), **(dataset or {})}

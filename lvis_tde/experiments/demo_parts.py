@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from ..calibration.family import Choice
+from ..calibration.family import COMPOSITION, Choice
 from ..calibration.methods import FACTUAL
 from ..calibration.posthoc_table import gains_of
 from ..calibration.settings import describe
@@ -33,17 +33,15 @@ class Part:
 
     Attributes:
         off, on: names of its runs without TDE and with it.
-        pictures: draw what its TDE changes.
     """
 
     off: str
     on: str
-    pictures: bool = False
 
 
 PARTS = {
     "softmax": Part("softmax", "softmax_tde"),
-    "deconfound": Part("deconfound", "tde", pictures=True),
+    "deconfound": Part("deconfound", "tde"),
     "sigmoid": Part("sigmoid", "sigmoid_tde"),
     "sigmoid_federated": Part("sigmoid_federated", "sigmoid_federated_tde"),
     "sigmoid_deconfound": Part("sigmoid_deconfound", "sigmoid_deconfound_tde"),
@@ -65,8 +63,9 @@ class Plan:
     """What the processes of one demo share.
 
     Attributes:
-        output, kind, seed, configs, num_pictures, mean_batches, overrides: see
+        output, kind, seed, configs, num_pictures, mean_batches, images_per_class, overrides: see
             :func:`~lvis_tde.experiments.demo.run_demo`.
+        pictured: the part whose detections are drawn.
     """
 
     output: Path
@@ -75,7 +74,9 @@ class Plan:
     configs: Path
     num_pictures: int
     mean_batches: int | None
+    images_per_class: int | None
     overrides: Sequence
+    pictured: str
 
     @property
     def folder(self) -> Path:
@@ -117,19 +118,20 @@ def run_part(name: str, plan: Plan) -> dict[str, Any]:
     setup_part(str(plan.folder / name), name)
     part, cfg, names = PARTS[name], plan.config(name), plan.names()
     model = trained(cfg)
-    mean = measured(cfg, model, plan.mean_batches)
+    mean = measured(cfg, model, plan.mean_batches, plan.images_per_class)
     choice = chosen(cfg, model, names["calib"], rounds=3, most=8)  # a demo has 15 minutes
     tde = choice.row("tde")
     alpha = float(tde.strength or 0)
+    best = choice.row(COMPOSITION).settings
     # The factual probabilities are those of the model as trained: one pass for both.
-    shown = Settings(), tde.settings
+    shown = [Settings(), tde.settings, *([best] if name == plan.pictured else [])]
     boxes = [row.settings for row in choice.rows]
     evaluator = RecordingEvaluator.from_config(cfg, names["val"], bootstrap=_RESAMPLES)
     runs = evaluated(cfg, model, names["val"], shown, boxes, evaluator)
     off, on = runs[Settings()], runs[tde.settings]
-    if part.pictures:
-        before, after = (side["segm"]["detections"] for side in (off, on))
-        draw_images(names["val"], before, after, alpha, plan.num_pictures, plan.output)
+    if name == plan.pictured:
+        before, after = (runs[one]["segm"]["detections"] for one in (Settings(), best))
+        draw_images(names["val"], before, after, describe(best), plan.num_pictures, plan.output)
     found: dict[str, Any] = {
         **report({part.off: off, part.on: on}),
         "alphas": {part.on: alpha},

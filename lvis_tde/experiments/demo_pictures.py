@@ -46,7 +46,7 @@ def draw_charts(results: dict, output: Path) -> None:
     draw_methods([results], output / "posthoc.png")
     for run, calibration in results["calibrations"].items():
         curve = {float(a): values["bbox"] for a, values in calibration.items()}
-        # The opening picture's run has the plain name.
+        # The run of the paper's method has the plain name.
         suffix = "" if run == "tde" else f"_{run.removesuffix('_tde')}"
         figure = plot_ap_over_alpha(
             curve,
@@ -147,26 +147,26 @@ def _cut_out(index: int, record: Mapping[str, Any]) -> np.ndarray:
 
 def draw_images(
     dataset: str,
-    off: Detections,
-    on: Detections,
-    alpha: float,
+    before: Detections,
+    after: Detections,
+    steps: str,
     count: int,
     output: Path,
     *,
     opening_size: int = 640,
 ) -> None:
-    """Ground truth, TDE off and TDE on: the opening picture, and images that show what changes.
+    """Ground truth, a model as trained and with the steps: what they change, and what they find.
 
     ``opening.png`` has the image that :data:`~lvis_tde.experiments.opening.RULE` chooses; for want
     of a candidate, the same rule for common, then for frequent classes. The
-    pictures ``val_*.png`` have those where TDE changes the naming of most objects, to the better or
+    pictures ``val_*.png`` have those where the naming of most objects changes, to the better or
     to the worse.
 
     Args:
         dataset: registered name.
-        off: its detections without TDE.
-        on: those with it.
-        alpha: its strength.
+        before: its detections by the model as trained.
+        after: those with steps after training.
+        steps: what these are, in words.
         count: how many images beside the opening picture.
         output: folder.
         opening_size: pixels of the longer side of the image in the opening picture.
@@ -175,12 +175,13 @@ def draw_images(
         old.unlink()
     metadata = MetadataCatalog.get(dataset)
     records = {r["image_id"]: r for r in DatasetCatalog.get(dataset) if r["annotations"]}
-    rows = [_rows_by_image(side) for side in (off, on)]
+    both = before, after
+    rows = [_rows_by_image(side) for side in both]
     scenes = [
         Scene(
             image_id,
             *_truth(record["annotations"]),
-            *(_names(s, r.get(image_id, []), metadata) for s, r in zip((off, on), rows)),
+            *(_names(s, r.get(image_id, []), metadata) for s, r in zip(both, rows)),
         )
         for image_id, record in records.items()
     ]
@@ -192,10 +193,10 @@ def draw_images(
         record = records[scene.image_id]
         size = record["height"], record["width"]
         truth = {"annotations": record["annotations"]}
-        sides = [_instances(*side, size) for side in ((scene.off, off), (scene.on, on))]
+        sides = [_instances(*side, size) for side in zip((scene.before, scene.after), both)]
         picture = draw_comparison(
             read_image(record["file_name"], "RGB"),
-            list(zip(("ground truth", "TDE off", f"TDE on (alpha {alpha:g})"), (truth, *sides))),
+            list(zip(("ground truth", "as trained", "with steps after training"), (truth, *sides))),
             class_names=metadata.thing_classes,
             class_frequency=metadata.class_frequency,
             truth=truth,
@@ -207,13 +208,13 @@ def draw_images(
 
     for scene in most_changed[:count]:
         draw(scene, f"val_{scene.image_id}.png", panel_size=480, font_size=10)
-    logger.info("The opening picture. %s", RULE)
+    logger.info("The opening picture, steps: %s. %s", steps or "none", RULE)
     for group in GROUPS:
         classes = [i for i, f in enumerate(metadata.class_frequency) if f == group]
         choice = choose_scene(scenes, classes)
         if choice.scene is not None:
             break
-        logger.warning("No object of a %s class is found with TDE alone.", GROUPS[group])
+        logger.warning("No object of a %s class is found with the steps alone.", GROUPS[group])
     subject = None if choice.scene is None else choice.scene.boxes[choice.subject]
     title, note = _words(choice, group, metadata, len(scenes))
     logger.info("%s. %s", title, note)
@@ -231,17 +232,17 @@ def draw_images(
 def _words(choice: Choice, group: str, metadata, num_images: int) -> tuple[str, str]:
     """Title and footnote of the opening picture."""
     if choice.scene is None:
-        title = "No object is found with TDE alone"
-        return title, "This is the image where TDE changes the names of most objects."
+        title = "No object is found with the steps alone"
+        return title, "This is the image where the steps change most names."
     category = int(choice.scene.classes[choice.subject])
     name = metadata.thing_classes[category].replace("_", " ")
     images = metadata.class_image_count[category]["image_count"]
     known = f"{images} training image{'s' * (images != 1)}"
-    title = f"{GROUPS[group]} class “{name}” ({known}): missed without TDE, found with it"
+    title = f"{GROUPS[group]} class “{name}” ({known}): missed as trained, found without retraining"
     note = (
         f"Of {choice.num_objects} objects of {GROUPS[group]} classes in {num_images} val images, "
-        f"{choice.only_on} are found only with TDE and {choice.only_off} only without, at a score "
-        f"of at least {SCORE:g}. This one is chosen by a rule, not by hand."
+        f"{choice.only_after} are found only with the steps and {choice.only_before} only without, "
+        f"at a score of at least {SCORE:g}. Chosen by a rule, not by hand."
     )
     return title[0].upper() + title[1:], note
 

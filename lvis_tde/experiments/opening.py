@@ -1,8 +1,8 @@
-"""Which image shows best what TDE does: chosen by a rule, never by hand.
+"""Which image shows best what a change of settings does: chosen by a rule, never by hand.
 
-Both sides are judged on what a picture shows: detections of at least :data:`SCORE` from the
-highest score down, without those that overlap a shown one by an IoU of 0.5 or more, so that each
-place has one name. :data:`RULE` says the rest.
+Both sides, before the change and after, are judged on what a picture shows: detections of at least
+:data:`SCORE` from the highest score down, without those that overlap a shown one by an IoU of 0.5
+or more, so that each place has one name. :data:`RULE` says the rest.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ SCORE = 0.2
 RULE = (
     f"Both sides show their detections of at least {SCORE:g}, of those that overlap (IoU 0.5) the "
     "one with the highest score. Candidates are the objects of rare classes in all val images that "
-    "a shown detection names rightly (IoU 0.5) with TDE and that no detection of at least "
-    f"{SCORE:g}, shown or not, names rightly without. Chosen is the one in whose image most names "
+    "a shown detection names rightly (IoU 0.5) after and that no detection of at least "
+    f"{SCORE:g}, shown or not, names rightly before. Chosen is the one in whose image most names "
     "are right, less those that are wrong, on both sides together; of equals the one with the "
-    "higher score with TDE, then the lower image id."
+    "higher score after, then the lower image id."
 )
 
 
@@ -68,21 +68,21 @@ class Names:
 
 @dataclass(frozen=True)
 class Scene:
-    """One image: its objects, and what is detected without TDE and with it.
+    """One image: its objects, and what is detected before and after.
 
     Attributes:
         image_id: of the image.
         boxes: (G, 4) x0, y0, x1, y1 of the objects.
         classes: (G,) integer.
-        off: without TDE.
-        on: with it.
+        before: what is detected as trained, say.
+        after: what is detected with other settings.
     """
 
     image_id: int
     boxes: np.ndarray
     classes: np.ndarray
-    off: Names
-    on: Names
+    before: Names
+    after: Names
 
     def found(self, names: Names) -> np.ndarray:
         """(G,) bool, whether one of the detections has an object's class and place."""
@@ -90,7 +90,7 @@ class Scene:
 
     def num_changed(self) -> int:
         """Number of objects that only one side shows with their names."""
-        return int((self.found(self.off.shown()) ^ self.found(self.on.shown())).sum())
+        return int((self.found(self.before.shown()) ^ self.found(self.after.shown())).sum())
 
 
 @dataclass(frozen=True)
@@ -101,15 +101,15 @@ class Choice:
         scene: the image; None if there is no candidate.
         subject: which of its objects it was chosen for.
         num_objects: objects of the classes in question in all images.
-        only_on: those of them that are found with TDE alone: the candidates.
-        only_off: those that are found without TDE alone, by the same rule with the sides changed.
+        only_after: those of them that are found after alone: the candidates.
+        only_before: those that are found before alone, by the same rule with the sides changed.
     """
 
     scene: Scene | None
     subject: int
     num_objects: int
-    only_on: int
-    only_off: int
+    only_after: int
+    only_before: int
 
 
 def is_right(scene: Scene, names: Names) -> np.ndarray:
@@ -131,15 +131,15 @@ def choose_scene(scenes: Sequence[Scene], classes: Collection[int]) -> Choice:
     ranked, counts = [], [0, 0, 0]
     for index, scene in enumerate(scenes):
         asked = np.isin(scene.classes, list(classes))
-        shown = off, on = scene.off.shown(), scene.on.shown()
-        only_on = asked & scene.found(on) & ~scene.found(scene.off)
-        only_off = asked & scene.found(off) & ~scene.found(scene.on)
-        for i, some in enumerate((asked, only_on, only_off)):
+        shown = before, after = scene.before.shown(), scene.after.shown()
+        only_after = asked & scene.found(after) & ~scene.found(scene.before)
+        only_before = asked & scene.found(before) & ~scene.found(scene.after)
+        for i, some in enumerate((asked, only_after, only_before)):
             counts[i] += int(some.sum())
-        for subject in np.flatnonzero(only_on).tolist():
+        for subject in np.flatnonzero(only_after).tolist():
             right = [is_right(scene, side).any(axis=0) for side in shown]
             clear = sum(int(r.sum()) - int((~r).sum()) for r in right)
-            score = on.scores[is_right(scene, on)[subject]].max()
+            score = after.scores[is_right(scene, after)[subject]].max()
             ranked.append((-clear, -score, scene.image_id, subject, index))
     if not ranked:
         return Choice(None, -1, *counts)

@@ -15,6 +15,7 @@ from detectron2.utils.env import seed_all_rng
 
 from ..calibration.alpha import sweep_alpha
 from ..calibration.checkpoint import load_trained
+from ..calibration.class_means import estimate_from_few
 from ..calibration.estimate import angle_between, estimate_feature_mean
 from ..calibration.family import METRICS, Choice, choose
 from ..calibration.settings import tde_predictors
@@ -46,7 +47,12 @@ def trained(cfg: CfgNode) -> torch.nn.Module:
     return load_trained(YacsRecipe(cfg))
 
 
-def measured(cfg: CfgNode, model: torch.nn.Module, num_batches: int | None) -> dict[str, Any]:
+def measured(
+    cfg: CfgNode,
+    model: torch.nn.Module,
+    num_batches: int | None,
+    images_per_class: int | None = None,
+) -> dict[str, Any]:
     """Gathers the statistics and means of the classes, and the mean where training tracked none.
 
     Args:
@@ -54,6 +60,8 @@ def measured(cfg: CfgNode, model: torch.nn.Module, num_batches: int | None) -> d
         model: of :func:`trained`; changed.
         num_batches: training batches for the means and for the statistics of the logits; None for
             as many as hold all training images once.
+        images_per_class: for the means of the classes, in place of those batches, see
+            :func:`~lvis_tde.calibration.class_means.estimate_from_few`.
 
     Returns:
         How sure the estimate of the mean is, and how far from the tracked one.
@@ -65,14 +73,22 @@ def measured(cfg: CfgNode, model: torch.nn.Module, num_batches: int | None) -> d
     if num_batches is None:
         num_images = sum(len(DatasetCatalog.get(name)) for name in cfg.DATASETS.TRAIN)
         num_batches = max(2, math.ceil(num_images / cfg.SOLVER.IMS_PER_BATCH))
+    gather_class_statistics(model, cfg.DATASETS.TRAIN)
     found = estimate_feature_mean(
-        model, loader, max_batches=num_batches, tolerance=0, class_means=True
+        model,
+        loader,
+        max_batches=num_batches,
+        tolerance=0,
+        class_means=images_per_class is None,
     )
+    missing = found.num_without_mean
+    if images_per_class is not None:
+        missing = estimate_from_few(model, YacsRecipe(cfg), images_per_class)
     estimate: dict[str, Any] = {
         "batches": found.num_batches,
         "foreground": sum(found.num_foreground),
         "degrees_between_halves": round(found.angle, 2),
-        "classes_without_mean": max(found.num_without_mean),
+        "classes_without_mean": max(missing),
     }
     for predictor, before, mean in zip(predictors, tracked, found.means):
         if before.any():
@@ -81,8 +97,7 @@ def measured(cfg: CfgNode, model: torch.nn.Module, num_batches: int | None) -> d
                 round(a, 2) for a in apart.tolist()
             )
             predictor.feature_mean.mean.copy_(before)
-    logger.info("Feature mean estimated: %s", estimate)
-    gather_class_statistics(model, cfg.DATASETS.TRAIN)
+    logger.info("Means estimated: %s", estimate)
     return estimate
 
 

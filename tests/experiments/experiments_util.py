@@ -23,12 +23,15 @@ IN_FILE = [
 ]
 
 
-def evaluated_alone(cfg, names, split, settings, mean_batches):
-    """Box figures of settings by Detectron2's own loop, from the checkpoint of a training."""
+def evaluated_alone(cfg, names, split, settings, *amounts):
+    """Box figures of settings by Detectron2's own loop, from the checkpoint of a training.
+
+    ``amounts`` are what ``measured`` takes the means from.
+    """
     cfg.MODEL.WEIGHTS = f"{cfg.OUTPUT_DIR}/model_final.pth"
     use_tde_on_softmax(cfg)
     model = load_trained(YacsRecipe(cfg))
-    measured(cfg, model, mean_batches)
+    measured(cfg, model, *amounts)
     (predictor,) = tde_predictors(model)
     predictor.posthoc = settings
     evaluator = LVISEvaluator(names[split], max_dets_per_image=cfg.TEST.DETECTIONS_PER_IMAGE)

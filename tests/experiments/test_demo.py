@@ -13,6 +13,7 @@ from lvis_tde.experiments.recording import METRICS
 from lvis_tde.posthoc import Settings
 
 CONFIGS = Path(__file__).parents[2] / "configs"
+AMOUNTS = dict(mean_batches=6, images_per_class=2)
 
 
 def demo(output, *overrides, **options):
@@ -25,15 +26,16 @@ def demo(output, *overrides, **options):
         jobs=1,
         dataset=SMALL,
         overrides=overrides,
+        **AMOUNTS,
         **options,
     )
 
 
 def boxes_alone(output, part, split, row):
     """Box figures of a row on a split by Detectron2's own loop, from the checkpoint of the part."""
-    plan = Plan(output, "shapes", 0, CONFIGS, 0, 60, tuple(SHORT))
+    plan = Plan(output, "shapes", 0, CONFIGS, 0, *AMOUNTS.values(), tuple(SHORT), part)
     cfg, names = plan.config(part), plan.names()
-    found = evaluated_alone(cfg, names, split, Settings(**row["settings"]), None)
+    found = evaluated_alone(cfg, names, split, Settings(**row["settings"]), *AMOUNTS.values())
     return {metric: round(found["bbox"][metric], 4) for metric in row["val"]}
 
 
@@ -82,7 +84,7 @@ def test_demo(tmp_path, telling):
         best = max(values["bbox"]["AP"] for values in calibration.values())
         assert calibration[f"{alpha:g}"]["bbox"]["AP"] == best
     assert_family(results, tmp_path)
-    assert {one["batches"] for one in results["feature_mean"].values()} == {16 // 2}  # once through
+    assert {one["batches"] for one in results["feature_mean"].values()} == {6}
     assert {one["classes_without_mean"] for one in results["feature_mean"].values()} == {0}
     assert "degrees_to_tracked" not in results["feature_mean"]["softmax_tde"]
     assert len(results["feature_mean"]["tde"]["degrees_to_tracked"]) == 2

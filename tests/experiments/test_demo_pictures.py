@@ -42,9 +42,9 @@ def truths(records, metadata):
     ]
 
 
-def draw(val, off, on, output, count=1):
-    off, on = (Detections.from_results(side) for side in (off, on))
-    draw_images(val[0], off, on, 1.5, count, output, opening_size=160)
+def draw(val, before, after, output, count=1):
+    sides = (Detections.from_results(side) for side in (before, after))
+    draw_images(val[0], *sides, "alpha 1.5", count, output, opening_size=160)
     return {path.name for path in output.glob("*.png")}
 
 
@@ -69,7 +69,8 @@ def test_opening_picture_is_of_the_rare_object_that_only_one_side_names(val, tmp
     name = metadata.thing_classes[category].replace("_", " ")
     images = metadata.class_image_count[category]["image_count"]
     assert f"Rare class “{name}” ({images} training image" in caplog.text
-    assert "1 are found only with TDE and 0 only without" in caplog.text
+    assert "steps: alpha 1.5. Both sides" in caplog.text
+    assert "1 are found only with the steps and 0 only without" in caplog.text
     width, height = Image.open(tmp_path / "opening.png").size
     assert width == 3 * 160 + 4 * 14 and height > 160
 
@@ -88,7 +89,7 @@ def test_a_common_object_stands_in_for_a_rare_one(val, tmp_path, caplog):
     off = [r for r, group in zip(on, groups) if group != "c"]
     caplog.set_level(logging.INFO)
     assert "opening.png" in draw(val, off, on, tmp_path)
-    assert "No object of a rare class is found with TDE alone" in caplog.text
+    assert "No object of a rare class is found with the steps alone" in caplog.text
     assert "Common class “" in caplog.text and "Frequent class" not in caplog.text
 
 
@@ -97,7 +98,7 @@ def test_without_a_candidate_there_is_a_picture_that_says_so(val, tmp_path, capl
     results = truths(*val[1:]) if found else []
     caplog.set_level(logging.INFO)
     assert "opening.png" in draw(val, results, results, tmp_path)
-    assert "No object is found with TDE alone" in caplog.text
+    assert "No object is found with the steps alone" in caplog.text
 
 
 def test_sheet_of_classes(tiny_set, tmp_path):

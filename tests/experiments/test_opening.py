@@ -40,7 +40,7 @@ def scene(image_id, boxes, classes, sides):
 
 
 def brute_force(images):
-    """(number of rare objects, found with TDE alone, without alone, (image id, object) or None)."""
+    """(number of rare objects, found after alone, before alone, (image id, object) or None)."""
     num, only, best = 0, [0, 0], None
     for image_id, boxes, classes, sides in images:
         confident, shown = [], []
@@ -78,9 +78,9 @@ def test_choice_is_that_of_loops_over_everything():
     chosen = 0
     for _ in range(60):
         images = [random_image(rng, int(i)) for i in rng.permutation(9)[: rng.integers(1, 6)]]
-        num, only_on, only_off, best = brute_force(images)
+        num, *only, best = brute_force(images)
         choice = choose_scene([scene(*image) for image in images], RARE)
-        assert (choice.num_objects, choice.only_on, choice.only_off) == (num, only_on, only_off)
+        assert (choice.num_objects, choice.only_after, choice.only_before) == (num, *only)
         if best is None:
             assert choice.scene is None
         else:
@@ -107,10 +107,10 @@ def one(off, on, image_id=1):
 
 def test_a_name_below_another_is_neither_found_nor_missed():
     wrong = [(2, 0.9)]
-    assert choose_scene([one(wrong, [(0, 0.5)])], {0}).only_on == 1
-    # Without TDE the right name is there, if not the first one: not missed.
+    assert choose_scene([one(wrong, [(0, 0.5)])], {0}).only_after == 1
+    # Before, the right name is there, if not the first one: not missed.
     assert choose_scene([one([*wrong, (0, 0.4)], [(0, 0.5)])], {0}).scene is None
-    # With TDE it is not the first one: not found.
+    # After, it is not the first one: not found.
     assert choose_scene([one(wrong, [(2, 0.6), (0, 0.5)])], {0}).scene is None
     assert choose_scene([one(wrong, [(0, SCORE - 0.01)])], {0}).scene is None
     assert choose_scene([], {0}).scene is None
@@ -119,7 +119,7 @@ def test_a_name_below_another_is_neither_found_nor_missed():
 def test_sides_changed_change_the_counts():
     scenes = [one([], [(0, 0.5)]), one([(0, 0.5)], []), one([(0, 0.3)], [(1, 0.3)])]
     choice = choose_scene(scenes, {0})
-    assert (choice.num_objects, choice.only_on, choice.only_off) == (3, 1, 2)
+    assert (choice.num_objects, choice.only_after, choice.only_before) == (3, 1, 2)
     assert [s.num_changed() for s in scenes] == [1, 1, 1]
 
 
