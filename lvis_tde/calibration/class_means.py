@@ -98,7 +98,7 @@ def estimate_class_means(
     Args:
         model: with TDE predictors, trained weights and the statistics of its classes.
         loader: training batches with ground truth; every process needs as many.
-        num_batches: of each process, >= 1; it goes on, up to as many again, until each class was
+        num_batches: of each process, >= 1; it goes on, up to a quarter more, until each class was
             seen that the statistics know of.
 
     Returns:
@@ -123,7 +123,8 @@ def estimate_class_means(
 
     progress = Progress("means", num_batches)
     with regions_of_training(model, list(zip(predictors, map(added_to, sums)))):
-        for count, batch in enumerate(itertools.islice(loader, 2 * num_batches), start=1):
+        most = num_batches + math.ceil(num_batches / 4)
+        for count, batch in enumerate(itertools.islice(loader, most), start=1):
             model(batch)
             progress.step(min(count, num_batches))
             # All are asked, as every process must ask the others.

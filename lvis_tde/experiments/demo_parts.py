@@ -89,7 +89,8 @@ class Plan:
     def config(self, part: str):
         """The config of a part."""
         train = self.names()["train"]
-        DatasetCatalog.get(train)  # fills in the metadata
+        if MetadataCatalog.get(train).get("thing_classes") is None:
+            DatasetCatalog.get(train)  # fills in the metadata
         options = [
             "SEED", self.seed,
             "OUTPUT_DIR", str(self.folder / part),
@@ -119,7 +120,7 @@ def run_part(name: str, plan: Plan) -> dict[str, Any]:
     part, cfg, names = PARTS[name], plan.config(name), plan.names()
     model = trained(cfg)
     mean = measured(cfg, model, plan.mean_batches, plan.images_per_class)
-    choice = chosen(cfg, model, names["calib"], rounds=3, most=8)  # a demo has 15 minutes
+    choice = chosen(cfg, model, names["calib"], rounds=2, most=8)  # a demo has 15 minutes
     tde = choice.row("tde")
     alpha = float(tde.strength or 0)
     best = choice.row(COMPOSITION).settings
