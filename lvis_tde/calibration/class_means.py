@@ -136,7 +136,7 @@ def estimate_class_means(
 
 
 def estimate_from_few(model: nn.Module, recipe, images_per_class: int) -> tuple[int, ...]:
-    """:func:`estimate_class_means` from a part of the training images, each once.
+    """:func:`estimate_class_means` from a part of the training images, once through them.
 
     Args:
         model: see there.
